@@ -1,0 +1,255 @@
+//! What the admin wants: the validated configuration, and nothing that could still be wrong.
+//!
+//! Built by [`crate::config`]; a value of these types has passed every check that needs no node.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use crate::ids::{Ctid, VolumeName};
+use crate::modes::{FilePattern, ModeRule};
+
+/// The whole of what is wanted on this node.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Desired {
+    /// How pctd works.
+    pub settings: Settings,
+    /// The shared host directories.
+    pub volumes: BTreeMap<VolumeName, Volume>,
+    /// The containers of `lxc_configs`.
+    pub containers: BTreeMap<Ctid, ContainerDef>,
+}
+
+impl Desired {
+    /// Returns the volumes that `ctid` mounts, each with how.
+    pub fn mounts_of(&self, ctid: Ctid) -> impl Iterator<Item = (&Volume, &Mount)> {
+        self.volumes.values().filter_map(move |v| v.mounts.get(&ctid).map(|mount| (v, mount)))
+    }
+
+    /// Returns every container that is defined or mounts something, lowest first, once each.
+    pub fn ctids(&self) -> std::collections::BTreeSet<Ctid> {
+        let mounting = self.volumes.values().flat_map(|volume| volume.mounts.keys());
+        self.containers.keys().chain(mounting).copied().collect()
+    }
+}
+
+/// Whether steps are taken or only reported.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Mode {
+    /// Take the steps.
+    Enforce,
+    /// Plan and report, change nothing.
+    Observe,
+}
+
+/// Where an id map may come from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum IdmapSource {
+    /// Proxmox's rule, the default map of unprivileged containers included.
+    Effective,
+    /// Only explicit `lxc.idmap` lines make a map ready.
+    Explicit,
+}
+
+/// What a container-relative owner becomes when no map turns up in time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum IdmapFallback {
+    /// Keep waiting.
+    Wait,
+    /// `nobody:nogroup`, only for a volume that never was owned.
+    Nobody,
+}
+
+/// When pctd restarts a container for its own pending changes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Restart {
+    /// When a change of pctd's waits in `[pve:pending]`.
+    IfPending,
+    /// Never; the need is reported.
+    Never,
+}
+
+/// `settings`, with the defaults of the specification.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Settings {
+    /// Enforce or only observe.
+    pub mode: Mode,
+    /// Whether a volume that does not say otherwise gets the seed's owner and modes.
+    pub seed_defaults: bool,
+    /// A pass that would change more entries of a volume than this waits for a confirmation.
+    pub confirm_above: u64,
+    /// How often everything is observed anew.
+    pub resync_interval: Duration,
+    /// How often every volume is walked in full.
+    pub verify_interval: Duration,
+    /// How often `.vmlist` is read, for changes that raise no event.
+    pub poll_interval: Duration,
+    /// The first delay after a failure.
+    pub retry_initial: Duration,
+    /// The longest delay after failures.
+    pub retry_max: Duration,
+    /// How often a hold is looked at again.
+    pub hold_interval: Duration,
+    /// Where id maps may come from.
+    pub idmap_source: IdmapSource,
+    /// How long a volume waits for the maps of all its containers.
+    pub idmap_timeout: Duration,
+    /// What happens after that.
+    pub idmap_fallback: IdmapFallback,
+    /// Whether containers are rebooted for pending changes of pctd's.
+    pub restart: Restart,
+    /// How long a guest may take to shut down before Proxmox kills it; at least a second.
+    pub restart_timeout: Duration,
+    /// The least time between two reboots of one container.
+    pub restart_limit: Duration,
+    /// Whether absent containers with a definition are made.
+    pub create_containers: bool,
+    /// Whether mounts that pctd added and that are no longer wanted are removed.
+    pub prune: bool,
+    /// How many keys are reconciled at once.
+    pub max_concurrent: usize,
+    /// How long a `pct` call other than a reboot may take.
+    pub pct_timeout: Duration,
+    /// This node's name, if not what `/etc/pve/local` says.
+    pub node: Option<String>,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            mode: Mode::Enforce,
+            seed_defaults: true,
+            confirm_above: 10_000,
+            resync_interval: Duration::from_secs(600),
+            verify_interval: Duration::from_secs(6 * 3600),
+            poll_interval: Duration::from_secs(2),
+            retry_initial: Duration::from_millis(500),
+            retry_max: Duration::from_secs(120),
+            hold_interval: Duration::from_secs(15),
+            idmap_source: IdmapSource::Effective,
+            idmap_timeout: Duration::from_secs(120),
+            idmap_fallback: IdmapFallback::Wait,
+            restart: Restart::IfPending,
+            restart_timeout: Duration::from_secs(60),
+            restart_limit: Duration::from_secs(600),
+            create_containers: true,
+            prune: false,
+            max_concurrent: 4,
+            pct_timeout: Duration::from_secs(600),
+            node: None,
+        }
+    }
+}
+
+/// Whose a volume is to be.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Owner {
+    /// Left alone.
+    Keep,
+    /// These ids inside the containers, through their maps; `container_root` is 0:0.
+    Container {
+        /// The user id inside.
+        uid: u32,
+        /// The group id inside.
+        gid: u32,
+    },
+    /// A user and group of the host, by name or number.
+    Host {
+        /// A user name or number.
+        user: String,
+        /// A group name or number; absent: the group of the user's name, else the user's primary group.
+        group: Option<String>,
+    },
+}
+
+impl Owner {
+    /// The owner that `container_root` stands for.
+    pub const CONTAINER_ROOT: Self = Self::Container { uid: 0, gid: 0 };
+}
+
+/// Which entries below the root directory are touched.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Enforce {
+    /// Only those that no mounting container can own.
+    Adopt,
+    /// Every entry when the declaration or the map changes, then as `adopt`.
+    Once,
+    /// Every entry, always.
+    Always,
+}
+
+/// What must be mounted at or above a volume before anything is done to it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum RequireMount {
+    /// Nothing.
+    No,
+    /// Any file system but the root one.
+    NotRoot,
+    /// This path must be a mount point.
+    At(String),
+}
+
+/// A host directory and what it is to be.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Volume {
+    /// Its name in `shared_volumes`.
+    pub name: VolumeName,
+    /// The directory: absolute, normalised, ASCII.
+    pub host_path: String,
+    /// Whose it is.
+    pub owner: Owner,
+    /// The container whose map alone decides a container-relative owner.
+    pub owner_ctid: Option<Ctid>,
+    /// The mode of directories.
+    pub dir_mode: ModeRule,
+    /// The mode of regular files.
+    pub file_mode: ModeRule,
+    /// Modes by file name; the longest pattern that matches wins. Sorted longest first.
+    pub file_modes: Vec<(FilePattern, ModeRule)>,
+    /// Which entries are touched.
+    pub enforce: Enforce,
+    /// Whether anything below the root directory is looked at.
+    pub recurse: bool,
+    /// Whether a missing directory is made.
+    pub create: bool,
+    /// What must be mounted first.
+    pub require_mount: RequireMount,
+    /// Where it is mounted, by container.
+    pub mounts: BTreeMap<Ctid, Mount>,
+}
+
+/// How a volume is mounted in one container. Only options that are given are managed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Mount {
+    /// The target inside the container: absolute, normalised.
+    pub target: String,
+    /// The managed options of the mount point in Proxmox's words (`ro`, `shared`, `backup`,
+    /// `mountoptions`, ...), values in normal form; no other option is touched.
+    pub options: BTreeMap<String, String>,
+}
+
+/// A container as `lxc_configs` defines it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ContainerDef {
+    /// Its id.
+    pub ctid: Ctid,
+    /// Its host name.
+    pub name: Option<String>,
+    /// Whether it is to be unprivileged; absent: not said.
+    pub unprivileged: Option<bool>,
+    /// What it would be made from.
+    pub source: Option<Source>,
+}
+
+/// What an absent container is made from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Source {
+    /// A template archive.
+    Template(String),
+    /// Another container, from a snapshot of it when one is named.
+    Clone {
+        /// The container to clone.
+        from: Ctid,
+        /// `template_snapshot_name`.
+        snapshot: Option<String>,
+    },
+}

@@ -1,0 +1,171 @@
+//! Id maps: which host id stands behind an id inside a container, and back.
+//!
+//! Proxmox's rule (`PVE::LXC::parse_id_maps`): the `lxc.idmap` lines of the current section,
+//! else 0 -> 100000 for 65536 ids when the container is unprivileged, else the host's own ids.
+//! A map may have several ranges, differ between users and groups, and have holes.
+
+use std::fmt;
+
+use crate::ids::HostIds;
+
+/// Whether a range maps users or groups.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum IdKind {
+    /// A `u` line.
+    User,
+    /// A `g` line.
+    Group,
+}
+
+impl IdKind {
+    /// Returns the letter that stands for it in an `lxc.idmap` line.
+    pub const fn letter(self) -> char {
+        match self {
+            Self::User => 'u',
+            Self::Group => 'g',
+        }
+    }
+}
+
+/// One line of an id map: `count` ids from `container` on are the host's from `host` on.
+///
+/// The numbers are as written; Proxmox does not bound them when it reads a conf.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct IdRange {
+    /// Users or groups.
+    pub kind: IdKind,
+    /// The first id inside the container.
+    pub container: u64,
+    /// The first id on the host.
+    pub host: u64,
+    /// How many ids.
+    pub count: u64,
+}
+
+impl IdRange {
+    /// Returns where `id` goes when a range of `count` from `from` is moved to `to`.
+    fn shift(id: u32, from: u64, to: u64, count: u64) -> Option<u32> {
+        let offset = u64::from(id).checked_sub(from).filter(|offset| *offset < count)?;
+        u32::try_from(to.checked_add(offset)?).ok()
+    }
+}
+
+impl fmt::Display for IdRange {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {} {} {}", self.kind.letter(), self.container, self.host, self.count)
+    }
+}
+
+/// The ids of a container in terms of the host's.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct IdMap {
+    ranges: Vec<IdRange>,
+}
+
+impl IdMap {
+    /// Returns the map of these ranges, in this order.
+    pub const fn new(ranges: Vec<IdRange>) -> Self {
+        Self { ranges }
+    }
+
+    /// Returns the map of an unprivileged container without `lxc.idmap` lines.
+    ///
+    /// Hard-coded in Proxmox, which does not read `/etc/subuid` for it.
+    pub fn default_unprivileged() -> Self {
+        Self::single(100_000, 65_536)
+    }
+
+    /// Returns the map of a privileged container: every id is the host's.
+    pub fn privileged() -> Self {
+        Self::single(0, 1 << 32)
+    }
+
+    fn single(host: u64, count: u64) -> Self {
+        let range = |kind| IdRange { kind, container: 0, host, count };
+        Self::new(vec![range(IdKind::User), range(IdKind::Group)])
+    }
+
+    /// Returns the ranges in the order they were written.
+    pub fn ranges(&self) -> &[IdRange] {
+        &self.ranges
+    }
+
+    /// Returns the host id behind `id` inside the container, or `None` where there is a hole.
+    ///
+    /// Where two lines claim an id the later one counts, as it does for Proxmox's idea of root.
+    pub fn host_id(&self, kind: IdKind, id: u32) -> Option<u32> {
+        self.of(kind).rev().find_map(|r| IdRange::shift(id, r.container, r.host, r.count))
+    }
+
+    /// Returns the id inside the container that `host` appears as, or `None` for nobody.
+    pub fn container_id(&self, kind: IdKind, host: u32) -> Option<u32> {
+        self.of(kind).rev().find_map(|r| IdRange::shift(host, r.host, r.container, r.count))
+    }
+
+    /// Returns the host ids behind `uid` and `gid` inside the container.
+    pub fn host_ids(&self, uid: u32, gid: u32) -> Option<HostIds> {
+        Some(HostIds {
+            uid: self.host_id(IdKind::User, uid)?,
+            gid: self.host_id(IdKind::Group, gid)?,
+        })
+    }
+
+    /// Returns whether a container with this map can own something with these host ids.
+    pub fn can_own(&self, ids: HostIds) -> bool {
+        self.container_id(IdKind::User, ids.uid).is_some()
+            && self.container_id(IdKind::Group, ids.gid).is_some()
+    }
+
+    fn of(&self, kind: IdKind) -> impl DoubleEndedIterator<Item = &IdRange> {
+        self.ranges.iter().filter(move |range| range.kind == kind)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn range(kind: IdKind, container: u64, host: u64, count: u64) -> IdRange {
+        IdRange { kind, container, host, count }
+    }
+
+    #[test]
+    fn a_hole_has_no_host_id_and_its_neighbours_do() {
+        let map = IdMap::new(vec![
+            range(IdKind::User, 1001, 101_001, 64_535),
+            range(IdKind::User, 0, 100_000, 1000),
+            range(IdKind::Group, 0, 100_000, 65_536),
+        ]);
+        assert_eq!(map.host_id(IdKind::User, 999), Some(100_999));
+        assert_eq!(map.host_id(IdKind::User, 1000), None);
+        assert_eq!(map.host_id(IdKind::User, 1001), Some(101_001));
+        assert_eq!(map.container_id(IdKind::User, 101_000), None);
+        assert_eq!(map.host_ids(0, 0), Some(HostIds::new(100_000, 100_000)));
+        assert_eq!(map.host_ids(1000, 0), None);
+    }
+
+    #[test]
+    fn the_last_line_for_root_decides() {
+        let map = IdMap::new(vec![
+            range(IdKind::User, 0, 100_000, 65_536),
+            range(IdKind::User, 0, 200_000, 1),
+        ]);
+        assert_eq!(map.host_id(IdKind::User, 0), Some(200_000));
+        assert_eq!(map.host_id(IdKind::User, 1), Some(100_001));
+    }
+
+    #[test]
+    fn ranges_beyond_the_id_space_map_nothing_there() {
+        let map = IdMap::new(vec![range(IdKind::User, 0, u64::MAX, u64::MAX)]);
+        assert_eq!(map.host_id(IdKind::User, 1), None);
+        let map = IdMap::new(vec![range(IdKind::User, 0, u64::from(u32::MAX), 10)]);
+        assert_eq!(map.host_id(IdKind::User, 0), Some(u32::MAX));
+        assert_eq!(map.host_id(IdKind::User, 1), None);
+    }
+
+    #[test]
+    fn a_privileged_container_can_own_anything() {
+        assert!(IdMap::privileged().can_own(HostIds::new(0, u32::MAX)));
+        assert!(!IdMap::default_unprivileged().can_own(HostIds::ROOT));
+    }
+}

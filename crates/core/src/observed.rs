@@ -1,0 +1,185 @@
+//! What is there: one snapshot of the node, taken before a run and never changed by it.
+//!
+//! "Not known" is a value here, never an absence: a planner that met it plans nothing.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use crate::conf::Conf;
+use crate::idmap::IdMap;
+use crate::ids::{Ctid, HostIds, VolumeName};
+use crate::ledger::Ledger;
+
+/// Everything one run works on.
+#[derive(Debug, Clone)]
+pub struct Snapshot {
+    /// The node and its cluster.
+    pub node: NodeState,
+    /// Every container the run needs, the ones that share volumes with it included.
+    pub containers: BTreeMap<Ctid, Presence>,
+    /// Every volume the run needs.
+    pub volumes: BTreeMap<VolumeName, ObservedVolume>,
+    /// What pctd did before.
+    pub ledger: Ledger,
+    /// How long each container's map has not been ready, where it is not.
+    pub waited: BTreeMap<Ctid, Duration>,
+    /// How long ago pctd rebooted each container, where it did.
+    pub rebooted: BTreeMap<Ctid, Duration>,
+    /// The host's users and groups that the declaration names, where they exist.
+    pub accounts: Accounts,
+}
+
+/// The host's answer for the owners that are declared by name.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Accounts {
+    /// User id and primary group id by user name.
+    pub users: BTreeMap<String, HostIds>,
+    /// Group id by group name.
+    pub groups: BTreeMap<String, u32>,
+}
+
+/// The state of `/etc/pve`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum NodeState {
+    /// pmxcfs is up and answers.
+    Up(Cluster),
+    /// It is not, or what it says cannot be believed; nothing may be done.
+    Unknown(String),
+}
+
+/// What pmxcfs says.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Cluster {
+    /// This node's name.
+    pub node: String,
+    /// Whether writes to `/etc/pve` are possible.
+    pub quorate: bool,
+}
+
+/// Where a container is.
+#[derive(Debug, Clone)]
+pub enum Presence {
+    /// On this node: its conf was read and agrees with `.vmlist`.
+    Here(Box<ObservedContainer>),
+    /// On another node of the cluster.
+    OnNode(String),
+    /// The id belongs to a virtual machine.
+    Vm,
+    /// Nowhere in the cluster.
+    Absent,
+    /// It could not be told, for this reason.
+    Unknown(String),
+}
+
+/// A container that is here.
+#[derive(Debug, Clone)]
+pub struct ObservedContainer {
+    /// Its conf, as one read gave it.
+    pub conf: Conf,
+    /// Whether some process holds the flock on its conf.
+    pub flock_held: bool,
+    /// Whether it runs.
+    pub running: Running,
+}
+
+/// Whether a container runs, and as what.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Running {
+    /// It does not.
+    No,
+    /// It does.
+    Yes {
+        /// The process id of its init on the host, where it could be found.
+        init: Option<u32>,
+        /// The map in force, from `/proc/<init>/uid_map` and `gid_map`, where it could be read.
+        map: Option<IdMap>,
+    },
+}
+
+/// A volume's directory and what a walk found below it.
+#[derive(Debug, Clone)]
+pub struct ObservedVolume {
+    /// The root directory.
+    pub source: SourceState,
+    /// What a read-only walk found, when one was made for this snapshot.
+    pub audit: Option<Audit>,
+}
+
+/// The host path of a volume.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum SourceState {
+    /// A directory that was reached without a symbolic link.
+    Directory(SourceDir),
+    /// Nothing there; `parent` is the file system the directory would be made on.
+    Missing {
+        /// The file system of the nearest directory that exists.
+        file_system: FileSystem,
+    },
+    /// Something that is no directory.
+    NotDirectory,
+    /// A component is a symbolic link.
+    Symlink {
+        /// The path of the link.
+        link: String,
+        /// Where the whole path leads once links are resolved, when that could be told.
+        resolved: Option<String>,
+    },
+    /// A directory above is writable by everybody and not sticky, so anybody could swap the source.
+    WritableByAll {
+        /// That directory.
+        ancestor: String,
+    },
+    /// It could not be looked at.
+    Unreadable(String),
+}
+
+/// The root directory of a volume.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SourceDir {
+    /// Whose it is.
+    pub ids: HostIds,
+    /// Its mode bits.
+    pub mode: u32,
+    /// What it lies on.
+    pub file_system: FileSystem,
+}
+
+/// The file system a directory lies on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FileSystem {
+    /// A name for it that survives a reboot: type and file system id where that is stable, else type and mount point.
+    pub id: String,
+    /// Its type, as in mountinfo.
+    pub kind: String,
+    /// Where it is mounted.
+    pub mount_point: String,
+    /// Whether it is the node's root file system.
+    pub is_root: bool,
+    /// Whether the path that `require_mount` names is a mount point, when it names one.
+    pub required_mounted: Option<bool>,
+}
+
+/// What a read-only walk of a volume found.
+#[derive(Debug, Clone, PartialEq, Eq, Default, serde::Serialize, schemars::JsonSchema)]
+pub struct Audit {
+    /// Entries looked at, the root directory included.
+    pub entries: u64,
+    /// Entries that are not as declared.
+    pub changes: u64,
+    /// Of those, entries whose owner differs.
+    pub owners: u64,
+    /// Of those, entries whose mode differs.
+    pub modes: u64,
+    /// Entries whose mode is left alone because they carry an access ACL.
+    pub acls: u64,
+    /// Entries that differ and have more than one name.
+    pub hard_links: u64,
+    /// Entries whose setuid, setgid bits or file capabilities the chown clears.
+    pub privileges: u64,
+    /// Mount points below, which are not entered, relative to the volume (lossy text, for display).
+    pub nested_mounts: Vec<String>,
+    /// How many entries could not be looked at.
+    pub errors: u64,
+    /// The first few of those errors.
+    pub first_errors: Vec<String>,
+}

@@ -1,0 +1,2 @@
+//! The `pctd` program.
+fn main() {}

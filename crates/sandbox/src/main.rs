@@ -1,0 +1,2 @@
+//! The simulated node (under construction).
+fn main() {}

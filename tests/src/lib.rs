@@ -1,0 +1,1 @@
+//! Scenarios across the crates; the tests themselves are in `tests/tests`.
