@@ -1,5 +1,208 @@
-//! Container confs (skeleton; replaced by the reader).
+//! Container confs: `/etc/pve/lxc/<ctid>.conf` read as Proxmox reads it.
+//!
+//! The reader follows `PVE::LXC::Config` of pve-container 6.1 to the byte, its oddities included,
+//! since what counts is what Proxmox will do with a file. A corpus of confs with what the original
+//! made of them is kept in `tests/recorded/conf-corpus`.
+//!
+//! A conf is bytes; names of properties and keys are ASCII, values need not be UTF-8. Nothing here
+//! opens a file, and nothing fails but where Proxmox's own reader does.
+//!
+//! ```
+//! use pctd_core::conf::Conf;
+//! use pctd_core::ids::Ctid;
+//!
+//! let ctid: Ctid = "100".parse()?;
+//! let conf = Conf::parse(ctid, b"unprivileged: yes\nmp0: /srv/a,mp=/a,ro=1\ngarbage\n")?;
+//! assert!(conf.is_effectively_unprivileged());
+//! assert_eq!(conf.warnings, ["vm 100 - unable to parse config: garbage\n"]);
+//! let mount = conf.mounts().values().next().and_then(|entry| entry.parsed.as_ref().ok());
+//! assert_eq!(mount.map(|mount| mount.target.to_string()).as_deref(), Some("/a"));
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
 
-/// A conf.
-#[derive(Debug, Clone)]
-pub struct Conf {}
+use std::collections::{BTreeMap, BTreeSet};
+
+use bstr::{BStr, BString};
+
+use crate::idmap::IdMap;
+use crate::ids::{Ctid, MpKey};
+
+mod digest;
+mod idmap;
+mod lxc_key;
+mod mount;
+mod number;
+mod parse;
+mod pending;
+pub mod schema;
+mod section;
+pub mod text;
+mod write;
+
+pub use digest::Digest;
+pub use idmap::{IdLine, IdMapError, RootIds};
+pub use mount::{MountClass, MountEntry, MountError, MountIdMap, MountPoint, normalise_path};
+pub use number::Number;
+pub use pending::{Force, Pending};
+pub use section::Section;
+pub use text::NotAReference;
+pub use write::RewriteError;
+
+/// A container's conf.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Conf {
+    /// What is in force.
+    pub current: Section,
+    /// What waits for the container to stop.
+    pub pending: Pending,
+    /// The snapshots by name.
+    pub snapshots: BTreeMap<String, Section>,
+    /// What Proxmox warns about, in order; each a line with its end.
+    pub warnings: Vec<BString>,
+    /// The digest of the bytes read.
+    pub digest: Digest,
+    /// A property `digest`, which Proxmox takes for the digest.
+    pub digest_overridden: Option<BString>,
+}
+
+/// A conf that Proxmox's reader dies of.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("a property stands where Proxmox keeps a table")]
+pub struct ConfError {
+    /// What Perl died of.
+    #[source]
+    pub cause: NotAReference,
+    /// What was warned about until then.
+    pub warnings: Vec<BString>,
+    /// The digest of the bytes read.
+    pub digest: Digest,
+}
+
+impl Conf {
+    /// Reads a conf; `ctid` is for the warnings.
+    ///
+    /// # Errors
+    ///
+    /// Fails only where Proxmox's reader dies: when a property has the name of one of its tables
+    /// (`lxc`, `snapshots`) and a line for that table follows.
+    pub fn parse(ctid: Ctid, bytes: &[u8]) -> Result<Self, ConfError> {
+        parse::parse(ctid, bytes)
+    }
+
+    pub(crate) fn empty(digest: Digest) -> Self {
+        Self {
+            current: Section::default(),
+            pending: Pending::default(),
+            snapshots: BTreeMap::new(),
+            warnings: Vec::new(),
+            digest,
+            digest_overridden: None,
+        }
+    }
+
+    /// Returns the conf as Proxmox would write it back.
+    ///
+    /// # Errors
+    ///
+    /// Fails where Proxmox does.
+    pub fn rewritten(&self) -> Result<Vec<u8>, RewriteError> {
+        write::write(self)
+    }
+
+    /// Returns the lock, which keeps everybody from changing the conf.
+    pub fn lock(&self) -> Option<&BStr> {
+        self.current.get("lock").filter(|lock| text::is_true(lock))
+    }
+
+    /// Returns whether the container is a template.
+    pub fn is_template(&self) -> bool {
+        self.flag("template")
+    }
+
+    /// Returns whether mount points may not be changed.
+    pub fn is_protected(&self) -> bool {
+        self.flag("protection")
+    }
+
+    /// Returns whether the property `unprivileged` is true; absent, it is not.
+    pub fn unprivileged_flag(&self) -> bool {
+        self.flag("unprivileged")
+    }
+
+    fn flag(&self, name: &str) -> bool {
+        self.current.flag(name).unwrap_or(false)
+    }
+
+    /// Returns whether there are `lxc.idmap` lines in force.
+    pub fn has_custom_idmap(&self) -> bool {
+        self.current.has_custom_idmap()
+    }
+
+    /// Returns whether the container runs with a map of ids: by lines of its own, or by the flag.
+    pub fn is_effectively_unprivileged(&self) -> bool {
+        self.has_custom_idmap() || self.unprivileged_flag()
+    }
+
+    /// Returns the id map in force; see [`Section::effective_idmap`].
+    ///
+    /// # Errors
+    ///
+    /// Fails where Proxmox dies: at the first line that is none.
+    pub fn effective_idmap(&self) -> Result<IdMap, IdMapError> {
+        self.current.effective_idmap()
+    }
+
+    /// Returns Proxmox's message about overlapping lines; see [`Section::idmap_overlap`].
+    pub fn idmap_overlap(&self) -> Option<String> {
+        self.current.idmap_overlap()
+    }
+
+    /// Returns the ids of root on the host; see [`Section::root_ids_as_proxmox`].
+    ///
+    /// # Errors
+    ///
+    /// As [`Conf::effective_idmap`].
+    pub fn root_ids_as_proxmox(&self) -> Result<RootIds, IdMapError> {
+        self.current.root_ids_as_proxmox()
+    }
+
+    /// Returns whether there is a root file system: a conf without one is still being made.
+    pub fn has_rootfs(&self) -> bool {
+        self.current.rootfs().is_some()
+    }
+
+    /// Returns the host name.
+    pub fn hostname(&self) -> Option<&BStr> {
+        self.current.get("hostname")
+    }
+
+    /// Returns the mount points in force.
+    pub const fn mounts(&self) -> &BTreeMap<MpKey, MountEntry> {
+        self.current.mounts()
+    }
+
+    /// Returns the mount points that wait for the container to stop.
+    pub const fn pending_mounts(&self) -> &BTreeMap<MpKey, MountEntry> {
+        self.pending.section.mounts()
+    }
+
+    /// Returns whether a mount point is to be deleted when the container stops.
+    pub fn pending_delete(&self, key: MpKey) -> bool {
+        self.pending.is_deleted(&key.to_string())
+    }
+
+    /// Returns the names of all properties that change or go when the container stops.
+    pub fn pending_names(&self) -> BTreeSet<String> {
+        let deletes = self.pending.deletes().into_keys().map(|name| name.to_string());
+        let section = &self.pending.section;
+        let others = ["description", "env"].into_iter().filter(|name| section.get(name).is_some());
+        section.properties().keys().cloned().chain(deletes).chain(others.map(str::to_owned)).collect()
+    }
+
+    /// Returns the mount point keys that are taken: in force, waiting, or waiting to go.
+    pub fn mount_keys_in_use(&self) -> BTreeSet<MpKey> {
+        let deleted = self.pending.deletes().into_keys();
+        let deleted = deleted.filter_map(|name| name.to_string().parse::<MpKey>().ok());
+        self.mounts().keys().chain(self.pending_mounts().keys()).copied().chain(deleted).collect()
+    }
+}

@@ -119,22 +119,22 @@ impl Default for Settings {
             mode: Mode::Enforce,
             seed_defaults: true,
             confirm_above: 10_000,
-            resync_interval: Duration::from_secs(600),
-            verify_interval: Duration::from_secs(6 * 3600),
+            resync_interval: Duration::from_mins(10),
+            verify_interval: Duration::from_hours(6),
             poll_interval: Duration::from_secs(2),
             retry_initial: Duration::from_millis(500),
-            retry_max: Duration::from_secs(120),
+            retry_max: Duration::from_mins(2),
             hold_interval: Duration::from_secs(15),
             idmap_source: IdmapSource::Effective,
-            idmap_timeout: Duration::from_secs(120),
+            idmap_timeout: Duration::from_mins(2),
             idmap_fallback: IdmapFallback::Wait,
             restart: Restart::IfPending,
-            restart_timeout: Duration::from_secs(60),
-            restart_limit: Duration::from_secs(600),
+            restart_timeout: Duration::from_mins(1),
+            restart_limit: Duration::from_mins(10),
             create_containers: true,
             prune: false,
             max_concurrent: 4,
-            pct_timeout: Duration::from_secs(600),
+            pct_timeout: Duration::from_mins(10),
             node: None,
         }
     }
@@ -215,6 +215,15 @@ pub struct Volume {
     pub require_mount: RequireMount,
     /// Where it is mounted, by container.
     pub mounts: BTreeMap<Ctid, Mount>,
+    /// The certificates kept in it, in the order given.
+    pub certificates: Vec<Certificate>,
+}
+
+/// A self-signed key and certificate kept in a volume.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Certificate {
+    /// The host name it is for; a DNS name, safe as a file name.
+    pub domain: String,
 }
 
 /// How a volume is mounted in one container. Only options that are given are managed.
@@ -225,6 +234,8 @@ pub struct Mount {
     /// The managed options of the mount point in Proxmox's words (`ro`, `shared`, `backup`,
     /// `mountoptions`, ...), values in normal form; no other option is touched.
     pub options: BTreeMap<String, String>,
+    /// Whether a mount of another source found at the target is taken over.
+    pub adopt: bool,
 }
 
 /// A container as `lxc_configs` defines it.

@@ -77,7 +77,17 @@ impl IdMap {
 
     /// Returns the map of a privileged container: every id is the host's.
     pub fn privileged() -> Self {
-        Self::single(0, 1 << 32)
+        // As `/proc/PID/uid_map` shows it: the last id is the kernel's "no id".
+        Self::single(0, u64::from(u32::MAX))
+    }
+
+    /// Reads the map in force for a process from the text of `/proc/PID/uid_map` and `gid_map`.
+    ///
+    /// Returns `None` for what the kernel does not write, which includes a map that is not set yet.
+    pub fn from_proc(uid_map: &str, gid_map: &str) -> Option<Self> {
+        let mut ranges = proc_ranges(IdKind::User, uid_map)?;
+        ranges.extend(proc_ranges(IdKind::Group, gid_map)?);
+        Some(Self::new(ranges))
     }
 
     fn single(host: u64, count: u64) -> Self {
@@ -116,9 +126,31 @@ impl IdMap {
             && self.container_id(IdKind::Group, ids.gid).is_some()
     }
 
+    /// Returns whether both maps hold the same lines, in whatever order.
+    pub fn same_mapping(&self, other: &Self) -> bool {
+        let sorted = |map: &Self| {
+            let mut ranges = map.ranges.clone();
+            ranges.sort_by_key(|r| (r.kind, r.container, r.host, r.count));
+            ranges
+        };
+        sorted(self) == sorted(other)
+    }
+
     fn of(&self, kind: IdKind) -> impl DoubleEndedIterator<Item = &IdRange> {
         self.ranges.iter().filter(move |range| range.kind == kind)
     }
+}
+
+/// Reads the lines of one kind: id inside, id outside, count (user_namespaces(7)).
+fn proc_ranges(kind: IdKind, text: &str) -> Option<Vec<IdRange>> {
+    let range = |line: &str| {
+        let numbers: Vec<u64> =
+            line.split_ascii_whitespace().map(|n| n.parse().ok()).collect::<Option<_>>()?;
+        let &[container, host, count] = numbers.as_slice() else { return None };
+        Some(IdRange { kind, container, host, count })
+    };
+    let ranges: Vec<IdRange> = text.lines().map(range).collect::<Option<_>>()?;
+    (!ranges.is_empty()).then_some(ranges)
 }
 
 #[cfg(test)]
@@ -165,7 +197,20 @@ mod tests {
 
     #[test]
     fn a_privileged_container_can_own_anything() {
-        assert!(IdMap::privileged().can_own(HostIds::new(0, u32::MAX)));
+        assert!(IdMap::privileged().can_own(HostIds::new(0, u32::MAX - 1)));
         assert!(!IdMap::default_unprivileged().can_own(HostIds::ROOT));
+    }
+
+    #[test]
+    fn the_map_of_a_process_is_read() {
+        let uid_map = "         0     100000       1000\n      1000       1000          1\n";
+        let gid_map = "         0          0 4294967295\n";
+        let map = IdMap::from_proc(uid_map, gid_map).unwrap();
+        assert_eq!(map.host_ids(1000, 7), Some(HostIds::new(1000, 7)));
+        assert_eq!(map.ranges().len(), 3);
+        for bad in ["", "0 1\n", "0 0 x\n", "0 0 1 2\n", "\n"] {
+            assert_eq!(IdMap::from_proc(uid_map, bad), None, "{bad:?}");
+            assert_eq!(IdMap::from_proc(bad, gid_map), None, "{bad:?}");
+        }
     }
 }

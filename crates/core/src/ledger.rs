@@ -26,6 +26,9 @@ pub struct Ledger {
     /// Containers that were here once.
     #[serde(default)]
     pub seen: BTreeSet<Ctid>,
+    /// When pctd last restarted a container, in seconds since 1970.
+    #[serde(default)]
+    pub restarted: BTreeMap<Ctid, u64>,
 }
 
 impl Default for Ledger {
@@ -35,6 +38,7 @@ impl Default for Ledger {
             mounts: BTreeMap::new(),
             volumes: BTreeMap::new(),
             seen: BTreeSet::new(),
+            restarted: BTreeMap::new(),
         }
     }
 }
@@ -51,17 +55,25 @@ pub struct VolumeRecord {
     pub file_system: String,
 }
 
-/// A change of the ledger, made when the step it records has been seen to be in place.
+/// A change of the ledger.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum LedgerEntry {
-    /// pctd wrote this mount; the value is what the conf held when it was read back.
+    /// pctd writes this mount. Entered before the call, so that a crash in between cannot make
+    /// its own work look like somebody else's.
     MountWritten {
         /// The container.
         ctid: Ctid,
         /// The key.
         key: MpKey,
-        /// The value as stored.
+        /// The value, in the normal form Proxmox stores.
         value: String,
+    },
+    /// What pctd meant to write did not get there, or was taken back.
+    MountForgotten {
+        /// The container.
+        ctid: Ctid,
+        /// The key.
+        key: MpKey,
     },
     /// A volume was found to be as declared after a complete walk.
     VolumeDone {
@@ -72,6 +84,13 @@ pub enum LedgerEntry {
     },
     /// A container is here.
     Seen(Ctid),
+    /// pctd restarts a container.
+    Restarted {
+        /// The container.
+        ctid: Ctid,
+        /// When, in seconds since 1970.
+        at: u64,
+    },
 }
 
 impl Ledger {
@@ -82,10 +101,14 @@ impl Ledger {
                 let mounts = self.mounts.entry(ctid).or_default();
                 mounts.insert(key, value.clone()) != Some(value)
             }
+            LedgerEntry::MountForgotten { ctid, key } => {
+                self.mounts.get_mut(&ctid).is_some_and(|mounts| mounts.remove(&key).is_some())
+            }
             LedgerEntry::VolumeDone { volume, record } => {
                 self.volumes.insert(volume, record.clone()) != Some(record)
             }
             LedgerEntry::Seen(ctid) => self.seen.insert(ctid),
+            LedgerEntry::Restarted { ctid, at } => self.restarted.insert(ctid, at) != Some(at),
         }
     }
 }

@@ -2,7 +2,8 @@
 //!
 //! "Not known" is a value here, never an absence: a planner that met it plans nothing.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 use std::time::Duration;
 
 use crate::conf::Conf;
@@ -20,13 +21,26 @@ pub struct Snapshot {
     /// Every volume the run needs.
     pub volumes: BTreeMap<VolumeName, ObservedVolume>,
     /// What pctd did before.
-    pub ledger: Ledger,
+    pub ledger: Arc<Ledger>,
     /// How long each container's map has not been ready, where it is not.
     pub waited: BTreeMap<Ctid, Duration>,
-    /// How long ago pctd rebooted each container, where it did.
-    pub rebooted: BTreeMap<Ctid, Duration>,
+    /// How long ago pctd restarted each container, where it did.
+    pub restarted: BTreeMap<Ctid, Duration>,
     /// The host's users and groups that the declaration names, where they exist.
     pub accounts: Accounts,
+    /// What is asked of this run beyond the declaration.
+    pub requests: Requests,
+}
+
+/// What an admin said, or an earlier attempt learned.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Requests {
+    /// Volumes an admin confirmed for this run: a big pass, or another file system, is meant.
+    pub confirmed: BTreeSet<VolumeName>,
+    /// Volumes whose file system refused to change an owner, with what it said.
+    pub refused: BTreeMap<VolumeName, String>,
+    /// Containers that did not come back from a restart pctd made, with what was met.
+    pub restart_failed: BTreeMap<Ctid, String>,
 }
 
 /// The host's answer for the owners that are declared by name.

@@ -1,0 +1,123 @@
+//! Rules across volumes: one target, one source; one directory, one declaration.
+
+use std::collections::BTreeMap;
+
+use super::document::Spot;
+use super::paths::is_within;
+use super::report::{Complaint, Report};
+use super::text::shown;
+use super::volumes::Declared;
+use crate::desired::{Owner, Volume};
+use crate::ids::{Ctid, VolumeName};
+
+/// The keys that say where a volume is and what becomes of its entries.
+const DECLARATION: [&str; 7] =
+    ["host_path", "owner", "owner_ctid", "dir_mode", "file_mode", "file_modes", "enforce"];
+
+/// Reports the volumes that contradict each other.
+pub(super) fn check(volumes: &BTreeMap<VolumeName, Declared>, report: &mut Report<'_>) {
+    check_targets(volumes, report);
+    check_directories(volumes, report);
+}
+
+fn check_targets(volumes: &BTreeMap<VolumeName, Declared>, report: &mut Report<'_>) {
+    let mut taken: BTreeMap<(Ctid, &str), (&VolumeName, &Spot)> = BTreeMap::new();
+    for (name, declared) in volumes {
+        for (ctid, mount) in &declared.volume.mounts {
+            let spot = declared.mount_spots.get(ctid).unwrap_or(&declared.spot);
+            let Some((other, first)) = taken.get(&(*ctid, mount.target.as_str())) else {
+                taken.insert((*ctid, &mount.target), (name, spot));
+                continue;
+            };
+            let first = report.place(first).position();
+            report.problem(
+                spot,
+                Complaint::new(format!(
+                    "the volumes `{other}` ({first}) and `{name}` are both mounted at {} in the container {ctid}",
+                    shown(&mount.target)
+                ))
+                .or("mount one of them at another path"),
+            );
+        }
+    }
+}
+
+/// Two declarations that differ would undo each other's work for ever.
+fn check_directories(volumes: &BTreeMap<VolumeName, Declared>, report: &mut Report<'_>) {
+    // In this order everything below a directory follows it at once.
+    let mut by_path: Vec<&Declared> =
+        volumes.values().filter(|declared| report.is_sound(&declared.spot, &DECLARATION)).collect();
+    by_path.sort_by_cached_key(|declared| {
+        declared.volume.host_path.split('/').map(str::to_owned).collect::<Vec<_>>()
+    });
+    for (i, outer) in by_path.iter().enumerate() {
+        let below = by_path[i + 1..]
+            .iter()
+            .take_while(|inner| is_within(&inner.volume.host_path, &outer.volume.host_path));
+        for inner in below {
+            check_pair(outer, inner, report);
+        }
+    }
+}
+
+fn check_pair(outer: &Declared, inner: &Declared, report: &mut Report<'_>) {
+    let same_path = outer.volume.host_path == inner.volume.host_path;
+    let (a, b) = (&outer.volume, &inner.volume);
+    if leaves_alone(a) || leaves_alone(b) || (!same_path && !a.recurse) {
+        return;
+    }
+    let relation = if same_path { "is" } else { "lies in" };
+    let place = report.place(&outer.path_spot).position();
+    let differing = differences(a, b);
+    if !differing.is_empty() {
+        let complaint = Complaint::new(format!(
+            "{} {relation} the directory of the volume `{}` ({place}), and their {} differ",
+            shown(&b.host_path),
+            a.name,
+            differing.join(", ")
+        ));
+        report.problem(
+            &inner.path_spot,
+            if same_path {
+                complaint.or("declare both alike, or make them one volume")
+            } else {
+                complaint
+                    .or(format!("declare both alike, or write \"recurse\": false for `{}`", a.name))
+            },
+        );
+        return;
+    }
+    let relative = matches!(a.owner, Owner::Container { .. }) && a.owner_ctid.is_none();
+    if relative && !a.mounts.keys().eq(b.mounts.keys()) {
+        report.warn(
+            &inner.path_spot,
+            format!(
+                "{} {relation} the directory of the volume `{}` ({place}) but is mounted in other containers: \
+                 if their id maps differ, each undoes the other's owner",
+                shown(&b.host_path),
+                a.name
+            ),
+        );
+    }
+}
+
+fn leaves_alone(volume: &Volume) -> bool {
+    volume.owner == Owner::Keep
+        && volume.dir_mode.is_keep()
+        && volume.file_mode.is_keep()
+        && volume.file_modes.iter().all(|(_, mode)| mode.is_keep())
+}
+
+fn differences(a: &Volume, b: &Volume) -> Vec<&'static str> {
+    [
+        ("owner", a.owner != b.owner),
+        ("owner_ctid", a.owner_ctid != b.owner_ctid),
+        ("dir_mode", a.dir_mode != b.dir_mode),
+        ("file_mode", a.file_mode != b.file_mode),
+        ("file_modes", a.file_modes != b.file_modes),
+        ("enforce", a.enforce != b.enforce),
+    ]
+    .into_iter()
+    .filter_map(|(key, differs)| differs.then_some(key))
+    .collect()
+}

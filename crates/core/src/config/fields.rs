@@ -1,0 +1,357 @@
+//! Every key pctd knows: what it means, what it looks like, and what it is when not given.
+
+use std::time::Duration;
+
+use super::shape::{Field, Shape, Table, Unknown};
+use super::syntax;
+
+/// The shortest interval between two looks at the same thing; a shorter one would be a busy loop.
+const SHORTEST_INTERVAL: Duration = Duration::from_millis(10);
+
+const SECOND: Duration = Duration::from_secs(1);
+
+/// More reconciliations at once than containers a node runs help nobody.
+const MOST_CONCURRENT: u64 = 1024;
+
+/// The highest id but one: the highest tells `chown` to leave an id alone.
+const HIGHEST_ID: u64 = 4_294_967_294;
+
+/// The mount options Proxmox lets through (`pve-container`, `mountoptions`).
+pub(super) const MOUNT_OPTIONS: [&str; 6] =
+    ["discard", "lazytime", "noatime", "nodev", "noexec", "nosuid"];
+
+const ANY_NUMBER: Shape = Shape::Whole(0, u64::MAX);
+const ANY_TEXT: Shape = Shape::Text(&syntax::ANYTHING);
+const TEXTS: Shape = Shape::List(&ANY_TEXT);
+const ID: Shape = Shape::Whole(0, HIGHEST_ID);
+const MODE: Shape = Shape::Text(&syntax::MODE);
+const INTERVAL: Shape = Shape::Duration(SHORTEST_INTERVAL);
+
+/// A whole file.
+pub(super) static FILE: Table = Table {
+    name: "configuration",
+    doc: "What pctd keeps: directories of the host that containers share.",
+    unknown: Unknown::Ignore,
+    known_by: &[],
+    fields: &[
+        Field::new("settings", Shape::Object(&SETTINGS), "How pctd works."),
+        Field::new(
+            "shared_volumes",
+            Shape::Map(&syntax::VOLUME_NAME, &Shape::Object(&VOLUME)),
+            "Directories of the host, by name.",
+        ),
+        Field::new(
+            "lxc_configs",
+            Shape::Map(&syntax::CTID, &Shape::Object(&CONTAINER)),
+            "Containers, by id.",
+        ),
+    ],
+};
+
+/// `settings`.
+pub(super) static SETTINGS: Table = Table {
+    name: "settings section",
+    doc: "How pctd works. Every key may be left out.",
+    unknown: Unknown::Refuse,
+    known_by: &[],
+    fields: &[
+        Field::new(
+            "mode",
+            Shape::Choice(&["enforce", "observe"]),
+            "Whether steps are taken; \"observe\" plans and reports only.",
+        )
+        .default("\"enforce\""),
+        Field::new(
+            "seed_defaults",
+            Shape::Boolean,
+            "Whether a volume that does not say otherwise gets an owner (nobody:nogroup) and modes (by its name). \
+             false leaves alone what is not declared.",
+        )
+        .default("true"),
+        Field::new(
+            "confirm_above",
+            ANY_NUMBER,
+            "A pass that would change more entries of a volume than this waits for `pctd apply VOLUME`.",
+        )
+        .default("10000"),
+        Field::new("resync_interval", INTERVAL, "How often everything is observed anew.")
+            .default("\"10m\""),
+        Field::new("verify_interval", INTERVAL, "How often every volume is walked in full.")
+            .default("\"6h\""),
+        Field::new(
+            "poll_interval",
+            INTERVAL,
+            "How often the list of containers is read, for changes that raise no event.",
+        )
+        .default("\"2s\""),
+        Field::new("retry_initial", INTERVAL, "The first delay after a failure; it doubles.")
+            .default("\"500ms\""),
+        Field::new("retry_max", INTERVAL, "The longest delay after failures.").default("\"2m\""),
+        Field::new("hold_interval", INTERVAL, "How often something that is held is looked at again.")
+            .default("\"15s\""),
+        Field::new(
+            "idmap_source",
+            Shape::Choice(&["effective", "explicit"]),
+            "Where id maps come from: Proxmox's rule, or lxc.idmap lines in the conf only.",
+        )
+        .default("\"effective\""),
+        Field::new(
+            "idmap_timeout",
+            Shape::Duration(Duration::ZERO),
+            "How long a volume waits for the id maps of all its containers.",
+        )
+        .default("\"2m\""),
+        Field::new(
+            "idmap_fallback",
+            Shape::Choice(&["wait", "nobody"]),
+            "What happens after that: wait on, or nobody:nogroup for a volume that never was owned.",
+        )
+        .default("\"wait\""),
+        Field::new(
+            "restart",
+            Shape::Choice(&["if_pending", "never"]),
+            "Whether a container is rebooted when a change of pctd's waits for it.",
+        )
+        .default("\"if_pending\""),
+        Field::new(
+            "restart_timeout",
+            Shape::Duration(SECOND),
+            "How long a guest may take to shut down before Proxmox kills it; at least a second.",
+        )
+        .default("\"60s\""),
+        Field::new(
+            "restart_limit",
+            Shape::Duration(Duration::ZERO),
+            "The least time between two reboots of one container.",
+        )
+        .default("\"10m\""),
+        Field::new(
+            "create_containers",
+            Shape::Boolean,
+            "Whether absent containers of lxc_configs with a template or clone_from_ctid are made.",
+        )
+        .default("true"),
+        Field::new(
+            "prune",
+            Shape::Boolean,
+            "Whether mounts that pctd added are removed when they are no longer wanted.",
+        )
+        .default("false")
+        .noted("this version does not remove mounts"),
+        Field::new(
+            "max_concurrent",
+            Shape::Whole(1, MOST_CONCURRENT),
+            "How many containers and volumes are worked on at once.",
+        )
+        .default("4"),
+        Field::new("pct_timeout", Shape::Duration(SECOND), "How long a call of pct may take, reboots aside.")
+            .default("\"10m\""),
+        Field::new(
+            "node",
+            Shape::Text(&syntax::NODE),
+            "The name of this node, if not what /etc/pve/local says.",
+        ),
+    ],
+};
+
+/// An entry of `shared_volumes`.
+pub(super) static VOLUME: Table = Table {
+    name: "volume",
+    doc: "A directory of the host, whose it is, and where it is mounted.",
+    unknown: Unknown::Refuse,
+    known_by: &["host_path", "mounts"],
+    fields: &[
+        Field::new(
+            "host_path",
+            Shape::Text(&syntax::HOST_PATH),
+            "The directory on the host: absolute, normalised, ASCII, none of the system's.",
+        )
+        .required(),
+        Field::new(
+            "owner",
+            Shape::Text(&syntax::OWNER),
+            "Whose it is: \"container_root\", \"container:UID[:GID]\" (ids inside the containers), \"USER\", \
+             \"USER:GROUP\", \"UID:GID\" (on the host) or \"keep\".",
+        ),
+        Field::new(
+            "owner_ctid",
+            CTID,
+            "The container whose id map counts when the mounting containers disagree.",
+        ),
+        Field::new("dir_mode", MODE, "The mode of directories."),
+        Field::new("file_mode", MODE, "The mode of regular files."),
+        Field::new(
+            "file_modes",
+            Shape::Map(&syntax::FILE_PATTERN, &MODE),
+            "Modes by file name; of the patterns that match, the longest wins.",
+        ),
+        Field::new(
+            "enforce",
+            Shape::Choice(&["adopt", "once", "always"]),
+            "Which entries are touched: only those no container can own, all when the declaration changes, or all.",
+        ),
+        Field::new("recurse", Shape::Boolean, "Whether anything below the directory itself is touched.")
+            .default("true"),
+        Field::new("create", Shape::Boolean, "Whether the directory is made when it is missing.")
+            .default("true"),
+        Field::new(
+            "require_mount",
+            Shape::Either(&[Shape::Boolean, Shape::Text(&syntax::MOUNT_POINT)]),
+            "Whether host_path must not be on the root file system; or a path that must be a mount point.",
+        )
+        .default("false"),
+        Field::new(
+            "mounts",
+            Shape::Map(
+                &syntax::CTID,
+                &Shape::Either(&[Shape::Text(&syntax::TARGET), Shape::Object(&MOUNT)]),
+            ),
+            "Where it is mounted, by container: the path inside, or an object.",
+        ),
+        Field::new(
+            "certificates",
+            Shape::List(&Shape::Object(&CERTIFICATE)),
+            "Self-signed certificates kept in the volume.",
+        )
+        .noted("this version does not make certificates"),
+    ],
+};
+
+const CTID: Shape = Shape::Either(&[Shape::Text(&syntax::CTID), Shape::Whole(100, 999_999_999)]);
+
+/// An object in `mounts`.
+pub(super) static MOUNT: Table = Table {
+    name: "mount",
+    doc: "How a volume is mounted. Only the options that are given are managed.",
+    unknown: Unknown::Refuse,
+    known_by: &[],
+    fields: &[
+        Field::new("path", Shape::Text(&syntax::TARGET), "The path inside the container.")
+            .required(),
+        Field::new("read_only", Shape::Boolean, "Whether the container cannot write to it."),
+        Field::new(
+            "shared",
+            Shape::Boolean,
+            "Whether the directory is there on every node, so that the container can migrate.",
+        ),
+        Field::new(
+            "backup",
+            Shape::Boolean,
+            "Proxmox's backup flag; it has no effect on bind mounts.",
+        ),
+        Field::new(
+            "mount_options",
+            Shape::List(&Shape::Choice(&MOUNT_OPTIONS)),
+            "Options of the file system layer.",
+        ),
+        Field::new(
+            "adopt",
+            Shape::Boolean,
+            "Whether another mount found at the path is taken over.",
+        )
+        .default("false")
+        .noted("this version does not take over mounts of others"),
+    ],
+};
+
+/// An object in `certificates`.
+pub(super) static CERTIFICATE: Table = Table {
+    name: "certificate",
+    doc: "A self-signed key and certificate, DOMAIN.key and DOMAIN.crt.",
+    unknown: Unknown::Refuse,
+    known_by: &[],
+    fields: &[
+        Field::new("domain", Shape::Text(&syntax::DOMAIN), "The host name it is for.").required()
+    ],
+};
+
+/// An entry of `lxc_configs`.
+pub(super) static CONTAINER: Table = Table {
+    name: "container definition",
+    doc: "A container. Keys that pctd does not know belong to other tools.",
+    unknown: Unknown::Ignore,
+    known_by: &[],
+    fields: &[
+        Field::new("name", ANY_TEXT, "Its host name."),
+        Field::new("unprivileged", Shape::Boolean, "Whether it is to be unprivileged."),
+        Field::new("template", ANY_TEXT, "The archive it is made from."),
+        Field::new(
+            "clone_from_ctid",
+            Shape::Either(&[Shape::Text(&syntax::CTID_OR_NONE), Shape::Whole(100, 999_999_999)]),
+            "The container it is cloned from.",
+        ),
+        Field::new(
+            "template_snapshot_name",
+            ANY_TEXT,
+            "The snapshot of this container that clones are made from.",
+        ),
+        Field::new(
+            "mount_points",
+            Shape::List(&Shape::Object(&MOUNT_POINT)),
+            "Directories of the host for this container.",
+        ),
+        Field::new("node", ANY_TEXT, "The node of a cluster that makes it.").lenient(),
+        Field::new("memory_mb", ANY_NUMBER, "Its memory in MiB.").lenient(),
+        Field::new("swap_mb", ANY_NUMBER, "Its swap in MiB.").lenient(),
+        Field::new("cores", ANY_NUMBER, "Its number of processor cores.").lenient(),
+        Field::new("storage_pool", ANY_TEXT, "The storage of its root disk.").lenient(),
+        Field::new("storage_size_gb", ANY_NUMBER, "The size of its root disk in GiB.").lenient(),
+        Field::new("network_config", Shape::Object(&NETWORK), "Its network interface.").lenient(),
+        Field::new("mac_address", ANY_TEXT, "The hardware address of that interface.").lenient(),
+        Field::new("start_at_boot", Shape::Boolean, "Whether it starts with the node.").lenient(),
+        Field::new("boot_order", ANY_NUMBER, "Its place in the order of starting.").lenient(),
+        Field::new("boot_delay", ANY_NUMBER, "The seconds before the next one starts.").lenient(),
+        Field::new("pct_options", TEXTS, "Features such as \"nesting=1\".").lenient(),
+        Field::new("lxc_options", TEXTS, "Raw lines for its conf.").lenient(),
+        Field::new("id_maps", Shape::List(&Shape::Object(&ID_MAP)), "Its id map.").lenient(),
+    ],
+};
+
+/// An object in `mount_points`.
+pub(super) static MOUNT_POINT: Table = Table {
+    name: "mount point",
+    doc: "A directory of the host for one container.",
+    unknown: Unknown::Warn,
+    known_by: &[],
+    fields: &[
+        Field::new("host_path", Shape::Text(&syntax::HOST_PATH), "The directory on the host.")
+            .required(),
+        Field::new(
+            "container_path",
+            Shape::Text(&syntax::TARGET),
+            "The path inside the container.",
+        )
+        .required(),
+        Field::new("owner_uid", ID, "The user it belongs to, as seen in the container."),
+        Field::new("owner_gid", ID, "The group it belongs to, as seen in the container."),
+    ],
+};
+
+/// `network_config`.
+pub(super) static NETWORK: Table = Table {
+    name: "network configuration",
+    doc: "A network interface.",
+    unknown: Unknown::Ignore,
+    known_by: &[],
+    fields: &[
+        Field::new("name", ANY_TEXT, "Its name in the container."),
+        Field::new("bridge", ANY_TEXT, "The bridge of the host it is on."),
+        Field::new("ip", ANY_TEXT, "Its address with the prefix length, or \"dhcp\"."),
+        Field::new("gw", ANY_TEXT, "The gateway."),
+        Field::new("nameservers", Shape::Either(&[ANY_TEXT, TEXTS]), "The name servers."),
+    ],
+};
+
+/// An object in `id_maps`.
+pub(super) static ID_MAP: Table = Table {
+    name: "mapping",
+    doc: "A range of ids of the container and of the host.",
+    unknown: Unknown::Ignore,
+    known_by: &[],
+    fields: &[
+        Field::new("type", Shape::Choice(&["uid", "gid"]), "User ids or group ids."),
+        Field::new("host_id", ID, "The first id on the host."),
+        Field::new("container_id", ID, "The first id in the container."),
+        Field::new("size", ANY_NUMBER, "How many ids."),
+    ],
+};

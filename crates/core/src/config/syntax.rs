@@ -1,0 +1,154 @@
+//! What the texts of a configuration may look like: names, ids, durations, modes.
+
+use std::time::Duration;
+
+use super::owner;
+use super::paths;
+use super::report::Complaint;
+use super::shape::Syntax;
+use super::text::shown;
+use crate::ids::{Ctid, VolumeName};
+use crate::modes::{FilePattern, ModeRule};
+
+/// The longest duration: more is a slip, and far more could not be added to a point in time.
+const LONGEST: Duration = Duration::from_hours(366 * 24);
+
+/// The longest host name (RFC 1035), and file names must be shorter than 256 with their suffix.
+const MAX_DOMAIN_LEN: usize = 250;
+
+/// The longest label of a host name (RFC 1035).
+const MAX_LABEL_LEN: usize = 63;
+
+pub(super) static ANYTHING: Syntax = Syntax { wanted: "a text", pattern: "", check: |_| Ok(()) };
+
+pub(super) static CTID: Syntax =
+    Syntax { wanted: "a container id such as \"953\"", pattern: "^[1-9][0-9]{2,8}$", check: ctid };
+
+/// A container id, or nothing at all, as other tools write where there is none.
+pub(super) static CTID_OR_NONE: Syntax = Syntax {
+    wanted: "a container id such as \"953\"",
+    pattern: "^([1-9][0-9]{2,8})?$",
+    check: |text| if text.is_empty() { Ok(()) } else { ctid(text) },
+};
+
+pub(super) static VOLUME_NAME: Syntax =
+    Syntax { wanted: "a volume name", pattern: "^[A-Za-z][A-Za-z0-9._-]*$", check: volume_name };
+
+pub(super) static HOST_PATH: Syntax = Syntax {
+    wanted: "an absolute path on the host such as \"/tank/data\"",
+    pattern: "^(/[^/,=]+)+$",
+    check: paths::check_host_path,
+};
+
+pub(super) static MOUNT_POINT: Syntax = Syntax {
+    wanted: "an absolute path on the host such as \"/tank\"",
+    pattern: "^(/[^/]+)+$",
+    check: paths::check_mount_point,
+};
+
+pub(super) static TARGET: Syntax = Syntax {
+    wanted: "an absolute path in the container such as \"/data\"",
+    pattern: "^/[^,]*[^/,][^,]*$",
+    check: |text| paths::target(text).map(|_| ()),
+};
+
+pub(super) static OWNER: Syntax = Syntax {
+    wanted: "an owner such as \"container_root\", \"container:1000\", \"www-data\" or \"keep\"",
+    pattern: "^[A-Za-z0-9_][A-Za-z0-9_.:$-]*$",
+    check: |text| owner::parse(text).map(|_| ()),
+};
+
+pub(super) static MODE: Syntax = Syntax {
+    wanted: "a mode such as \"0775\", \"u=rwX,g=rX,o=\" or \"keep\"",
+    pattern: "^(keep|[0-7]{3,5}|[ugoa]*([-+=][rwxXst]*)+(,[ugoa]*([-+=][rwxXst]*)+)*)$",
+    check: |text| mode(text).map(|_| ()),
+};
+
+pub(super) static FILE_PATTERN: Syntax = Syntax {
+    wanted: "a pattern for file names such as \"*.key\"",
+    pattern: "^[^/]+$",
+    check: |text| match FilePattern::new(text) {
+        Some(_) => Ok(()),
+        None => Err(Complaint::new(format!("{} matches no file name", shown(text)))
+            .or("write a pattern for names, without a slash, such as \"*.key\"")),
+    },
+};
+
+pub(super) static NODE: Syntax = Syntax {
+    wanted: "the name of a node",
+    pattern: "^[A-Za-z0-9]([A-Za-z0-9-]*[A-Za-z0-9])?$",
+    check: |text| {
+        if is_label(text) {
+            Ok(())
+        } else {
+            Err(Complaint::new(format!("{} is no name of a node", shown(text))))
+        }
+    },
+};
+
+pub(super) static DOMAIN: Syntax = Syntax {
+    wanted: "a host name such as \"portainer.example.org\"",
+    pattern: "^[A-Za-z0-9]([A-Za-z0-9-]*[A-Za-z0-9])?([.][A-Za-z0-9]([A-Za-z0-9-]*[A-Za-z0-9])?)*$",
+    check: |text| {
+        // The name becomes the name of a file: nothing but labels and dots may pass.
+        if text.len() <= MAX_DOMAIN_LEN && text.split('.').all(is_label) {
+            Ok(())
+        } else {
+            Err(Complaint::new(format!("{} is no host name", shown(text))))
+        }
+    },
+};
+
+/// Returns the duration, refusing one shorter than `least`.
+pub(super) fn duration(text: &str, least: Duration) -> Result<Duration, Complaint> {
+    let invalid = || {
+        Complaint::new(format!("{} is no duration", shown(text)))
+            .or("write a number and a unit, such as \"500ms\" or \"10m\"")
+    };
+    let duration = humantime::parse_duration(text).map_err(|_| {
+        let bare = !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
+        if bare { invalid().or(format!("add the unit, such as \"{text}s\"")) } else { invalid() }
+    })?;
+    if duration < least {
+        let least = humantime::format_duration(least);
+        return Err(Complaint::new(format!("{} is too short", shown(text)))
+            .or(format!("write at least \"{least}\"")));
+    }
+    if duration > LONGEST {
+        return Err(
+            Complaint::new(format!("{} is too long", shown(text))).or("write at most \"1y\"")
+        );
+    }
+    Ok(duration)
+}
+
+/// Returns the mode.
+pub(super) fn mode(text: &str) -> Result<ModeRule, Complaint> {
+    text.parse().map_err(|_| {
+        Complaint::new(format!("{} is no mode", shown(text)))
+            .or("write octal (\"0775\"), symbolic (\"u=rwX,g=rX,o=\") or \"keep\"")
+    })
+}
+
+fn ctid(text: &str) -> Result<(), Complaint> {
+    match text.parse::<Ctid>() {
+        Ok(_) => Ok(()),
+        Err(_) => Err(Complaint::new(format!("{} is no container id", shown(text)))
+            .or("container ids are 100 to 999999999")),
+    }
+}
+
+fn volume_name(text: &str) -> Result<(), Complaint> {
+    match text.parse::<VolumeName>() {
+        Ok(_) => Ok(()),
+        Err(_) => Err(Complaint::new(format!("{} cannot name a volume", shown(text)))
+            .or("write a letter, then letters, digits, `.`, `_` or `-`")),
+    }
+}
+
+fn is_label(text: &str) -> bool {
+    (1..=MAX_LABEL_LEN).contains(&text.len())
+        && text.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-')
+        && !text.starts_with('-')
+        && !text.ends_with('-')
+}

@@ -1,0 +1,263 @@
+//! `shared_volumes`: from a checked value to a volume with all its defaults.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::document::{Node, Spot};
+use super::fields::VOLUME;
+use super::report::{Complaint, Report};
+use super::seed;
+use super::shape::ALWAYS_ALLOWED;
+use super::text::shown;
+use super::{owner, paths, syntax};
+use crate::desired::{Certificate, Enforce, Mount, Owner, RequireMount, Volume};
+use crate::ids::{Ctid, VolumeName};
+use crate::modes::{FilePattern, ModeRule};
+
+/// A volume and where it was declared.
+#[derive(Debug)]
+pub(super) struct Declared {
+    pub(super) volume: Volume,
+    /// Where it begins.
+    pub(super) spot: Spot,
+    /// Where its `host_path` is.
+    pub(super) path_spot: Spot,
+    pub(super) mount_spots: BTreeMap<Ctid, Spot>,
+}
+
+/// Returns the volumes of all files, by name.
+pub(super) fn read(
+    roots: &[Node<'_>],
+    seed_defaults: bool,
+    report: &mut Report<'_>,
+) -> BTreeMap<VolumeName, Declared> {
+    let mut volumes = BTreeMap::new();
+    let mut first_at: BTreeMap<&str, Spot> = BTreeMap::new();
+    let sections = roots.iter().filter_map(|root| root.get("shared_volumes"));
+    for (key, key_spot, node) in sections.flat_map(|section| section.members()) {
+        if ALWAYS_ALLOWED.contains(&key) || !VOLUME.claims(&node) {
+            continue;
+        }
+        if let Some(first) = first_at.get(key) {
+            let first = report.place(first).position();
+            report.problem(
+                &key_spot,
+                Complaint::new(format!(
+                    "the volume {} is there twice, first at {first}",
+                    shown(key)
+                ))
+                .or("keep one of them, or rename one"),
+            );
+            continue;
+        }
+        first_at.insert(key, key_spot.clone());
+        let Ok(name) = key.parse::<VolumeName>() else { continue };
+        if let Some(declared) = volume(name.clone(), key_spot, &node, seed_defaults, report) {
+            volumes.insert(name, declared);
+        }
+    }
+    volumes
+}
+
+/// Returns the volume, or `None` where too little of it has the right shape; that was reported.
+fn volume(
+    name: VolumeName,
+    spot: Spot,
+    node: &Node<'_>,
+    seed_defaults: bool,
+    report: &mut Report<'_>,
+) -> Option<Declared> {
+    let path = node.get("host_path")?;
+    let host_path = path.text()?.to_owned();
+    let declared_owner = node.get("owner").and_then(|node| owner::parse(node.text()?).ok());
+    let mut mounts = BTreeMap::new();
+    let mut mount_spots = BTreeMap::new();
+    for (key, key_spot, node) in node.get("mounts").iter().flat_map(Node::members) {
+        if let (Ok(ctid), Some(mount)) = (key.parse::<Ctid>(), mount(&node, report)) {
+            mounts.insert(ctid, mount);
+            mount_spots.insert(ctid, key_spot);
+        }
+    }
+    let modes = Modes::read(node, &name, seed_defaults);
+    let enforce = match node.get("enforce").and_then(|node| node.text()) {
+        Some("adopt") => Enforce::Adopt,
+        Some("once") => Enforce::Once,
+        Some("always") => Enforce::Always,
+        _ => default_enforce(declared_owner.as_ref(), seed_defaults, modes.seeded),
+    };
+    let undeclared_owner = || if seed_defaults { seed::owner() } else { Owner::Keep };
+    let flag = |key| node.get(key).and_then(|node| node.boolean());
+    let volume = Volume {
+        host_path,
+        owner_ctid: node.get("owner_ctid").as_ref().and_then(ctid),
+        owner: declared_owner.unwrap_or_else(undeclared_owner),
+        dir_mode: modes.dir,
+        file_mode: modes.file,
+        file_modes: modes.patterns,
+        enforce,
+        recurse: flag("recurse").unwrap_or(true),
+        create: flag("create").unwrap_or(true),
+        require_mount: require_mount(node),
+        mounts,
+        certificates: certificates(node, report),
+        name,
+    };
+    check_owner_ctid(&volume, node, report);
+    check_require_mount(&volume, node, report);
+    Some(Declared { volume, spot, path_spot: path.spot, mount_spots })
+}
+
+/// What a volume enforces that does not say so.
+///
+/// An owner of the host is declared for every entry; in a container, services own what they make.
+/// What only comes from the seed's defaults is done once, as the seed did it on every run, and never
+/// again behind the back of whoever changed it since.
+fn default_enforce(declared: Option<&Owner>, seed_defaults: bool, modes_seeded: bool) -> Enforce {
+    match declared {
+        Some(Owner::Container { .. }) => Enforce::Adopt,
+        Some(Owner::Keep) if modes_seeded => Enforce::Once,
+        None if seed_defaults => Enforce::Once,
+        Some(Owner::Host { .. } | Owner::Keep) | None => Enforce::Always,
+    }
+}
+
+struct Modes {
+    dir: ModeRule,
+    file: ModeRule,
+    /// Longest first, then in the order of the alphabet.
+    patterns: Vec<(FilePattern, ModeRule)>,
+    /// Whether any of it comes from the seed.
+    seeded: bool,
+}
+
+impl Modes {
+    fn read(node: &Node<'_>, name: &VolumeName, seed_defaults: bool) -> Self {
+        let mode = |node: Node<'_>| node.text().and_then(|text| syntax::mode(text).ok());
+        let dir = node.get("dir_mode").and_then(mode);
+        let file = node.get("file_mode").and_then(mode);
+        let mut patterns: BTreeMap<FilePattern, ModeRule> = BTreeMap::new();
+        for (key, _, node) in node.get("file_modes").iter().flat_map(Node::members) {
+            if ALWAYS_ALLOWED.contains(&key) {
+                continue;
+            }
+            if let (Some(pattern), Some(mode)) = (FilePattern::new(key), mode(node)) {
+                patterns.insert(pattern, mode);
+            }
+        }
+        let mut seeded = false;
+        let (mut seed_dir, mut seed_file) = (ModeRule::Keep, ModeRule::Keep);
+        if seed_defaults {
+            let seed = seed::modes(name.as_str());
+            (seed_dir, seed_file) = (seed.dir, seed.file);
+            seeded = dir.is_none() || file.is_none();
+            // The patterns keep keys from the mode of other files, so they go where that goes.
+            if file.is_none() {
+                for (pattern, mode) in seed.patterns {
+                    patterns.entry(pattern).or_insert(mode);
+                }
+            }
+        }
+        let mut patterns: Vec<_> = patterns.into_iter().collect();
+        patterns.sort_by_key(|(pattern, _)| std::cmp::Reverse(pattern.as_str().len()));
+        Self { dir: dir.unwrap_or(seed_dir), file: file.unwrap_or(seed_file), patterns, seeded }
+    }
+}
+
+/// Returns the mount that a text or object in `mounts` describes.
+fn mount(node: &Node<'_>, report: &mut Report<'_>) -> Option<Mount> {
+    if let Some(path) = node.text() {
+        let target = paths::target(path).ok()?;
+        return Some(Mount { target, options: BTreeMap::new(), adopt: false });
+    }
+    let target = paths::target(node.get("path")?.text()?).ok()?;
+    let mut options = BTreeMap::new();
+    for (key, option) in [("read_only", "ro"), ("shared", "shared"), ("backup", "backup")] {
+        if let Some(value) = node.get(key).and_then(|node| node.boolean()) {
+            options.insert(option.to_owned(), if value { "1" } else { "0" }.to_owned());
+        }
+    }
+    if let Some(list) = node.get("mount_options") {
+        let words: BTreeSet<&str> = list.items().filter_map(|item| item.text()).collect();
+        if words.is_empty() {
+            report.problem(
+                &list.spot,
+                Complaint::new("an empty list of mount options cannot be told from none")
+                    .or("leave the key out"),
+            );
+        }
+        let words: Vec<&str> = words.into_iter().collect();
+        options.insert("mountoptions".to_owned(), words.join(";"));
+    }
+    let adopt = node.get("adopt").and_then(|node| node.boolean()).unwrap_or(false);
+    Some(Mount { target, options, adopt })
+}
+
+fn require_mount(node: &Node<'_>) -> RequireMount {
+    let Some(node) = node.get("require_mount") else { return RequireMount::No };
+    match (node.boolean(), node.text()) {
+        (Some(true), _) => RequireMount::NotRoot,
+        (_, Some(path)) => RequireMount::At(path.to_owned()),
+        _ => RequireMount::No,
+    }
+}
+
+fn certificates(node: &Node<'_>, report: &mut Report<'_>) -> Vec<Certificate> {
+    let mut certificates: Vec<Certificate> = Vec::new();
+    for item in node.get("certificates").iter().flat_map(Node::items) {
+        let Some(at) = item.get("domain") else { continue };
+        let Some(domain) = at.text() else { continue };
+        if certificates.iter().any(|other| other.domain.eq_ignore_ascii_case(domain)) {
+            report.problem(
+                &at.spot,
+                Complaint::new(format!("two certificates for {}", shown(domain)))
+                    .or("keep one of them"),
+            );
+            continue;
+        }
+        certificates.push(Certificate { domain: domain.to_owned() });
+    }
+    certificates
+}
+
+/// Reads a container id written as text or as a number.
+pub(super) fn ctid(node: &Node<'_>) -> Option<Ctid> {
+    match node.text() {
+        Some(text) => text.parse().ok(),
+        None => u32::try_from(node.whole()?).ok().and_then(Ctid::new),
+    }
+}
+
+fn check_owner_ctid(volume: &Volume, node: &Node<'_>, report: &mut Report<'_>) {
+    let (Some(owner_ctid), Some(at)) = (volume.owner_ctid, node.get("owner_ctid")) else { return };
+    let mounts = node.get("mounts");
+    let mounting: Vec<Ctid> =
+        mounts.iter().flat_map(Node::members).filter_map(|(key, ..)| key.parse().ok()).collect();
+    if !mounting.contains(&owner_ctid) {
+        let mounting: Vec<String> = mounting.iter().map(|ctid| format!("\"{ctid}\"")).collect();
+        let complaint =
+            Complaint::new(format!("the container {owner_ctid} does not mount this volume"));
+        report.problem(
+            &at.spot,
+            if mounting.is_empty() {
+                complaint
+            } else {
+                complaint.or(format!("write one of {}", mounting.join(", ")))
+            },
+        );
+    } else if !matches!(volume.owner, Owner::Container { .. }) {
+        report.warn(&at.spot, "no effect: the owner is not one inside the containers");
+    }
+}
+
+fn check_require_mount(volume: &Volume, node: &Node<'_>, report: &mut Report<'_>) {
+    let (RequireMount::At(path), Some(at)) = (&volume.require_mount, node.get("require_mount"))
+    else {
+        return;
+    };
+    if !paths::is_within(&volume.host_path, path) {
+        report.problem(
+            &at.spot,
+            Complaint::new(format!("{} is not above {}", shown(path), shown(&volume.host_path)))
+                .or("write host_path itself or a directory above it"),
+        );
+    }
+}

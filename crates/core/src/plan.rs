@@ -1,0 +1,108 @@
+//! The planner: from what is wanted and what is there to the steps between them. Pure.
+//!
+//! [`plan`] takes one snapshot and plans every volume and container in it. Volumes come first,
+//! because a container may only mount what is owned ([`volume::Readiness`]). A plan without
+//! steps and holds is what *converged* means; nothing else is.
+//!
+//! - [`step`]: what may be done. [`hold`]: why something is not done. [`notice`]: what else to know.
+//! - `owner`: whose a volume is to be, through the id maps of its containers.
+//! - [`volume`]: directory, owner and modes. `mounts`, [`container`]: mount points and restarts.
+
+use std::collections::BTreeMap;
+
+use crate::desired::{Desired, Mode};
+use crate::ids::{Ctid, Key, VolumeName};
+use crate::observed::{NodeState, Snapshot};
+
+pub mod container;
+pub mod hold;
+mod mounts;
+pub mod notice;
+mod owner;
+pub mod step;
+pub mod volume;
+
+pub use container::ContainerPlan;
+pub use hold::{Hold, NotReady, Recheck};
+pub use notice::{Notice, Reason};
+pub use step::{Effective, SetMount, SetOwnership, Step};
+pub use volume::{Basis, Readiness, VolumePlan};
+
+/// The plans of everything in a snapshot.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Plans {
+    /// Why nothing at all is planned, if so.
+    pub node: Option<Hold>,
+    /// By container.
+    pub containers: BTreeMap<Ctid, ContainerPlan>,
+    /// By volume.
+    pub volumes: BTreeMap<VolumeName, VolumePlan>,
+}
+
+impl Plans {
+    /// Returns the steps of one key.
+    pub fn steps(&self, key: &Key) -> &[Step] {
+        match key {
+            Key::Container(ctid) => self.containers.get(ctid).map_or(&[], |plan| &plan.steps),
+            Key::Volume(name) => self.volumes.get(name).map_or(&[], |plan| &plan.steps),
+        }
+    }
+
+    /// Returns what holds one key up; the state of the node holds up every key.
+    pub fn holds(&self, key: &Key) -> Vec<Hold> {
+        let own = match key {
+            Key::Container(ctid) => self.containers.get(ctid).map(|plan| plan.holds.as_slice()),
+            Key::Volume(name) => self.volumes.get(name).map(|plan| plan.holds.as_slice()),
+        };
+        self.node.iter().chain(own.unwrap_or_default()).cloned().collect()
+    }
+
+    /// Returns every key that was planned, volumes first: the order in which steps make sense.
+    pub fn keys(&self) -> impl Iterator<Item = Key> {
+        let volumes = self.volumes.keys().cloned().map(Key::Volume);
+        volumes.chain(self.containers.keys().copied().map(Key::Container))
+    }
+}
+
+/// Plans everything in `snapshot`.
+pub fn plan(desired: &Desired, snapshot: &Snapshot) -> Plans {
+    let mut plans = Plans::default();
+    let cluster = match &snapshot.node {
+        NodeState::Up(cluster) => cluster,
+        NodeState::Unknown(why) => {
+            // Unknown is never "nothing there": no step may follow from it.
+            plans.node = Some(Hold::NodeUnknown { why: why.clone() });
+            return plans;
+        }
+    };
+    for name in snapshot.volumes.keys() {
+        if let Some(wanted) = desired.volumes.get(name) {
+            plans.volumes.insert(name.clone(), volume::plan(desired, snapshot, wanted));
+        }
+    }
+    for ctid in snapshot.containers.keys() {
+        let planned = container::plan(desired, snapshot, cluster, &plans.volumes, *ctid);
+        plans.containers.insert(*ctid, planned);
+    }
+    if desired.settings.mode == Mode::Observe {
+        let of_volumes = plans.volumes.values_mut().map(|plan| (&plan.steps, &mut plan.holds));
+        let of_containers = plans.containers.values_mut().map(|plan| (&plan.steps, &mut plan.holds));
+        for (steps, holds) in of_volumes.chain(of_containers).filter(|(steps, _)| !steps.is_empty()) {
+            holds.push(Hold::ObserveOnly { steps: steps.len() });
+        }
+    }
+    plans
+}
+
+/// Returns in words which host ids stand behind a container's root, or why its map is not ready.
+pub fn owner_of(
+    desired: &Desired,
+    ctid: Ctid,
+    container: &crate::observed::ObservedContainer,
+) -> Result<String, NotReady> {
+    let map = owner::map_of(desired, ctid, container)?;
+    Ok(match map.host_ids(0, 0) {
+        Some(ids) => format!("container root is {ids} on the host"),
+        None => "container root has no id on the host".to_owned(),
+    })
+}

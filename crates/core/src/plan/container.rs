@@ -1,0 +1,218 @@
+//! The plan of one container: its mounts, and a restart where one of them waits for it.
+
+use std::collections::BTreeMap;
+
+use crate::conf::Conf;
+use crate::desired::{Desired, Restart};
+use crate::ids::{Ctid, MpKey, VolumeName};
+use crate::ledger::LedgerEntry;
+use crate::observed::{Cluster, ObservedContainer, Presence, Running, Snapshot};
+use crate::plan::hold::{Hold, NotReady};
+use crate::plan::mounts::{MountPlan, MountTable};
+use crate::plan::notice::Notice;
+use crate::plan::owner;
+use crate::plan::step::{Effective, Step};
+use crate::plan::volume::{Readiness, VolumePlan};
+
+/// What is to be done for a container.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct ContainerPlan {
+    /// The steps, in the order they are to be taken.
+    pub steps: Vec<Step>,
+    /// Why what differs is left.
+    pub holds: Vec<Hold>,
+    /// What an admin should know though nothing differs.
+    pub notices: Vec<Notice>,
+    /// What to enter into the ledger, since it was seen to be in place.
+    pub records: Vec<LedgerEntry>,
+    /// Volumes whose own holds keep a mount of this container from being written.
+    pub waits_for: Vec<VolumeName>,
+}
+
+/// Plans one container on one snapshot whose volumes have been planned.
+pub(crate) fn plan(
+    desired: &Desired,
+    snapshot: &Snapshot,
+    cluster: &Cluster,
+    volumes: &BTreeMap<VolumeName, VolumePlan>,
+    ctid: Ctid,
+) -> ContainerPlan {
+    let mut plan = ContainerPlan::default();
+    match snapshot.containers.get(&ctid) {
+        Some(Presence::Here(container)) => {
+            plan_here(&mut plan, desired, snapshot, cluster, volumes, ctid, container);
+        }
+        Some(Presence::Vm) => plan.holds.push(Hold::IdTakenByVm { ctid }),
+        Some(Presence::Absent) => {
+            let defined = desired.containers.get(&ctid).is_some_and(|def| def.source.is_some());
+            if defined {
+                plan.holds.push(Hold::NotDefined { ctid });
+            }
+        }
+        Some(Presence::OnNode(_)) => {}
+        Some(Presence::Unknown(why)) => {
+            plan.holds.push(Hold::ContainerUnknown { why: why.clone() });
+        }
+        None => {
+            let why = "it was not observed".to_owned();
+            plan.holds.push(Hold::ContainerUnknown { why });
+        }
+    }
+    plan
+}
+
+fn plan_here(
+    plan: &mut ContainerPlan,
+    desired: &Desired,
+    snapshot: &Snapshot,
+    cluster: &Cluster,
+    volumes: &BTreeMap<VolumeName, VolumePlan>,
+    ctid: Ctid,
+    container: &ObservedContainer,
+) {
+    let conf = &container.conf;
+    if owner::map_waits_for_restart(container) {
+        plan.notices.push(Notice::IdmapPendingRestart);
+    }
+    plan.notices.extend(keep_attrs(conf));
+    let mismatch = desired.containers.get(&ctid).and_then(|def| def.unprivileged).filter(|wanted| {
+        conf.has_rootfs() && *wanted != conf.is_effectively_unprivileged()
+    });
+    if let Some(wanted_unprivileged) = mismatch {
+        plan.holds.push(Hold::UnprivilegedMismatch { ctid, wanted_unprivileged });
+    }
+    match owner::map_of(desired, ctid, container) {
+        Ok(_) => {
+            if !snapshot.ledger.seen.contains(&ctid) {
+                plan.records.push(LedgerEntry::Seen(ctid));
+            }
+        }
+        // Reported above, with its remedy.
+        Err(NotReady::Privileged) => {}
+        Err(why) => {
+            let building = matches!(why, NotReady::Incomplete | NotReady::BeingCreated);
+            plan.holds.push(Hold::IdmapNotReady { ctid, why });
+            if building {
+                // A conf that is still being made is not edited, whatever it lacks.
+                return;
+            }
+        }
+    }
+    let running = container.running != Running::No;
+    let written = snapshot.ledger.mounts.get(&ctid);
+    let mut table = MountTable::new(ctid, conf, running, written);
+    let pending = plan_mounts(plan, desired, volumes, ctid, &mut table);
+    if let Some(why) = snapshot.requests.restart_failed.get(&ctid) {
+        hold_changes(plan, ctid, why);
+    }
+    // One restart for all changes: not before every mount is written.
+    let all_written = plan.steps.is_empty() && plan.waits_for.is_empty();
+    if running && all_written && !pending.is_empty() {
+        plan_restart(plan, desired, snapshot, ctid, conf, pending);
+    }
+    if !plan.steps.is_empty()
+        && let Some(hold) = write_hold(ctid, conf, container, cluster)
+    {
+        plan.steps.clear();
+        plan.holds.push(hold);
+    }
+}
+
+/// Plans the mounts of a container; returns those of pctd's that wait for a restart.
+fn plan_mounts(
+    plan: &mut ContainerPlan,
+    desired: &Desired,
+    volumes: &BTreeMap<VolumeName, VolumePlan>,
+    ctid: Ctid,
+    table: &mut MountTable<'_>,
+) -> Vec<MpKey> {
+    let mut pending = Vec::new();
+    for (volume, mount) in desired.mounts_of(ctid) {
+        let readiness = volumes.get(&volume.name).map_or(Readiness::Held, |v| v.readiness);
+        match table.plan(volume, mount) {
+            MountPlan::InPlace => {}
+            MountPlan::WaitsForRestart(key) => pending.push(key),
+            MountPlan::Held(hold) => plan.holds.push(hold),
+            MountPlan::Set(_) if readiness == Readiness::Held => {
+                plan.waits_for.push(volume.name.clone());
+            }
+            MountPlan::Set(mut set) => {
+                set.after_volume = readiness == Readiness::Soon;
+                plan.steps.push(Step::SetMount(set));
+            }
+        }
+    }
+    pending
+}
+
+/// Takes back the changes that wait for a restart: the last one left the container stopped, and a
+/// pending change would do so again at a restart that somebody else makes.
+fn hold_changes(plan: &mut ContainerPlan, ctid: Ctid, why: &str) {
+    let mut keys = Vec::new();
+    plan.steps.retain(|step| match step {
+        Step::SetMount(set) if set.effective == Effective::AfterRestart => {
+            keys.push(set.key);
+            false
+        }
+        _ => true,
+    });
+    if !keys.is_empty() {
+        let why = format!("the last restart failed: {why}; `pctd apply {ctid}` tries again");
+        plan.holds.push(Hold::NeedsRestart { ctid, keys, why });
+    }
+}
+
+/// Returns why the conf may not be written now, if so.
+fn write_hold(
+    ctid: Ctid,
+    conf: &Conf,
+    container: &ObservedContainer,
+    cluster: &Cluster,
+) -> Option<Hold> {
+    if !cluster.quorate {
+        Some(Hold::NoQuorum)
+    } else if let Some(lock) = conf.lock() {
+        Some(Hold::Locked { ctid, lock: lock.to_string() })
+    } else if conf.is_protected() {
+        Some(Hold::Protected { ctid })
+    } else if container.flock_held {
+        Some(Hold::Busy { ctid })
+    } else {
+        None
+    }
+}
+
+/// Plans a restart for pctd's own pending changes, or says why there is none.
+fn plan_restart(
+    plan: &mut ContainerPlan,
+    desired: &Desired,
+    snapshot: &Snapshot,
+    ctid: Ctid,
+    conf: &Conf,
+    keys: Vec<MpKey>,
+) {
+    let settings = &desired.settings;
+    let ago = snapshot.restarted.get(&ctid).copied();
+    if settings.restart == Restart::Never {
+        let why = format!("`restart` is \"never\": run `pct reboot {ctid}` when it suits");
+        plan.holds.push(Hold::NeedsRestart { ctid, keys, why });
+    } else if let Some(left) = ago.and_then(|ago| settings.restart_limit.checked_sub(ago)).filter(|left| !left.is_zero()) {
+        let left = humantime::format_duration(std::time::Duration::from_secs(left.as_secs().max(1)));
+        let why = format!("it was restarted a short while ago and may be again in {left} (`restart_limit`)");
+        plan.holds.push(Hold::NeedsRestart { ctid, keys, why });
+    } else {
+        let own: Vec<String> = keys.iter().map(ToString::to_string).collect();
+        let others = conf.pending_names().into_iter().filter(|name| !own.contains(name)).collect();
+        plan.steps.push(Step::RebootContainer { keys, others });
+    }
+}
+
+fn keep_attrs(conf: &Conf) -> Vec<Notice> {
+    let keeps = |(key, entry): (&MpKey, &crate::conf::MountEntry)| {
+        let on = entry.parsed.as_ref().is_ok_and(|mp| {
+            mp.options.get("keepattrs").is_some_and(|value| value == "1")
+        });
+        on.then_some(Notice::KeepAttrs { key: *key })
+    };
+    conf.mounts().iter().filter_map(keeps).collect()
+}

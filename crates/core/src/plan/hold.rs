@@ -1,0 +1,359 @@
+//! Holds: the reasons for which pctd deliberately does nothing.
+//!
+//! A hold is a result, not an error. Its name is stable and its message says what to do next.
+
+use crate::ids::{Ctid, HostIds, MpKey, VolumeName};
+
+/// Why something that differs is left as it is for now.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Hold {
+    /// `/etc/pve` cannot be read or believed.
+    #[error("the state of /etc/pve is unknown: {why}; nothing is done until it is back")]
+    NodeUnknown {
+        /// What was met.
+        why: String,
+    },
+    /// The container is neither surely here nor surely away.
+    #[error("the state of this container is unknown: {why}; it is left alone until that is clear")]
+    ContainerUnknown {
+        /// What was met.
+        why: String,
+    },
+    /// Defined, but nowhere in the cluster.
+    #[error("container {ctid} is defined but does not exist; make it with `pct create` or `pct clone`: this version does not")]
+    NotDefined {
+        /// The container.
+        ctid: Ctid,
+    },
+    /// The id belongs to a virtual machine.
+    #[error("id {ctid} belongs to a virtual machine; give the container another id")]
+    IdTakenByVm {
+        /// The id.
+        ctid: Ctid,
+    },
+    /// The conf carries a lock.
+    #[error("container {ctid} is locked ({lock}); pctd goes on when the lock is gone (`pct unlock {ctid}` if its task is dead)")]
+    Locked {
+        /// The container.
+        ctid: Ctid,
+        /// The value of `lock`.
+        lock: String,
+    },
+    /// A process holds the flock on the conf.
+    #[error("a task is changing container {ctid}; pctd goes on when it is done")]
+    Busy {
+        /// The container.
+        ctid: Ctid,
+    },
+    /// `protection: 1` refuses every change of a mount.
+    #[error("container {ctid} is protected; `pct set {ctid} --protection 0` lets its mounts change")]
+    Protected {
+        /// The container.
+        ctid: Ctid,
+    },
+    /// The cluster is without quorum.
+    #[error("this node has no quorum, so confs cannot be written; ownership goes on")]
+    NoQuorum,
+    /// The conf is privileged and the declaration is not, or the other way round.
+    #[error("container {ctid} is {is} but is declared {wanted}; Proxmox cannot change that in place: back it up and restore it with `pct restore {ctid} BACKUP --force 1 --unprivileged {flag}`, or correct the declaration", is = privilege(!*.wanted_unprivileged), wanted = privilege(*.wanted_unprivileged), flag = u8::from(*.wanted_unprivileged))]
+    UnprivilegedMismatch {
+        /// The container.
+        ctid: Ctid,
+        /// Whether it is declared unprivileged.
+        wanted_unprivileged: bool,
+    },
+    /// The id map of a container is not there yet.
+    #[error("the id map of container {ctid} is not ready: {why}")]
+    IdmapNotReady {
+        /// The container.
+        ctid: Ctid,
+        /// What is missing.
+        why: NotReady,
+    },
+    /// The containers of a volume have different ids behind the declared owner.
+    #[error("the containers of this volume map the owner differently ({}); name the one that decides with `owner_ctid`", list_owners(.owners))]
+    OwnerConflict {
+        /// Who says what.
+        owners: Vec<(Ctid, HostIds)>,
+    },
+    /// The declared owner has no id outside the container.
+    #[error("id {uid}:{gid} inside container {ctid} is outside its id map; declare an owner that the map holds, or extend the map")]
+    IdUnmapped {
+        /// The container.
+        ctid: Ctid,
+        /// The user id inside.
+        uid: u32,
+        /// The group id inside.
+        gid: u32,
+    },
+    /// The declared owner is no account of this host.
+    #[error("there is no {what} `{name}` on this host; create it or declare a number")]
+    UnknownAccount {
+        /// `user` or `group`.
+        what: &'static str,
+        /// The name.
+        name: String,
+    },
+    /// More would change than an admin wants changed unasked.
+    #[error("{changes} of {entries} entries would change, more than `confirm_above` ({limit}); check the path, then run `pctd apply {volume}`")]
+    ConfirmationRequired {
+        /// The volume.
+        volume: VolumeName,
+        /// How many would change.
+        changes: u64,
+        /// Of how many.
+        entries: u64,
+        /// The limit.
+        limit: u64,
+    },
+    /// The file system refuses to change owners.
+    #[error("{kind} refuses to change owners here ({why}); {}", ownership_advice(.kind))]
+    OwnershipUnsupported {
+        /// The type of the file system.
+        kind: String,
+        /// What the kernel said.
+        why: String,
+    },
+    /// Some entries of the volume could not be looked at or changed.
+    #[error("{errors} entries could not be looked at or changed: {}", .first.join("; "))]
+    WalkIncomplete {
+        /// How many.
+        errors: u64,
+        /// The first few.
+        first: Vec<String>,
+    },
+    /// The host path is not there and is not to be made.
+    #[error("{path} does not exist; make it, or let pctd make it with `\"create\": true`")]
+    SourceMissing {
+        /// The path.
+        path: String,
+    },
+    /// The host path is something else.
+    #[error("{path} is not a directory; Proxmox binds directories only")]
+    SourceNotDirectory {
+        /// The path.
+        path: String,
+    },
+    /// The host path could not be looked at.
+    #[error("{path} cannot be read: {why}")]
+    SourceUnreadable {
+        /// The path.
+        path: String,
+        /// What the kernel said.
+        why: String,
+    },
+    /// The host path cannot be reached without trusting a link or everybody.
+    #[error("{why}")]
+    PathUnsafe {
+        /// What is unsafe, and what to write instead.
+        why: String,
+    },
+    /// What `require_mount` asks for is not mounted.
+    #[error("{path} is on {on}, but {wanted}; mount it first")]
+    SourceNotMounted {
+        /// The volume's path.
+        path: String,
+        /// The mount point it is on.
+        on: String,
+        /// What the declaration asks for.
+        wanted: String,
+    },
+    /// The host path lies on another file system than when the volume was first done.
+    #[error("{path} is on {is} but was on {was} before: is something not mounted? If the change is meant, run `pctd apply {volume}`")]
+    SourceChanged {
+        /// The volume.
+        volume: VolumeName,
+        /// Its path.
+        path: String,
+        /// The file system then.
+        was: String,
+        /// The file system now.
+        is: String,
+    },
+    /// Somebody else's mount stands at the target.
+    #[error("{key} already mounts {source_path} at {target}, and pctd did not put it there; remove it with `pct set {ctid} --delete {key}`, or declare that source")]
+    ForeignMount {
+        /// The container.
+        ctid: Ctid,
+        /// The key.
+        key: MpKey,
+        /// What it mounts.
+        source_path: String,
+        /// Where.
+        target: String,
+    },
+    /// Several mounts stand at the target.
+    #[error("{} all mount at {target}, and only the last is seen; delete all but one", list(.keys))]
+    DuplicateMount {
+        /// The keys.
+        keys: Vec<MpKey>,
+        /// Where.
+        target: String,
+    },
+    /// Somebody else's change of the mount waits for a restart.
+    #[error("{key} has a pending change that is not pctd's; restart the container to apply it or take it back with `pct set {ctid} --revert {key}`")]
+    PendingForeign {
+        /// The container.
+        ctid: Ctid,
+        /// The key.
+        key: MpKey,
+    },
+    /// All 256 keys are taken.
+    #[error("container {ctid} has no free mount point key left for {target}; delete one that is not used")]
+    NoFreeKey {
+        /// The container.
+        ctid: Ctid,
+        /// What could not be mounted.
+        target: String,
+    },
+    /// `mode` is `observe`: what would be done is only reported.
+    #[error("{steps} steps are not taken, because `mode` is \"observe\"")]
+    ObserveOnly {
+        /// How many steps.
+        steps: usize,
+    },
+    /// A change waits for a restart that pctd does not make (now).
+    #[error("{} of container {ctid} wait for a restart; {why}", list(.keys))]
+    NeedsRestart {
+        /// The container.
+        ctid: Ctid,
+        /// What waits.
+        keys: Vec<MpKey>,
+        /// Why pctd does not restart it.
+        why: String,
+    },
+}
+
+/// What an id map lacks.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum NotReady {
+    /// The conf is empty or has no rootfs.
+    #[error("its conf is not complete yet")]
+    Incomplete,
+    /// It is being created, cloned or restored.
+    #[error("it is being created (lock: create)")]
+    BeingCreated,
+    /// A task holds its flock while it does not run.
+    #[error("a task holds its lock")]
+    Busy,
+    /// There is a map, but Proxmox could not use it.
+    #[error("{0}")]
+    Invalid(String),
+    /// `idmap_source` asks for explicit lines.
+    #[error("it has no lxc.idmap line and `idmap_source` is \"explicit\"")]
+    NotExplicit,
+    /// It is declared unprivileged and is not.
+    #[error("it is declared unprivileged and is privileged")]
+    Privileged,
+    /// It is not on this node, though it is to decide the owner.
+    #[error("it is not on this node")]
+    NotHere,
+    /// Its state is unknown.
+    #[error("its state is unknown")]
+    Unknown,
+}
+
+/// When a hold is worth another look without an event.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Recheck {
+    /// With backoff, as for failures: it should pass soon.
+    Backoff,
+    /// At the calm interval of holds.
+    Calm,
+}
+
+impl Hold {
+    /// Returns the stable name of the reason.
+    pub const fn reason(&self) -> &'static str {
+        match self {
+            Self::NodeUnknown { .. } => "NodeUnknown",
+            Self::ContainerUnknown { .. } => "ContainerUnknown",
+            Self::NotDefined { .. } => "NotDefined",
+            Self::IdTakenByVm { .. } => "IdTakenByVm",
+            Self::Locked { .. } => "Locked",
+            Self::Busy { .. } => "Busy",
+            Self::Protected { .. } => "Protected",
+            Self::NoQuorum => "NoQuorum",
+            Self::UnprivilegedMismatch { .. } => "UnprivilegedMismatch",
+            Self::IdmapNotReady { .. } => "IdmapNotReady",
+            Self::OwnerConflict { .. } => "OwnerConflict",
+            Self::IdUnmapped { .. } => "IdUnmapped",
+            Self::UnknownAccount { .. } => "UnknownAccount",
+            Self::ConfirmationRequired { .. } => "ConfirmationRequired",
+            Self::OwnershipUnsupported { .. } => "OwnershipUnsupported",
+            Self::WalkIncomplete { .. } => "WalkIncomplete",
+            Self::SourceMissing { .. } => "SourceMissing",
+            Self::SourceNotDirectory { .. } => "SourceNotDirectory",
+            Self::SourceUnreadable { .. } => "SourceUnreadable",
+            Self::PathUnsafe { .. } => "PathUnsafe",
+            Self::SourceNotMounted { .. } => "SourceNotMounted",
+            Self::SourceChanged { .. } => "SourceChanged",
+            Self::ForeignMount { .. } => "ForeignMount",
+            Self::DuplicateMount { .. } => "DuplicateMount",
+            Self::PendingForeign { .. } => "PendingForeign",
+            Self::NoFreeKey { .. } => "NoFreeKey",
+            Self::ObserveOnly { .. } => "ObserveOnly",
+            Self::NeedsRestart { .. } => "NeedsRestart",
+        }
+    }
+
+    /// Returns when to look again if nothing is heard before.
+    pub const fn recheck(&self) -> Recheck {
+        match self {
+            Self::IdmapNotReady { .. }
+            | Self::Busy { .. }
+            | Self::NodeUnknown { .. }
+            | Self::ContainerUnknown { .. } => Recheck::Backoff,
+            Self::NotDefined { .. }
+            | Self::IdTakenByVm { .. }
+            | Self::Locked { .. }
+            | Self::Protected { .. }
+            | Self::NoQuorum
+            | Self::UnprivilegedMismatch { .. }
+            | Self::OwnerConflict { .. }
+            | Self::IdUnmapped { .. }
+            | Self::UnknownAccount { .. }
+            | Self::ConfirmationRequired { .. }
+            | Self::OwnershipUnsupported { .. }
+            | Self::WalkIncomplete { .. }
+            | Self::SourceMissing { .. }
+            | Self::SourceNotDirectory { .. }
+            | Self::SourceUnreadable { .. }
+            | Self::PathUnsafe { .. }
+            | Self::SourceNotMounted { .. }
+            | Self::SourceChanged { .. }
+            | Self::ForeignMount { .. }
+            | Self::DuplicateMount { .. }
+            | Self::PendingForeign { .. }
+            | Self::NoFreeKey { .. }
+            | Self::ObserveOnly { .. }
+            | Self::NeedsRestart { .. } => Recheck::Calm,
+        }
+    }
+}
+
+const fn privilege(unprivileged: bool) -> &'static str {
+    if unprivileged { "unprivileged" } else { "privileged" }
+}
+
+fn list(keys: &[MpKey]) -> String {
+    let names: Vec<String> = keys.iter().map(ToString::to_string).collect();
+    names.join(", ")
+}
+
+fn list_owners(owners: &[(Ctid, HostIds)]) -> String {
+    let each: Vec<String> = owners.iter().map(|(ctid, ids)| format!("{ctid}: {ids}")).collect();
+    each.join(", ")
+}
+
+/// Returns what an admin does instead where a file system cannot change owners.
+fn ownership_advice(kind: &str) -> &'static str {
+    match kind {
+        "nfs" | "nfs4" => "export it with no_root_squash, or map ids on the server and declare `\"owner\": \"keep\"`",
+        "cifs" | "smb3" => "mount it with uid=, gid=, file_mode= and dir_mode=, and declare `\"owner\": \"keep\"`",
+        "vfat" | "exfat" | "ntfs" | "ntfs3" => {
+            "mount it with uid=, gid= and umask=, and declare `\"owner\": \"keep\"`"
+        }
+        _ => "set the owner where the file system is served or in its mount options, and declare `\"owner\": \"keep\"`",
+    }
+}

@@ -1,0 +1,173 @@
+//! Matching the mounts a container should have with the mount points its conf holds.
+//!
+//! Matched by normalised target, never by a pattern: `/data` is not `/data2`.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use crate::conf::{Conf, MountClass, MountEntry, MountPoint, normalise_path};
+use crate::desired::{Mount, Volume};
+use crate::ids::{Ctid, MpKey};
+use crate::plan::hold::Hold;
+use crate::plan::step::{Effective, SetMount};
+
+/// What one desired mount needs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum MountPlan {
+    /// Nothing: it is there with every managed option.
+    InPlace,
+    /// It is there in `[pve:pending]`, put there by pctd.
+    WaitsForRestart(MpKey),
+    /// This mount has to be written.
+    Set(SetMount),
+    /// It may not be written.
+    Held(Hold),
+}
+
+/// The mount points of one conf, as the planner sees them while it hands out free keys.
+#[derive(Debug)]
+pub(crate) struct MountTable<'a> {
+    ctid: Ctid,
+    conf: &'a Conf,
+    running: bool,
+    /// What pctd wrote into this conf.
+    written: Option<&'a BTreeMap<MpKey, String>>,
+    taken: BTreeSet<MpKey>,
+}
+
+impl<'a> MountTable<'a> {
+    pub(crate) fn new(
+        ctid: Ctid,
+        conf: &'a Conf,
+        running: bool,
+        written: Option<&'a BTreeMap<MpKey, String>>,
+    ) -> Self {
+        Self { ctid, conf, running, written, taken: conf.mount_keys_in_use() }
+    }
+
+    /// Plans one desired mount; a key it hands out is taken for the mounts planned after it.
+    pub(crate) fn plan(&mut self, volume: &Volume, mount: &Mount) -> MountPlan {
+        let keys = self.keys_at(&mount.target);
+        match keys.as_slice() {
+            [] => self.add(volume, mount),
+            [key] => self.compare(*key, volume, mount),
+            several => MountPlan::Held(Hold::DuplicateMount {
+                keys: several.to_vec(),
+                target: mount.target.clone(),
+            }),
+        }
+    }
+
+    /// Returns the keys whose mount point is at `target` now or will be after a restart.
+    fn keys_at(&self, target: &str) -> Vec<MpKey> {
+        let at_target = |entry: &MountEntry| {
+            entry.parsed.as_ref().is_ok_and(|mp| normalise_path(&mp.target) == target.as_bytes())
+        };
+        let current = self.conf.mounts().iter().filter(|(_, entry)| at_target(entry));
+        let pending = self.conf.pending_mounts().iter().filter(|(_, entry)| at_target(entry));
+        let keys: BTreeSet<MpKey> = current.chain(pending).map(|(key, _)| *key).collect();
+        keys.into_iter().collect()
+    }
+
+    fn add(&mut self, volume: &Volume, mount: &Mount) -> MountPlan {
+        let Some(key) = MpKey::all().find(|key| !self.taken.contains(key)) else {
+            let target = mount.target.clone();
+            return MountPlan::Held(Hold::NoFreeKey { ctid: self.ctid, target });
+        };
+        self.taken.insert(key);
+        let value = MountPoint::bind(&volume.host_path, &mount.target, &mount.options).render().to_string();
+        let effective = if self.running { Effective::Now } else { Effective::NextStart };
+        MountPlan::Set(self.set(key, value, None, volume, effective))
+    }
+
+    fn compare(&self, key: MpKey, volume: &Volume, mount: &Mount) -> MountPlan {
+        let foreign = || MountPlan::Held(Hold::PendingForeign { ctid: self.ctid, key });
+        if self.conf.pending_delete(key) {
+            return foreign();
+        }
+        match (self.conf.pending_mounts().get(&key), self.conf.mounts().get(&key)) {
+            (Some(pending), _) if !self.is_written(key, pending) => foreign(),
+            (Some(pending), _) => match fit(pending, volume, mount) {
+                Fit::Same => MountPlan::WaitsForRestart(key),
+                Fit::OptionsDiffer | Fit::OtherSource => self.change(key, pending, volume, mount),
+            },
+            (None, Some(current)) => match fit(current, volume, mount) {
+                Fit::Same => MountPlan::InPlace,
+                Fit::OptionsDiffer => self.change(key, current, volume, mount),
+                Fit::OtherSource if self.is_written(key, current) => {
+                    self.change(key, current, volume, mount)
+                }
+                Fit::OtherSource => MountPlan::Held(self.foreign_mount(key, current, mount)),
+            },
+            // `keys_at` only returns keys of one of the two.
+            (None, None) => foreign(),
+        }
+    }
+
+    fn change(&self, key: MpKey, from: &MountEntry, volume: &Volume, mount: &Mount) -> MountPlan {
+        let kept = from.parsed.as_ref().ok();
+        let value = match kept.filter(|mp| same_source(mp, volume)) {
+            Some(mp) => mp.with_options(&mount.options).render().to_string(),
+            None => MountPoint::bind(&volume.host_path, &mount.target, &mount.options).render().to_string(),
+        };
+        let was = Some(from.raw.to_string());
+        let effective = if self.running { Effective::AfterRestart } else { Effective::NextStart };
+        MountPlan::Set(self.set(key, value, was, volume, effective))
+    }
+
+    fn set(
+        &self,
+        key: MpKey,
+        value: String,
+        was: Option<String>,
+        volume: &Volume,
+        effective: Effective,
+    ) -> SetMount {
+        SetMount { key, value, was, volume: volume.name.clone(), effective, after_volume: false }
+    }
+
+    fn is_written(&self, key: MpKey, entry: &MountEntry) -> bool {
+        let written = self.written.and_then(|written| written.get(&key));
+        written.is_some_and(|value| value.as_bytes() == entry.raw.as_slice())
+    }
+
+    fn foreign_mount(&self, key: MpKey, entry: &MountEntry, mount: &Mount) -> Hold {
+        let source_path = match &entry.parsed {
+            Ok(mp) => mp.volume.to_string(),
+            Err(_) => entry.raw.to_string(),
+        };
+        Hold::ForeignMount { ctid: self.ctid, key, source_path, target: mount.target.clone() }
+    }
+}
+
+/// How a mount point compares with a desired mount at the same target.
+enum Fit {
+    Same,
+    OptionsDiffer,
+    OtherSource,
+}
+
+fn fit(entry: &MountEntry, volume: &Volume, mount: &Mount) -> Fit {
+    let Some(mp) = entry.parsed.as_ref().ok().filter(|mp| same_source(mp, volume)) else {
+        return Fit::OtherSource;
+    };
+    let same = mount.options.iter().all(|(name, value)| {
+        let actual = mp.options.get(name).map(String::as_str);
+        canonical_option(name, actual) == canonical_option(name, Some(value))
+    });
+    if same { Fit::Same } else { Fit::OptionsDiffer }
+}
+
+fn same_source(mp: &MountPoint, volume: &Volume) -> bool {
+    mp.class == MountClass::Bind && normalise_path(&mp.volume) == volume.host_path.as_bytes()
+}
+
+/// Returns an option in a form in which equal meanings are equal: absent is Proxmox's default,
+/// and lists have no order.
+fn canonical_option<'v>(name: &str, value: Option<&'v str>) -> BTreeSet<&'v str> {
+    let default = if name == "replicate" { "1" } else { "0" };
+    match (name, value) {
+        ("mountoptions", Some(list)) => list.split(';').filter(|item| !item.is_empty()).collect(),
+        ("mountoptions", None) => BTreeSet::new(),
+        (_, value) => BTreeSet::from([value.unwrap_or(default)]),
+    }
+}

@@ -1,0 +1,69 @@
+//! Notices: what an admin should know though there is nothing to do or to wait for.
+
+use serde::Serialize;
+
+/// A fact worth reporting that holds nothing up.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Notice {
+    /// Proxmox binds are not recursive.
+    #[error("{} is mounted below and not visible in the containers: Proxmox binds are not recursive", .below.join(", "))]
+    NestedMountInvisible {
+        /// The mount points, relative to the volume.
+        below: Vec<String>,
+    },
+    /// Entries with an access ACL keep their mode.
+    #[error("{entries} entries carry an access ACL and keep their mode")]
+    AclKeepsMode {
+        /// How many.
+        entries: u64,
+    },
+    /// Entries to be changed have other names.
+    #[error("{entries} entries that differ have more than one name; all names change")]
+    HardLinks {
+        /// How many.
+        entries: u64,
+    },
+    /// A running container uses another map than its conf holds.
+    #[error("the id map in the conf is not the one in force; it takes effect when the container restarts")]
+    IdmapPendingRestart,
+    /// A mount of the conf copies owner and mode of a directory inside onto the host directory.
+    #[error("{key} has keepattrs=1: at every start the container's root decides owner and mode of the host directory")]
+    KeepAttrs {
+        /// The key.
+        key: crate::ids::MpKey,
+    },
+}
+
+impl Notice {
+    /// Returns the stable name of the fact.
+    pub const fn reason(&self) -> &'static str {
+        match self {
+            Self::NestedMountInvisible { .. } => "NestedMountInvisible",
+            Self::AclKeepsMode { .. } => "AclKeepsMode",
+            Self::HardLinks { .. } => "HardLinks",
+            Self::IdmapPendingRestart => "IdmapPendingRestart",
+            Self::KeepAttrs { .. } => "KeepAttrs",
+        }
+    }
+}
+
+/// A hold or a notice as JSON shows it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, serde::Deserialize, schemars::JsonSchema)]
+pub struct Reason {
+    /// The stable name.
+    pub reason: String,
+    /// What it means here, and what to do next.
+    pub message: String,
+}
+
+impl From<&Notice> for Reason {
+    fn from(notice: &Notice) -> Self {
+        Self { reason: notice.reason().to_owned(), message: notice.to_string() }
+    }
+}
+
+impl From<&super::hold::Hold> for Reason {
+    fn from(hold: &super::hold::Hold) -> Self {
+        Self { reason: hold.reason().to_owned(), message: hold.to_string() }
+    }
+}

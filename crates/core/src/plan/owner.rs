@@ -1,0 +1,204 @@
+//! Whose a volume is to be: the declared owner in terms of host ids, or why that cannot be told.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use crate::desired::{Desired, IdmapFallback, IdmapSource, Owner, Volume};
+use crate::idmap::IdMap;
+use crate::ids::{Ctid, HostIds};
+use crate::observed::{ObservedContainer, Presence, Running, Snapshot};
+use crate::plan::hold::{Hold, NotReady};
+
+/// `nobody:nogroup` of Debian, the seed's fallback.
+const NOBODY: HostIds = HostIds::new(65_534, 65_534);
+
+/// Whose a volume is to be.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum OwnerDecision {
+    /// The owner is left alone.
+    Keep,
+    /// These ids.
+    Ids(HostIds),
+    /// Not known yet; waiting helps.
+    Wait(Vec<Hold>),
+    /// Not to be told; only a change of the declaration or of a container helps.
+    Blocked(Hold),
+    /// No container that mounts the volume is on this node, so there is nobody to own it for.
+    NobodyHere,
+}
+
+/// Returns the id map a container uses, or what it lacks.
+///
+/// The map in force wins over the conf while the container runs: files are created with it.
+pub(crate) fn map_of(
+    desired: &Desired,
+    ctid: Ctid,
+    container: &ObservedContainer,
+) -> Result<IdMap, NotReady> {
+    let conf = &container.conf;
+    let stopped = container.running == Running::No;
+    if conf.lock().is_some_and(|lock| *lock == "create") {
+        return Err(NotReady::BeingCreated);
+    }
+    if !conf.has_rootfs() {
+        return Err(NotReady::Incomplete);
+    }
+    // `pct create` drops the lock line while it still works; only its flock tells (proxmox.md 7).
+    if stopped && container.flock_held {
+        return Err(NotReady::Busy);
+    }
+    let wants_unprivileged =
+        desired.containers.get(&ctid).and_then(|def| def.unprivileged).unwrap_or(false);
+    if wants_unprivileged && !conf.is_effectively_unprivileged() {
+        return Err(NotReady::Privileged);
+    }
+    if desired.settings.idmap_source == IdmapSource::Explicit && !conf.has_custom_idmap() {
+        return Err(NotReady::NotExplicit);
+    }
+    let declared = conf.effective_idmap().map_err(|error| NotReady::Invalid(error.to_string()))?;
+    if let Some(overlap) = conf.idmap_overlap() {
+        return Err(NotReady::Invalid(overlap));
+    }
+    match &container.running {
+        Running::Yes { map: Some(map), .. } => Ok(map.clone()),
+        Running::Yes { map: None, .. } | Running::No => Ok(declared),
+    }
+}
+
+/// Returns whether a running container still uses another map than its conf holds.
+pub(crate) fn map_waits_for_restart(container: &ObservedContainer) -> bool {
+    let Running::Yes { map: Some(in_force), .. } = &container.running else { return false };
+    container.conf.effective_idmap().is_ok_and(|declared| !in_force.same_mapping(&declared))
+}
+
+/// Returns the maps of the containers here that mount a volume, ready or not.
+pub(crate) fn maps_here(
+    desired: &Desired,
+    snapshot: &Snapshot,
+    volume: &Volume,
+) -> BTreeMap<Ctid, Result<IdMap, NotReady>> {
+    let mut maps = BTreeMap::new();
+    for ctid in volume.mounts.keys() {
+        match snapshot.containers.get(ctid) {
+            Some(Presence::Here(container)) => {
+                maps.insert(*ctid, map_of(desired, *ctid, container));
+            }
+            Some(Presence::Unknown(_)) | None => {
+                maps.insert(*ctid, Err(NotReady::Unknown));
+            }
+            Some(Presence::OnNode(_) | Presence::Vm | Presence::Absent) => {}
+        }
+    }
+    maps
+}
+
+/// Decides whose a volume is to be (specification 2.3).
+pub(crate) fn decide(desired: &Desired, snapshot: &Snapshot, volume: &Volume) -> OwnerDecision {
+    match &volume.owner {
+        Owner::Keep => OwnerDecision::Keep,
+        Owner::Host { user, group } => host_owner(snapshot, user, group.as_deref()),
+        Owner::Container { uid, gid } => {
+            container_owner(desired, snapshot, volume, HostIds::new(*uid, *gid))
+        }
+    }
+}
+
+fn host_owner(snapshot: &Snapshot, user: &str, group: Option<&str>) -> OwnerDecision {
+    let accounts = &snapshot.accounts;
+    let known_user = accounts.users.get(user);
+    let Some(uid) = user.parse().ok().or(known_user.map(|ids| ids.uid)) else {
+        return OwnerDecision::Blocked(Hold::UnknownAccount { what: "user", name: user.to_owned() });
+    };
+    let gid = match group {
+        Some(name) => name.parse().ok().or_else(|| accounts.groups.get(name).copied()),
+        // The group of the user's name, else the primary group: what `chown user:user` meant.
+        None => accounts
+            .groups
+            .get(user)
+            .copied()
+            .or(known_user.map(|ids| ids.gid))
+            .or_else(|| user.parse().ok()),
+    };
+    match gid {
+        Some(gid) => OwnerDecision::Ids(HostIds::new(uid, gid)),
+        None => OwnerDecision::Blocked(Hold::UnknownAccount {
+            what: "group",
+            name: group.unwrap_or(user).to_owned(),
+        }),
+    }
+}
+
+fn container_owner(
+    desired: &Desired,
+    snapshot: &Snapshot,
+    volume: &Volume,
+    inside: HostIds,
+) -> OwnerDecision {
+    let mut maps = maps_here(desired, snapshot, volume);
+    if let Some(decider) = volume.owner_ctid {
+        let map = maps.remove(&decider).unwrap_or(Err(NotReady::NotHere));
+        return match map {
+            Err(why) => OwnerDecision::Wait(vec![Hold::IdmapNotReady { ctid: decider, why }]),
+            Ok(map) => match map.host_ids(inside.uid, inside.gid) {
+                Some(ids) => OwnerDecision::Ids(ids),
+                None => OwnerDecision::Blocked(unmapped(decider, inside)),
+            },
+        };
+    }
+    if maps.is_empty() {
+        return OwnerDecision::NobodyHere;
+    }
+    let mut owners: Vec<(Ctid, HostIds)> = Vec::new();
+    let mut waits: Vec<(Ctid, NotReady)> = Vec::new();
+    for (ctid, map) in maps {
+        match map {
+            Err(why) => waits.push((ctid, why)),
+            Ok(map) => match map.host_ids(inside.uid, inside.gid) {
+                Some(ids) => owners.push((ctid, ids)),
+                None => return OwnerDecision::Blocked(unmapped(ctid, inside)),
+            },
+        }
+    }
+    if owners.windows(2).any(|pair| pair[0].1 != pair[1].1) {
+        return OwnerDecision::Blocked(Hold::OwnerConflict { owners });
+    }
+    let timed_out = waits.iter().all(|(ctid, _)| waited_out(desired, snapshot, *ctid));
+    match owners.first() {
+        Some((_, ids)) if waits.is_empty() || timed_out => OwnerDecision::Ids(*ids),
+        None if timed_out && may_fall_back(desired, snapshot, volume, &waits) => {
+            OwnerDecision::Ids(NOBODY)
+        }
+        _ => OwnerDecision::Wait(
+            waits.into_iter().map(|(ctid, why)| Hold::IdmapNotReady { ctid, why }).collect(),
+        ),
+    }
+}
+
+fn unmapped(ctid: Ctid, inside: HostIds) -> Hold {
+    Hold::IdUnmapped { ctid, uid: inside.uid, gid: inside.gid }
+}
+
+fn waited_out(desired: &Desired, snapshot: &Snapshot, ctid: Ctid) -> bool {
+    let waited = snapshot.waited.get(&ctid).copied().unwrap_or(Duration::ZERO);
+    waited >= desired.settings.idmap_timeout
+}
+
+/// Returns whether the seed's `nobody:nogroup` may stand in for maps that do not turn up.
+///
+/// Never for a volume that was owned before: its services would lose their files.
+fn may_fall_back(
+    desired: &Desired,
+    snapshot: &Snapshot,
+    volume: &Volume,
+    waits: &[(Ctid, NotReady)],
+) -> bool {
+    desired.settings.idmap_fallback == IdmapFallback::Nobody
+        && !snapshot.ledger.volumes.contains_key(&volume.name)
+        && waits.iter().all(|(ctid, why)| {
+            let present = match snapshot.containers.get(ctid) {
+                Some(Presence::Here(container)) => container.conf.lock().is_none(),
+                _ => false,
+            };
+            present && !matches!(why, NotReady::Busy | NotReady::Incomplete)
+        })
+}

@@ -1,0 +1,90 @@
+//! Steps: the only things pctd ever does to a node.
+//!
+//! A step is data. It says enough to be carried out, printed and compared, and nothing about how.
+
+use serde::{Deserialize, Serialize};
+
+use crate::ids::{HostIds, MpKey, VolumeName};
+
+/// One idempotent change of the node.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
+#[serde(tag = "step", rename_all = "snake_case")]
+pub enum Step {
+    /// Make the host directory of a volume, with what is missing above it.
+    CreateDirectory {
+        /// The directory.
+        path: String,
+    },
+    /// Bring owners and modes of a volume to the declaration.
+    SetOwnership(SetOwnership),
+    /// Add or change a mount point of a container.
+    SetMount(SetMount),
+    /// Restart a container gracefully, for changes of pctd's that wait in `[pve:pending]`.
+    RebootContainer {
+        /// The mounts that wait.
+        keys: Vec<MpKey>,
+        /// What else would take effect with them, changed by others.
+        others: Vec<String>,
+    },
+}
+
+/// See [`Step::SetOwnership`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
+pub struct SetOwnership {
+    /// The volume's directory.
+    pub path: String,
+    /// The owner to be set; absent: owners are left alone.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub owner: Option<HostIds>,
+    /// Entries that were looked at.
+    pub entries: u64,
+    /// Entries that are not as declared.
+    pub changes: u64,
+    /// Of those, entries with another owner.
+    pub owners: u64,
+    /// Of those, entries with another mode.
+    pub modes: u64,
+}
+
+/// See [`Step::SetMount`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
+pub struct SetMount {
+    /// The key it gets or has.
+    pub key: MpKey,
+    /// The value in Proxmox's normal form.
+    pub value: String,
+    /// The value it replaces.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub was: Option<String>,
+    /// The volume that asks for it.
+    pub volume: VolumeName,
+    /// When a running container sees it.
+    pub effective: Effective,
+    /// Whether the volume has to be made or owned first.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub after_volume: bool,
+}
+
+/// When a changed mount takes effect.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Effective {
+    /// At once: a new mount is plugged into a running container.
+    Now,
+    /// When the container starts the next time.
+    NextStart,
+    /// Once the container restarts: Proxmox keeps a changed mount pending while it runs.
+    AfterRestart,
+}
+
+impl Step {
+    /// Returns the step's name as in logs and JSON.
+    pub const fn name(&self) -> &'static str {
+        match self {
+            Self::CreateDirectory { .. } => "create_directory",
+            Self::SetOwnership(_) => "set_ownership",
+            Self::SetMount(_) => "set_mount",
+            Self::RebootContainer { .. } => "reboot_container",
+        }
+    }
+}

@@ -1,0 +1,389 @@
+//! The plan of one volume: its directory, its owner and its modes.
+
+use std::collections::BTreeSet;
+
+use sha1::{Digest as _, Sha1};
+
+use crate::desired::{Desired, Enforce, RequireMount, Volume};
+use crate::ids::HostIds;
+use crate::ledger::{LedgerEntry, VolumeRecord};
+use crate::observed::{
+    Audit, FileSystem, ObservedVolume, Presence, Snapshot, SourceDir, SourceState,
+};
+use crate::ownership::{EntryKind, EntryStat, OwnershipRule, Place, Scope};
+use crate::plan::hold::Hold;
+use crate::plan::notice::Notice;
+use crate::plan::owner::{self, OwnerDecision};
+use crate::plan::step::{SetOwnership, Step};
+
+/// What is to be done for a volume, and what that means for the containers that mount it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct VolumePlan {
+    /// The steps, in the order they are to be taken.
+    pub steps: Vec<Step>,
+    /// Why what differs is left.
+    pub holds: Vec<Hold>,
+    /// What an admin should know though nothing differs.
+    pub notices: Vec<Notice>,
+    /// What to enter into the ledger, since it was seen to be in place.
+    pub records: Vec<LedgerEntry>,
+    /// Whether containers may mount it.
+    pub readiness: Readiness,
+    /// The rule for its entries, once it is known whose they are to be.
+    pub rule: Option<OwnershipRule>,
+    /// Whether a read-only walk is needed before more can be said.
+    pub needs_audit: bool,
+    /// What its ownership rests on.
+    pub basis: Basis,
+}
+
+/// Whether a volume may be mounted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Readiness {
+    /// It is as declared, or differs for a reason that waiting will not cure.
+    Ready,
+    /// It will be once its own steps are taken.
+    Soon,
+    /// Not before a hold is gone.
+    Held,
+}
+
+/// What a volume's condition `Owned` rests on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Basis {
+    /// Nothing is declared of it, or there is nobody to own it for.
+    NotManaged,
+    /// A walk of every entry in this very observation.
+    Walk,
+    /// The root directory and the ledger: an earlier walk was complete.
+    Ledger,
+    /// It is not in place, or not known to be.
+    None,
+}
+
+impl VolumePlan {
+    fn new(readiness: Readiness, basis: Basis) -> Self {
+        Self {
+            steps: Vec::new(),
+            holds: Vec::new(),
+            notices: Vec::new(),
+            records: Vec::new(),
+            readiness,
+            rule: None,
+            needs_audit: false,
+            basis,
+        }
+    }
+
+    fn held(hold: Hold) -> Self {
+        Self { holds: vec![hold], ..Self::new(Readiness::Held, Basis::None) }
+    }
+}
+
+/// Plans one volume on one snapshot.
+pub(crate) fn plan(desired: &Desired, snapshot: &Snapshot, volume: &Volume) -> VolumePlan {
+    let Some(observed) = snapshot.volumes.get(&volume.name) else {
+        let why = "it was not observed".to_owned();
+        let path = volume.host_path.clone();
+        return VolumePlan::held(Hold::SourceUnreadable { path, why });
+    };
+    let decision = owner::decide(desired, snapshot, volume);
+    if decision == OwnerDecision::NobodyHere || lives_elsewhere(snapshot, volume) {
+        return VolumePlan::new(Readiness::Ready, Basis::NotManaged);
+    }
+    match &observed.source {
+        SourceState::Directory(dir) => match source_hold(snapshot, volume, &dir.file_system) {
+            Some(hold) => VolumePlan::held(hold),
+            None => plan_directory(desired, snapshot, volume, observed, dir, decision),
+        },
+        SourceState::Missing { file_system } => {
+            plan_missing(desired, snapshot, volume, file_system, decision)
+        }
+        unusable => VolumePlan::held(unusable_source(volume, unusable)),
+    }
+}
+
+/// Returns whether the volume is for containers of other nodes only.
+fn lives_elsewhere(snapshot: &Snapshot, volume: &Volume) -> bool {
+    let presences = || volume.mounts.keys().filter_map(|ctid| snapshot.containers.get(ctid));
+    presences().any(|presence| matches!(presence, Presence::OnNode(_)))
+        && !presences().any(|p| matches!(p, Presence::Here(_) | Presence::Unknown(_)))
+}
+
+/// Returns why nothing may be done on this file system, if so.
+fn source_hold(snapshot: &Snapshot, volume: &Volume, on: &FileSystem) -> Option<Hold> {
+    let wanted = match &volume.require_mount {
+        RequireMount::No => None,
+        RequireMount::NotRoot => {
+            on.is_root.then(|| "`require_mount` wants it off the root file system".to_owned())
+        }
+        RequireMount::At(path) => (on.required_mounted != Some(true))
+            .then(|| format!("`require_mount` wants {path} to be a mount point")),
+    };
+    if let Some(wanted) = wanted {
+        let path = volume.host_path.clone();
+        return Some(Hold::SourceNotMounted { path, on: on.mount_point.clone(), wanted });
+    }
+    let before = snapshot.ledger.volumes.get(&volume.name)?;
+    let moved = before.file_system != on.id && !snapshot.requests.confirmed.contains(&volume.name);
+    moved.then(|| Hold::SourceChanged {
+        volume: volume.name.clone(),
+        path: volume.host_path.clone(),
+        was: before.file_system.clone(),
+        is: on.id.clone(),
+    })
+}
+
+fn unusable_source(volume: &Volume, source: &SourceState) -> Hold {
+    let path = volume.host_path.clone();
+    match source {
+        SourceState::Symlink { link, resolved } => Hold::PathUnsafe {
+            why: match resolved {
+                Some(real) => format!("{link} is a symbolic link, and Proxmox refuses to start a container with it; write {real}"),
+                None => format!("{link} is a symbolic link, and Proxmox refuses to start a container with it; write the real path"),
+            },
+        },
+        SourceState::WritableByAll { ancestor } => Hold::PathUnsafe {
+            why: format!("{ancestor} is writable by everybody, so anybody could swap {path}; take that right away with `chmod o-w {ancestor}`"),
+        },
+        SourceState::Unreadable(why) => Hold::SourceUnreadable { path, why: why.clone() },
+        SourceState::NotDirectory | SourceState::Directory(_) | SourceState::Missing { .. } => {
+            Hold::SourceNotDirectory { path }
+        }
+    }
+}
+
+fn plan_missing(
+    desired: &Desired,
+    snapshot: &Snapshot,
+    volume: &Volume,
+    on: &FileSystem,
+    decision: OwnerDecision,
+) -> VolumePlan {
+    if !volume.create {
+        return VolumePlan::held(Hold::SourceMissing { path: volume.host_path.clone() });
+    }
+    // Where it was once done on another file system, that file system is what is missing.
+    if let Some(hold) = source_hold(snapshot, volume, on) {
+        return VolumePlan::held(hold);
+    }
+    let create = Step::CreateDirectory { path: volume.host_path.clone() };
+    let mut plan = VolumePlan::new(Readiness::Soon, Basis::None);
+    plan.steps.push(create);
+    match resolve(decision) {
+        Err(holds) => {
+            plan.readiness = if holds.iter().any(is_waiting) { Readiness::Held } else { Readiness::Soon };
+            plan.holds = holds;
+        }
+        Ok(owner) => {
+            let rule = rule(desired, snapshot, volume, owner);
+            // A directory made by a step is root's and closed until its ownership is set.
+            let fresh = EntryStat { kind: EntryKind::Directory, ids: HostIds::ROOT, mode: 0o700 };
+            if let Some(change) = rule.decide(Place::Root, &fresh) {
+                plan.steps.push(Step::SetOwnership(SetOwnership {
+                    path: volume.host_path.clone(),
+                    owner: rule.owner,
+                    entries: 1,
+                    changes: 1,
+                    owners: u64::from(change.owner.is_some()),
+                    modes: u64::from(change.mode.is_some()),
+                }));
+            }
+            plan.rule = Some(rule);
+        }
+    }
+    plan
+}
+
+fn resolve(decision: OwnerDecision) -> Result<Option<HostIds>, Vec<Hold>> {
+    match decision {
+        OwnerDecision::Keep | OwnerDecision::NobodyHere => Ok(None),
+        OwnerDecision::Ids(ids) => Ok(Some(ids)),
+        OwnerDecision::Wait(holds) => Err(holds),
+        OwnerDecision::Blocked(hold) => Err(vec![hold]),
+    }
+}
+
+const fn is_waiting(hold: &Hold) -> bool {
+    matches!(hold, Hold::IdmapNotReady { .. })
+}
+
+fn plan_directory(
+    desired: &Desired,
+    snapshot: &Snapshot,
+    volume: &Volume,
+    observed: &ObservedVolume,
+    dir: &SourceDir,
+    decision: OwnerDecision,
+) -> VolumePlan {
+    let owner = match resolve(decision) {
+        Ok(owner) => owner,
+        Err(holds) => {
+            // A missing map will turn up; a conflict will not, and need not keep services down.
+            let waits = holds.iter().any(is_waiting);
+            let readiness = if waits { Readiness::Held } else { Readiness::Ready };
+            return VolumePlan { holds, ..VolumePlan::new(readiness, Basis::None) };
+        }
+    };
+    let rule = rule(desired, snapshot, volume, owner);
+    let record = VolumeRecord {
+        declaration: declaration(volume, &rule),
+        owner,
+        file_system: dir.file_system.id.clone(),
+    };
+    let mut plan = VolumePlan::new(Readiness::Ready, Basis::NotManaged);
+    if is_managed(&rule) {
+        let root = EntryStat { kind: EntryKind::Directory, ids: dir.ids, mode: dir.mode };
+        let root_differs = rule.decide(Place::Root, &root).is_some();
+        let done = snapshot.ledger.volumes.get(&volume.name) == Some(&record);
+        match &observed.audit {
+            Some(audit) => {
+                plan.basis = Basis::Walk;
+                judge(&mut plan, desired, snapshot, volume, dir, audit, owner);
+            }
+            None if root_differs || !done => {
+                plan.readiness = Readiness::Soon;
+                plan.basis = Basis::None;
+                plan.needs_audit = true;
+            }
+            None => plan.basis = Basis::Ledger,
+        }
+    }
+    let in_place = plan.steps.is_empty() && plan.holds.is_empty() && !plan.needs_audit;
+    if in_place && snapshot.ledger.volumes.get(&volume.name) != Some(&record) {
+        plan.records.push(LedgerEntry::VolumeDone { volume: volume.name.clone(), record });
+    }
+    plan.rule = Some(rule);
+    plan
+}
+
+/// Turns what a walk found into a step, or into the reason not to take it.
+fn judge(
+    plan: &mut VolumePlan,
+    desired: &Desired,
+    snapshot: &Snapshot,
+    volume: &Volume,
+    dir: &SourceDir,
+    audit: &Audit,
+    owner: Option<HostIds>,
+) {
+    if !audit.nested_mounts.is_empty() {
+        plan.notices.push(Notice::NestedMountInvisible { below: audit.nested_mounts.clone() });
+    }
+    if audit.acls > 0 {
+        plan.notices.push(Notice::AclKeepsMode { entries: audit.acls });
+    }
+    if audit.hard_links > 0 {
+        plan.notices.push(Notice::HardLinks { entries: audit.hard_links });
+    }
+    if audit.errors > 0 {
+        let first = audit.first_errors.clone();
+        plan.holds.push(Hold::WalkIncomplete { errors: audit.errors, first });
+        // What could not be looked at is not known to be in place.
+        plan.basis = Basis::None;
+    }
+    if audit.changes == 0 {
+        return;
+    }
+    plan.basis = Basis::None;
+    let limit = desired.settings.confirm_above;
+    if let Some(why) = snapshot.requests.refused.get(&volume.name) {
+        let (kind, why) = (dir.file_system.kind.clone(), why.clone());
+        plan.holds.push(Hold::OwnershipUnsupported { kind, why });
+    } else if audit.changes > limit && !snapshot.requests.confirmed.contains(&volume.name) {
+        plan.holds.push(Hold::ConfirmationRequired {
+            volume: volume.name.clone(),
+            changes: audit.changes,
+            entries: audit.entries,
+            limit,
+        });
+    } else {
+        plan.readiness = Readiness::Soon;
+        plan.steps.push(Step::SetOwnership(SetOwnership {
+            path: volume.host_path.clone(),
+            owner,
+            entries: audit.entries,
+            changes: audit.changes,
+            owners: audit.owners,
+            modes: audit.modes,
+        }));
+    }
+}
+
+/// Returns whether the rule says anything at all.
+const fn is_managed(rule: &OwnershipRule) -> bool {
+    rule.owner.is_some()
+        || !rule.dir_mode.is_keep()
+        || !rule.file_mode.is_keep()
+        || !rule.file_modes.is_empty()
+}
+
+/// Returns the rule for the entries of a volume whose owner is known.
+fn rule(
+    desired: &Desired,
+    snapshot: &Snapshot,
+    volume: &Volume,
+    owner: Option<HostIds>,
+) -> OwnershipRule {
+    let mut rule = OwnershipRule {
+        owner,
+        scope: Scope::All,
+        dir_mode: volume.dir_mode.clone(),
+        file_mode: volume.file_mode.clone(),
+        file_modes: volume.file_modes.clone(),
+        recurse: volume.recurse,
+    };
+    let all = match volume.enforce {
+        Enforce::Always => true,
+        Enforce::Adopt => false,
+        Enforce::Once => {
+            let done = snapshot.ledger.volumes.get(&volume.name);
+            done.is_none_or(|record| record.declaration != declaration(volume, &rule))
+        }
+    };
+    if !all {
+        rule.scope = foreign_scope(desired, snapshot, volume);
+    }
+    rule
+}
+
+/// Returns what lies outside the maps of every container here that mounts the volume.
+fn foreign_scope(desired: &Desired, snapshot: &Snapshot, volume: &Volume) -> Scope {
+    let maps = owner::maps_here(desired, snapshot, volume);
+    let known: Result<Vec<_>, _> = maps.into_values().collect();
+    match known {
+        // While one map is unknown, so is what its container owns.
+        Err(_) => Scope::RootOnly,
+        Ok(maps) if maps.is_empty() => Scope::RootOnly,
+        Ok(mut maps) => {
+            maps.sort_by_key(|map| map.ranges().iter().map(ToString::to_string).collect::<Vec<_>>());
+            maps.dedup();
+            Scope::Foreign(maps)
+        }
+    }
+}
+
+/// Returns a fingerprint of everything that decides what a volume's entries are to be.
+///
+/// The scope takes no part for `once`: whether the declaration changed decides the scope there.
+pub(crate) fn declaration(volume: &Volume, rule: &OwnershipRule) -> String {
+    let owner = rule.owner.map_or_else(|| "keep".to_owned(), |ids| ids.to_string());
+    let mut text = format!(
+        "{}\n{owner}\n{}\n{}\n{:?}\n{}\n",
+        volume.host_path, rule.dir_mode, rule.file_mode, volume.enforce, rule.recurse
+    );
+    for (pattern, mode) in &rule.file_modes {
+        text.push_str(&format!("{}={mode}\n", pattern.as_str()));
+    }
+    if volume.enforce == Enforce::Adopt
+        && let Scope::Foreign(maps) = &rule.scope
+    {
+        let ranges: BTreeSet<String> =
+            maps.iter().flat_map(|map| map.ranges().iter().map(ToString::to_string)).collect();
+        for range in ranges {
+            text.push_str(&format!("{range}\n"));
+        }
+    }
+    let digest = Sha1::digest(text.as_bytes());
+    digest.iter().map(|byte| format!("{byte:02x}")).collect()
+}

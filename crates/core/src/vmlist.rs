@@ -1,0 +1,233 @@
+//! What pmxcfs says in `.version`, `.vmlist` and `.members`: which guest is where, and whether
+//! anything moved.
+//!
+//! Only text here; `pctd-node` reads the files. A text that cannot be read whole is an error,
+//! never a list with less in it: an absence that is believed leads to work being undone.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde::Deserialize;
+
+use crate::ids::Ctid;
+
+/// A file of pmxcfs whose content is not what pmxcfs writes.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("cannot be parsed: {0}")]
+pub struct Unparsable(String);
+
+impl From<serde_json::Error> for Unparsable {
+    fn from(error: serde_json::Error) -> Self {
+        Self(error.to_string())
+    }
+}
+
+/// What kind of guest an id belongs to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum GuestKind {
+    /// A container.
+    Lxc,
+    /// Anything else, by pmxcfs's word for it (`qemu`).
+    Other(String),
+}
+
+/// One guest of the cluster.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Guest {
+    /// The node its conf lies on; exactly one at any moment.
+    pub node: String,
+    /// What it is.
+    pub kind: GuestKind,
+    /// Counts the writes of its conf since pmxcfs started.
+    pub version: u64,
+}
+
+/// `.vmlist`: every guest of the cluster.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Vmlist {
+    guests: BTreeMap<Ctid, Guest>,
+}
+
+#[derive(Deserialize)]
+struct RawVmlist {
+    ids: BTreeMap<String, RawGuest>,
+}
+
+#[derive(Deserialize)]
+struct RawGuest {
+    node: String,
+    #[serde(rename = "type")]
+    kind: String,
+    version: u64,
+}
+
+impl Vmlist {
+    /// Reads `.vmlist`.
+    ///
+    /// Ids that Proxmox itself would not act on (below 100) are left out: nobody can ask for them.
+    ///
+    /// # Errors
+    ///
+    /// [`Unparsable`] where it is not the JSON that pmxcfs writes.
+    pub fn parse(text: &[u8]) -> Result<Self, Unparsable> {
+        let raw: RawVmlist = serde_json::from_slice(text)?;
+        let guests = raw.ids.into_iter().filter_map(|(id, guest)| {
+            let kind =
+                if guest.kind == "lxc" { GuestKind::Lxc } else { GuestKind::Other(guest.kind) };
+            Some((id.parse().ok()?, Guest { node: guest.node, kind, version: guest.version }))
+        });
+        Ok(Self { guests: guests.collect() })
+    }
+
+    /// Returns the guest with this id.
+    pub fn get(&self, ctid: Ctid) -> Option<&Guest> {
+        self.guests.get(&ctid)
+    }
+
+    /// Returns the containers of `node`, lowest first.
+    pub fn containers_of(&self, node: &str) -> impl Iterator<Item = Ctid> {
+        let here = move |guest: &Guest| guest.node == node && guest.kind == GuestKind::Lxc;
+        self.guests.iter().filter(move |(_, guest)| here(guest)).map(|(ctid, _)| *ctid)
+    }
+}
+
+/// Reads when pmxcfs started from `.version`.
+///
+/// # Errors
+///
+/// [`Unparsable`] where it is not the JSON that pmxcfs writes.
+pub fn parse_starttime(text: &[u8]) -> Result<u64, Unparsable> {
+    #[derive(Deserialize)]
+    struct Raw {
+        starttime: u64,
+    }
+    Ok(serde_json::from_slice::<Raw>(text)?.starttime)
+}
+
+/// Reads from `.members` whether the cluster is quorate; a node without a cluster always is.
+///
+/// # Errors
+///
+/// [`Unparsable`] where it is not the JSON that pmxcfs writes.
+pub fn parse_quorate(text: &[u8]) -> Result<bool, Unparsable> {
+    #[derive(Deserialize)]
+    struct Raw {
+        cluster: Option<RawCluster>,
+    }
+    #[derive(Deserialize)]
+    struct RawCluster {
+        quorate: u8,
+    }
+    let raw: Raw = serde_json::from_slice(text)?;
+    Ok(raw.cluster.is_none_or(|cluster| cluster.quorate != 0))
+}
+
+/// What a poll remembers, to tell at the next one which guests to look at again.
+///
+/// Compared for "different" only: the counters start again at 1 with every start of pmxcfs, and
+/// those of two nodes have nothing to do with each other.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Fingerprint {
+    /// When pmxcfs started.
+    pub starttime: u64,
+    /// Every guest as `.vmlist` had it.
+    pub vmlist: Vmlist,
+}
+
+impl Fingerprint {
+    /// Returns the ids whose conf may have changed between the two.
+    pub fn changed(&self, other: &Self) -> BTreeSet<Ctid> {
+        let ids = self.vmlist.guests.keys().chain(other.vmlist.guests.keys()).copied();
+        // After a restart of pmxcfs an equal number may stand for another content.
+        let restarted = self.starttime != other.starttime;
+        ids.filter(|id| restarted || self.vmlist.get(*id) != other.vmlist.get(*id)).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// As pmxcfs writes it, blank line and all.
+    const VMLIST: &str = r#"{
+"version": 138,
+"ids": {
+"100": { "node": "vm", "type": "lxc", "version": 127 },
+"105": { "node": "vm", "type": "qemu", "version": 3 },
+"50": { "node": "vm", "type": "lxc", "version": 3 },
+"110": { "node": "other", "type": "lxc", "version": 107 }}
+
+}
+"#;
+
+    fn ctid(id: u32) -> Ctid {
+        Ctid::new(id).unwrap()
+    }
+
+    fn fingerprint(starttime: u64, ids: &[(u32, &str, u64)]) -> Fingerprint {
+        let guest = |node: &str, version| Guest { node: node.into(), kind: GuestKind::Lxc, version };
+        let guests = ids.iter().map(|(id, node, version)| (ctid(*id), guest(node, *version)));
+        Fingerprint { starttime, vmlist: Vmlist { guests: guests.collect() } }
+    }
+
+    #[test]
+    fn vmlist_names_every_guest_that_can_be_asked_for() {
+        let vmlist = Vmlist::parse(VMLIST.as_bytes()).unwrap();
+        let guest = |node: &str, kind, version| Some(Guest { node: node.into(), kind, version });
+        assert_eq!(vmlist.get(ctid(100)).cloned(), guest("vm", GuestKind::Lxc, 127));
+        assert_eq!(
+            vmlist.get(ctid(105)).cloned(),
+            guest("vm", GuestKind::Other("qemu".into()), 3)
+        );
+        assert_eq!(vmlist.get(ctid(110)).cloned(), guest("other", GuestKind::Lxc, 107));
+        assert_eq!(vmlist.get(ctid(120)), None);
+        assert_eq!(vmlist.containers_of("vm").collect::<Vec<_>>(), [ctid(100)]);
+    }
+
+    #[test]
+    fn a_cluster_without_guests_has_an_empty_list() {
+        let vmlist = Vmlist::parse(b"{\n\"version\": 1,\n\"ids\": {}\n}\n").unwrap();
+        assert_eq!(vmlist, Vmlist::default());
+    }
+
+    #[test]
+    fn a_text_that_is_cut_or_not_pmxcfs_is_an_error() {
+        for cut in 0..VMLIST.trim_end().len() {
+            assert!(Vmlist::parse(&VMLIST.as_bytes()[..cut]).is_err(), "{cut}");
+        }
+        for text in ["[]", "{}", r#"{"ids":{"100":{"node":"vm"}}}"#, r#"{"ids":[]}"#, "\0"] {
+            assert!(Vmlist::parse(text.as_bytes()).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn version_and_members_are_read_as_pmxcfs_writes_them() {
+        let version = br#"{"starttime":1700000000,"clinfo":2,"vmlist":138,"kvstore":{}}"#;
+        assert_eq!(parse_starttime(version), Ok(1_700_000_000));
+        assert!(parse_starttime(b"{}").is_err());
+        for (text, expected) in [
+            (r#"{"nodename":"vm","version":0}"#, true),
+            (r#"{"nodename":"a","cluster":{"name":"c","nodes":2,"quorate":1}}"#, true),
+            (r#"{"nodename":"a","cluster":{"name":"c","nodes":2,"quorate":0}}"#, false),
+        ] {
+            assert_eq!(parse_quorate(text.as_bytes()), Ok(expected), "{text}");
+        }
+        assert!(parse_quorate(br#"{"cluster":{}}"#).is_err());
+    }
+
+    #[test]
+    fn different_is_changed_and_greater_means_nothing() {
+        let before = fingerprint(1, &[(100, "a", 9), (101, "a", 4), (102, "a", 4), (103, "a", 1)]);
+        let after = fingerprint(1, &[(100, "a", 2), (101, "b", 4), (102, "a", 4), (104, "a", 1)]);
+        let expected: BTreeSet<_> = [100, 101, 103, 104].map(ctid).into();
+        assert_eq!(before.changed(&after), expected);
+        assert_eq!(after.changed(&before), expected);
+        assert_eq!(before.changed(&before), BTreeSet::new());
+    }
+
+    #[test]
+    fn after_a_restart_of_pmxcfs_everything_may_have_changed() {
+        let before = fingerprint(1, &[(100, "a", 1)]);
+        let after = fingerprint(2, &[(100, "a", 1)]);
+        assert_eq!(before.changed(&after), [ctid(100)].into());
+    }
+}

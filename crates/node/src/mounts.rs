@@ -1,0 +1,176 @@
+//! Mount points and file systems, from `/proc/self/mountinfo` and from open directories.
+//!
+//! A directory's file system is found through its mount id, never through its path: a path says
+//! where something is today, the id says what the open directory lies on.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::os::fd::AsFd;
+
+use bstr::ByteSlice as _;
+use pctd_core::desired::RequireMount;
+use pctd_core::observed::FileSystem;
+use rustix::fs::fstatfs;
+use rustix::io::Errno;
+
+use crate::paths::NodePaths;
+use crate::source;
+use crate::stat::Stat;
+
+/// File systems whose `f_fsid` comes from a UUID or a GUID on disk and so survives a reboot.
+///
+/// statfs(2); the others (xfs among them) derive it from the device number.
+const STABLE_FSID: [&str; 5] = ["ext2", "ext3", "ext4", "btrfs", "zfs"];
+
+/// File systems that mount further ones below themselves when a name is looked up.
+const AUTOMOUNTING: [&str; 7] = ["autofs", "nfs", "nfs4", "cifs", "smb3", "afs", "ceph"];
+
+/// One line of mountinfo.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct MountEntry {
+    /// The device of the super block, which for btrfs is not the one `stat` shows.
+    pub(crate) device: (u32, u32),
+    pub(crate) mount_point: Vec<u8>,
+    pub(crate) kind: String,
+}
+
+/// Every mount of this mount namespace, by id.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct MountTable {
+    entries: BTreeMap<u64, MountEntry>,
+}
+
+impl MountTable {
+    pub(crate) fn read() -> io::Result<Self> {
+        Ok(Self::parse(&std::fs::read("/proc/self/mountinfo")?))
+    }
+
+    /// Reads mountinfo (proc_pid_mountinfo(5)); lines of another form are left out.
+    pub(crate) fn parse(text: &[u8]) -> Self {
+        Self { entries: text.lines().filter_map(parse_line).collect() }
+    }
+
+    pub(crate) fn get(&self, mount: u64) -> Option<&MountEntry> {
+        self.entries.get(&mount)
+    }
+
+    /// Returns whether looking up a name below this mount may mount something.
+    pub(crate) fn may_automount(&self, mount: u64) -> bool {
+        let Some(own) = self.get(mount) else { return true };
+        let below = |entry: &MountEntry| entry.mount_point.starts_with(&own.mount_point);
+        AUTOMOUNTING.contains(&own.kind.as_str())
+            || self.entries.values().any(|entry| entry.kind == "autofs" && below(entry))
+    }
+}
+
+fn parse_line(line: &[u8]) -> Option<(u64, MountEntry)> {
+    let mut fields = line.split(|b| *b == b' ');
+    let mut text = || fields.next().and_then(|field| field.to_str().ok());
+    let id = text()?.parse().ok()?;
+    let _parent = text()?;
+    let (major, minor) = text()?.split_once(':')?;
+    let device = (major.parse().ok()?, minor.parse().ok()?);
+    let _root_within_the_file_system = fields.next()?;
+    let mount_point = unescape(fields.next()?);
+    // Optional fields end at a dash.
+    let kind = fields.skip_while(|field| *field != b"-").nth(1)?;
+    let kind = String::from_utf8(unescape(kind)).ok()?;
+    Some((id, MountEntry { device, mount_point, kind }))
+}
+
+/// Undoes the kernel's `\ooo` for blanks, newlines and backslashes (`mangle_path`).
+fn unescape(field: &[u8]) -> Vec<u8> {
+    let mut out = Vec::with_capacity(field.len());
+    let mut rest = field;
+    while let [first, tail @ ..] = rest {
+        let octal = tail.get(..3).filter(|_| *first == b'\\');
+        let byte = octal.and_then(|digits| u8::from_str_radix(digits.to_str().ok()?, 8).ok());
+        out.push(byte.unwrap_or(*first));
+        rest = if byte.is_some() { &tail[3..] } else { tail };
+    }
+    out
+}
+
+/// Returns the file system an open directory lies on.
+///
+/// # Errors
+///
+/// The directory cannot be looked at, or its mount left the table meanwhile (ESTALE).
+pub(crate) fn file_system(
+    paths: &NodePaths,
+    dir: impl AsFd,
+    require: &RequireMount,
+) -> io::Result<FileSystem> {
+    let stat = Stat::of(&dir)?;
+    let table = MountTable::read()?;
+    let entry = table.get(stat.mount).ok_or(Errno::STALE)?;
+    let mount_point = entry.mount_point.to_str_lossy().into_owned();
+    let id = match STABLE_FSID.contains(&entry.kind.as_str()) {
+        true => format!("{}:{:016x}", entry.kind, fsid(&dir)?),
+        false => format!("{}:{mount_point}", entry.kind),
+    };
+    let required_mounted = match require {
+        RequireMount::No | RequireMount::NotRoot => None,
+        RequireMount::At(path) => Some(source::is_mount_point(paths, path)),
+    };
+    let is_root = stat.mount == Stat::of(paths.root())?.mount;
+    Ok(FileSystem { id, kind: entry.kind.clone(), mount_point, is_root, required_mounted })
+}
+
+fn fsid(dir: impl AsFd) -> io::Result<u64> {
+    let [high, low] = fstatfs(dir)?.f_fsid.val.map(i32::cast_unsigned).map(u64::from);
+    Ok(high << 32 | low)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MOUNTINFO: &[u8] = b"\
+22 27 0:20 / /sys rw,nosuid,nodev,noexec,relatime shared:7 - sysfs sysfs rw
+27 1 8:1 / / rw,relatime shared:1 master:2 - ext4 /dev/sda1 rw,errors=remount-ro
+36 27 0:45 / /tank/with\\040blank\\134and\\012line rw - zfs tank/data rw
+40 27 0:52 / /mnt/later rw,relatime - autofs systemd-1 rw,fd=55
+not a line
+";
+
+    #[test]
+    fn mountinfo_is_read_with_its_escapes_and_optional_fields() {
+        let table = MountTable::parse(MOUNTINFO);
+        let entry = |device, mount_point: &[u8], kind: &str| MountEntry {
+            device,
+            mount_point: mount_point.to_vec(),
+            kind: kind.into(),
+        };
+        assert_eq!(table.get(22), Some(&entry((0, 20), b"/sys", "sysfs")));
+        assert_eq!(table.get(27), Some(&entry((8, 1), b"/", "ext4")));
+        assert_eq!(table.get(36), Some(&entry((0, 45), b"/tank/with blank\\and\nline", "zfs")));
+        assert_eq!(table.entries.len(), 4);
+    }
+
+    #[test]
+    fn a_mount_with_an_automount_below_may_mount_something() {
+        let table = MountTable::parse(MOUNTINFO);
+        for (mount, expected) in [(27, true), (36, false), (40, true), (99, true)] {
+            assert_eq!(table.may_automount(mount), expected, "{mount}");
+        }
+    }
+
+    #[test]
+    fn a_backslash_that_is_no_escape_stays() {
+        assert_eq!(unescape(b"a\\b\\04"), b"a\\b\\04");
+        assert_eq!(unescape(b"\\040\\"), b" \\");
+    }
+
+    #[test]
+    fn a_directory_below_the_root_is_on_the_root_file_system() {
+        let dir = tempfile::tempdir().unwrap();
+        let paths = NodePaths::new(Some(dir.path().into())).unwrap();
+        let found = file_system(&paths, paths.root(), &RequireMount::No).unwrap();
+        assert!(found.is_root);
+        assert!(found.id.starts_with(&format!("{}:", found.kind)), "{}", found.id);
+        assert_eq!(found.required_mounted, None);
+        let again = file_system(&paths, paths.root(), &RequireMount::No).unwrap();
+        assert_eq!(found, again);
+    }
+}

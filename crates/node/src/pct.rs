@@ -1,0 +1,456 @@
+//! Running `pct`: one call, one mount, one answer.
+//!
+//! What a failed call says is a hint for the log and for how soon to try again, nothing more: its
+//! exit code is a left-over errno, and a call that failed may have written the conf all the same
+//! (proxmox.md 0 and 7). Whoever calls reads the conf again in any case.
+
+use std::ffi::OsString;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::time::{Duration, Instant};
+
+use pctd_core::ids::{Ctid, MpKey};
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
+use rustix::io::Errno;
+use rustix::process::{Pid, PidfdFlags, Signal, kill_process_group, pidfd_open};
+use rustix::time::Timespec;
+
+/// How much of each of its streams is kept; the rest is read and dropped, so that it never blocks.
+const KEPT_BYTES: usize = 64 * 1024;
+
+/// Proxmox's programs are in the `sbin` directories, LXC's and the shell in the others.
+const PATH: &str = "/usr/sbin:/usr/bin:/sbin:/bin";
+
+/// A call of `pct` that did not end well.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("`{argv}` {exit}: {message}")]
+pub struct PctError {
+    /// The command line, for people.
+    pub argv: String,
+    /// How it ended.
+    pub exit: Exit,
+    /// The line of its stderr that says most, or why there is none.
+    pub message: String,
+    /// What it looks like.
+    pub class: PctClass,
+}
+
+/// How a program ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Exit {
+    /// It was never started.
+    NotStarted,
+    /// By itself, with this code.
+    Code(i32),
+    /// By this signal.
+    Signal(i32),
+    /// It has not, and cannot be made to.
+    Stuck,
+}
+
+impl std::fmt::Display for Exit {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::NotStarted => f.write_str("was not started"),
+            Self::Code(code) => write!(f, "exited with {code}"),
+            Self::Signal(signal) => write!(f, "was ended by signal {signal}"),
+            Self::Stuck => f.write_str("does not end"),
+        }
+    }
+}
+
+/// What a failure looks like; a guess from its text.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PctClass {
+    /// The conf changed since its digest was taken.
+    Conflict,
+    /// The container has a lock, or somebody holds its flock.
+    Locked,
+    /// `/etc/pve` cannot be written.
+    NoQuorum,
+    /// It took longer than it may.
+    Timeout,
+    /// There is no such program, or it could not be started.
+    Spawn,
+    /// Anything else.
+    Failed,
+}
+
+/// How `pct` is run.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Pct {
+    /// The program.
+    pub program: PathBuf,
+    /// Variables it gets besides `PATH` and `LC_ALL`.
+    pub env: Vec<(OsString, OsString)>,
+    /// How long a call other than a reboot may take.
+    pub timeout: Duration,
+    /// How long it has to end after it was told to, before it is killed.
+    pub grace: Duration,
+}
+
+impl Pct {
+    /// The default for [`Self::grace`]: `pct` passes the signal on to its worker, which cleans up.
+    pub const GRACE: Duration = Duration::from_secs(15);
+
+    /// Returns how to run `program`.
+    pub fn new(program: impl AsRef<Path>, timeout: Duration) -> Self {
+        let program = program.as_ref().to_owned();
+        Self { program, env: Vec::new(), timeout, grace: Self::GRACE }
+    }
+
+    /// Sets one mount point, if the conf still has this digest.
+    ///
+    /// # Errors
+    ///
+    /// [`PctError`]; the conf may have been written nevertheless.
+    pub fn set_mount(&self, ctid: Ctid, key: MpKey, value: &str, digest: &str) -> Result<(), PctError> {
+        let (ctid, key) = (ctid.to_string(), format!("--{key}"));
+        self.run(&["set", &ctid, &key, value, "--digest", digest], Deadline::After(self.timeout))
+    }
+
+    /// Reboots a container; Proxmox kills the guest after `timeout`.
+    ///
+    /// Returns only when `pct` has ended by itself. It is never signalled: its worker would stay
+    /// behind with the flock held, and without a timeout, or with 0, it would wait for ever
+    /// (proxmox.md 12.1).
+    ///
+    /// # Errors
+    ///
+    /// [`PctError`]; the container may be stopped.
+    pub fn reboot(&self, ctid: Ctid, timeout: Duration) -> Result<(), PctError> {
+        let whole = timeout.as_secs() + u64::from(timeout.subsec_nanos() > 0);
+        let seconds = whole.max(1).to_string();
+        self.run(&["reboot", &ctid.to_string(), "--timeout", &seconds], Deadline::Never)
+    }
+
+    fn run(&self, args: &[&str], deadline: Deadline) -> Result<(), PctError> {
+        let error = |exit, message: String, class| {
+            let argv = format!("{} {}", self.program.display(), args.join(" "));
+            Err(PctError { argv, exit, message, class })
+        };
+        let mut child = match self.spawn(args) {
+            Ok(child) => child,
+            Err(e) => return error(Exit::NotStarted, e.to_string(), PctClass::Spawn),
+        };
+        let ended = Stream::of(&mut child).and_then(|mut streams| {
+            let ended = supervise(&mut child, &mut streams, deadline, self.grace)?;
+            let [_stdout, stderr] = streams;
+            Ok((ended, stderr))
+        });
+        let (Ended { status, timed_out }, stderr) = match ended {
+            Ok(ended) => ended,
+            Err(e) => {
+                reap_later(child);
+                return error(Exit::Stuck, e.to_string(), PctClass::Failed);
+            }
+        };
+        let exit = match status {
+            Some(status) if status.success() => return Ok(()),
+            Some(status) => status
+                .code()
+                .map_or_else(|| Exit::Signal(status.signal().unwrap_or_default()), Exit::Code),
+            None => {
+                reap_later(child);
+                Exit::Stuck
+            }
+        };
+        let text = String::from_utf8_lossy(&stderr.kept);
+        let class = if timed_out { PctClass::Timeout } else { classify(&text) };
+        error(exit, summary(&text), class)
+    }
+
+    fn spawn(&self, args: &[&str]) -> io::Result<Child> {
+        let mut command = Command::new(&self.program);
+        command.args(args).env_clear().env("PATH", PATH).env("LC_ALL", "C.UTF-8");
+        command.envs(self.env.iter().map(|(name, value)| (name, value)));
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        // A ^C at the terminal is for pctd, which ends after the step.
+        command.process_group(0).spawn()
+    }
+}
+
+/// Takes the exit status of a program that nobody waits for any more, whenever it comes.
+fn reap_later(mut child: Child) {
+    std::thread::spawn(move || child.wait());
+}
+
+/// When a call is to be ended.
+#[derive(Debug, Clone, Copy)]
+enum Deadline {
+    After(Duration),
+    Never,
+}
+
+/// How a call ended.
+struct Ended {
+    /// None where it did not.
+    status: Option<ExitStatus>,
+    timed_out: bool,
+}
+
+/// What is done next if the program does not end by itself.
+#[derive(Debug, Clone, Copy)]
+enum Next {
+    Terminate,
+    Kill,
+    GiveUp,
+}
+
+/// Waits for a program, reads what it says, and ends it when its time is over.
+///
+/// Ends with the program, not with its streams: something it started may keep those open.
+fn supervise(
+    child: &mut Child,
+    streams: &mut [Stream; 2],
+    deadline: Deadline,
+    grace: Duration,
+) -> io::Result<Ended> {
+    let pid = Pid::from_child(child);
+    let pidfd = pidfd_open(pid, PidfdFlags::empty())?;
+    let mut timed_out = false;
+    let mut next = match deadline {
+        Deadline::After(time) => Instant::now().checked_add(time).map(|at| (at, Next::Terminate)),
+        Deadline::Never => None,
+    };
+    loop {
+        let left = next.map(|(at, _)| at.saturating_duration_since(Instant::now()));
+        let ended = wait(&pidfd, streams, left)?;
+        for stream in streams.iter_mut() {
+            stream.drain();
+        }
+        if ended {
+            return Ok(Ended { status: Some(child.wait()?), timed_out });
+        }
+        let Some((at, action)) = next.filter(|(at, _)| Instant::now() >= *at) else { continue };
+        timed_out = true;
+        let (signal, after) = match action {
+            Next::Terminate => (Signal::TERM, Next::Kill),
+            Next::Kill => (Signal::KILL, Next::GiveUp),
+            Next::GiveUp => return Ok(Ended { status: None, timed_out }),
+        };
+        // Nobody has waited for it yet, so the group cannot be another program's.
+        match kill_process_group(pid, signal) {
+            Ok(()) | Err(Errno::SRCH) => {}
+            Err(errno) => return Err(errno.into()),
+        }
+        next = Some((at + grace, after));
+    }
+}
+
+/// Waits until the program ended or said something, or the time is over; returns whether it ended.
+fn wait(pidfd: &OwnedFd, streams: &[Stream; 2], left: Option<Duration>) -> io::Result<bool> {
+    let mut fds = vec![PollFd::new(pidfd, PollFlags::IN)];
+    fds.extend(streams.iter().filter_map(|stream| stream.pipe.as_ref()).map(|pipe| PollFd::new(pipe, PollFlags::IN)));
+    // A time that does not fit is as good as none.
+    let left = left.and_then(|left| Timespec::try_from(left).ok());
+    match poll(&mut fds, left.as_ref()) {
+        Ok(_) => Ok(!fds[0].revents().is_empty()),
+        Err(Errno::INTR) => Ok(false),
+        Err(errno) => Err(errno.into()),
+    }
+}
+
+/// One stream of a program: the beginning of what it says.
+struct Stream {
+    /// None once it was closed.
+    pipe: Option<OwnedFd>,
+    kept: Vec<u8>,
+}
+
+impl Stream {
+    /// Returns stdout and stderr of a program.
+    fn of(child: &mut Child) -> io::Result<[Self; 2]> {
+        Ok([Self::new(child.stdout.take())?, Self::new(child.stderr.take())?])
+    }
+
+    fn new(pipe: Option<impl Into<OwnedFd>>) -> io::Result<Self> {
+        let pipe: Option<OwnedFd> = pipe.map(Into::into);
+        if let Some(pipe) = &pipe {
+            fcntl_setfl(pipe, fcntl_getfl(pipe)? | OFlags::NONBLOCK)?;
+        }
+        Ok(Self { pipe, kept: Vec::new() })
+    }
+
+    /// Reads what there is, and keeps what there is room for.
+    fn drain(&mut self) {
+        let mut buffer = [0; 4096];
+        while let Some(pipe) = &self.pipe {
+            match rustix::io::read(pipe, &mut buffer) {
+                Ok(0) => self.pipe = None,
+                Ok(read) => {
+                    let room = KEPT_BYTES - self.kept.len();
+                    self.kept.extend_from_slice(&buffer[..read.min(room)]);
+                }
+                Err(Errno::INTR) => {}
+                Err(Errno::AGAIN) => return,
+                // Nothing more will come; how the program ends still counts.
+                Err(_) => self.pipe = None,
+            }
+        }
+    }
+}
+
+/// Returns what a failure looks like from what was said.
+fn classify(stderr: &str) -> PctClass {
+    let says = |text| stderr.contains(text);
+    if says("detected modified configuration") {
+        PctClass::Conflict
+    } else if says("can't lock file") || says("CT is locked") {
+        PctClass::Locked
+    } else if says("no quorum") || (says("/etc/pve/") && (says("Permission denied") || says("Operation not permitted"))) {
+        PctClass::NoQuorum
+    } else {
+        PctClass::Failed
+    }
+}
+
+/// Returns the line that says most.
+///
+/// Waiting for the flock is reported on stderr even where it succeeds, and a refused parameter is
+/// named only in the lines after the first, in any order (proxmox.md 0 and 5).
+fn summary(stderr: &str) -> String {
+    let mut lines = stderr.lines().map(str::trim).filter(|line| {
+        !line.is_empty() && *line != "OK" && !line.starts_with("trying to acquire lock")
+    });
+    let Some(first) = lines.next() else { return "said nothing on stderr".into() };
+    if !first.starts_with("400 Parameter verification failed") {
+        return first.to_owned();
+    }
+    lines.min().map_or_else(|| first.to_owned(), |detail| format!("{first} {detail}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Long enough for a shell to start on a busy machine.
+    const AMPLE: Duration = Duration::from_secs(30);
+
+    /// A `pct` that is this shell script.
+    fn pct(script: &str, timeout: Duration) -> (tempfile::TempDir, Pct) {
+        use std::os::unix::fs::OpenOptionsExt as _;
+        let dir = tempfile::tempdir().unwrap();
+        let program = dir.path().join("pct");
+        let mut options = std::fs::OpenOptions::new();
+        let file = options.write(true).create(true).mode(0o755).open(&program).unwrap();
+        io::Write::write_all(&mut &file, format!("#!/bin/sh\n{script}\n").as_bytes()).unwrap();
+        (dir, Pct { grace: Duration::from_millis(200), ..Pct::new(program, timeout) })
+    }
+
+    fn set(pct: &Pct) -> Result<(), PctError> {
+        // A fork in another test may hold a copy of the script's fd for a moment (ETXTBSY).
+        loop {
+            let result = pct.set_mount(Ctid::new(100).unwrap(), MpKey::new(2), "/a b,mp=/c", "abc");
+            match result {
+                Err(e) if e.message.contains("Text file busy") => {}
+                result => return result,
+            }
+        }
+    }
+
+    #[test]
+    fn a_mount_is_set_with_its_digest_in_a_clean_environment() {
+        let (dir, pct) = pct(r#"printf '%s\n' "$@" "$LC_ALL" "$PATH" "$HOME" >"${0%/*}/said""#, AMPLE);
+        assert_eq!(set(&pct), Ok(()));
+        let said = std::fs::read_to_string(dir.path().join("said")).unwrap();
+        assert_eq!(said, format!("set\n100\n--mp2\n/a b,mp=/c\n--digest\nabc\nC.UTF-8\n{PATH}\n\n"));
+    }
+
+    #[test]
+    fn failures_are_classified_by_what_they_say() {
+        for (stderr, class, message) in [
+            ("detected modified configuration - file changed by other user? Try again.", PctClass::Conflict, None),
+            ("trying to acquire lock...\ncan't lock file '/run/lock/lxc/pve-config-100.lock' - got timeout",
+             PctClass::Locked, Some("can't lock file '/run/lock/lxc/pve-config-100.lock' - got timeout")),
+            ("CT is locked (backup)", PctClass::Locked, None),
+            ("cluster not ready - no quorum?", PctClass::NoQuorum, None),
+            ("trying to acquire lock...\n OK\nunable to open file '/etc/pve/nodes/a/lxc/100.conf.tmp.1' - Permission denied",
+             PctClass::NoQuorum, Some("unable to open file '/etc/pve/nodes/a/lxc/100.conf.tmp.1' - Permission denied")),
+            ("400 Parameter verification failed.\nmp2: unable to hotplug mp2: directory '/a' does not exist\npct set <vmid>",
+             PctClass::Failed,
+             Some("400 Parameter verification failed. mp2: unable to hotplug mp2: directory '/a' does not exist")),
+            ("", PctClass::Failed, Some("said nothing on stderr")),
+        ] {
+            assert_eq!(classify(stderr), class, "{stderr}");
+            assert_eq!(summary(stderr), message.unwrap_or(stderr));
+        }
+    }
+
+    #[test]
+    fn an_exit_code_and_the_first_line_are_reported() {
+        let (_dir, pct) = pct("echo noise; echo 'no such thing' >&2; echo more >&2; exit 255", AMPLE);
+        let error = set(&pct).unwrap_err();
+        assert_eq!(error.exit, Exit::Code(255));
+        assert_eq!(error.message, "no such thing");
+        assert_eq!(error.class, PctClass::Failed);
+        assert!(error.argv.ends_with("set 100 --mp2 /a b,mp=/c --digest abc"), "{}", error.argv);
+    }
+
+    #[test]
+    fn a_missing_program_is_a_spawn_error() {
+        let error = set(&Pct::new("/nonexistent/pct", AMPLE)).unwrap_err();
+        assert_eq!((error.exit, error.class), (Exit::NotStarted, PctClass::Spawn));
+    }
+
+    #[test]
+    fn much_output_neither_blocks_it_nor_is_kept() {
+        let script = "yes 0123456789 | head -c 1000000; yes 0123456789 | head -c 1000000 >&2; exit 3";
+        let (_dir, pct) = pct(script, AMPLE);
+        let error = set(&pct).unwrap_err();
+        assert_eq!((error.exit, error.message.as_str()), (Exit::Code(3), "0123456789"));
+    }
+
+    #[test]
+    fn a_call_that_takes_too_long_is_terminated() {
+        let (_dir, pct) = pct("echo waiting >&2; sleep 60", Duration::from_millis(300));
+        let error = set(&pct).unwrap_err();
+        assert_eq!((error.exit, error.class), (Exit::Signal(15), PctClass::Timeout));
+    }
+
+    #[test]
+    fn a_call_that_ignores_that_is_killed_with_its_children() {
+        let script = "trap '' TERM; sleep 60 & echo $! >${0%/*}/child; while :; do sleep 1; done";
+        let (dir, pct) = pct(script, Duration::from_millis(300));
+        let error = set(&pct).unwrap_err();
+        assert_eq!((error.exit, error.class), (Exit::Signal(9), PctClass::Timeout));
+        let child = std::fs::read_to_string(dir.path().join("child")).unwrap();
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", child.trim()));
+        assert!(stat.is_err() || stat.unwrap().contains(") Z "), "the child is still there");
+    }
+
+    #[test]
+    fn a_grandchild_that_keeps_the_streams_open_is_not_waited_for() {
+        let started = Instant::now();
+        let (_dir, pct) = pct("sleep 5 & echo $! >${0%/*}/child; exit 0", AMPLE);
+        assert_eq!(set(&pct), Ok(()));
+        assert!(started.elapsed() < Duration::from_secs(4));
+        let child = std::fs::read_to_string(_dir.path().join("child")).unwrap();
+        let pid = Pid::from_raw(child.trim().parse().unwrap()).unwrap();
+        rustix::process::kill_process(pid, Signal::KILL).unwrap();
+    }
+
+    #[test]
+    fn a_reboot_gets_at_least_a_second_and_is_never_signalled() {
+        let script = "trap 'exit 9' TERM; sleep 0.5; echo \"$*\" >${0%/*}/said";
+        let (dir, pct) = pct(script, Duration::from_millis(50));
+        for (timeout, seconds) in [(Duration::ZERO, "1"), (Duration::from_millis(1500), "2")] {
+            assert_eq!(pct.reboot(Ctid::new(100).unwrap(), timeout), Ok(()));
+            let said = std::fs::read_to_string(dir.path().join("said")).unwrap();
+            assert_eq!(said, format!("reboot 100 --timeout {seconds}\n"));
+        }
+    }
+
+    #[test]
+    fn a_call_is_in_a_process_group_of_its_own() {
+        let (dir, pct) = pct("read -r a b c d group rest </proc/$$/stat; echo $group $$ >${0%/*}/said", AMPLE);
+        assert_eq!(set(&pct), Ok(()));
+        let said = std::fs::read_to_string(dir.path().join("said")).unwrap();
+        let (group, pid) = said.trim().split_once(' ').unwrap();
+        assert_eq!(group, pid);
+    }
+}

@@ -1,0 +1,140 @@
+//! One `statx` in the words of the rest of the crate, and the opens that never leave their place.
+
+use std::ffi::CStr;
+use std::os::fd::{AsFd, OwnedFd};
+
+use pctd_core::ids::HostIds;
+use pctd_core::modes::MODE_BITS;
+use pctd_core::ownership::{EntryKind, EntryStat};
+use rustix::fs::{
+    AtFlags, FileType, Mode, OFlags, ResolveFlags, StatxAttributes, StatxFlags, openat, openat2,
+    statx,
+};
+use rustix::io::Errno;
+
+/// How often an open that lost a race against a rename is tried again.
+///
+/// The kernel gives up on a scoped lookup with EAGAIN when a rename ran anywhere meanwhile
+/// (openat2(2)); cap-std tries four times.
+const RACE_RETRIES: usize = 8;
+
+/// What names one file for as long as somebody holds it open.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Identity {
+    /// The device, major and minor.
+    pub(crate) device: (u32, u32),
+    /// The inode.
+    pub(crate) inode: u64,
+}
+
+/// What one `statx` says.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Stat {
+    pub(crate) entry: EntryStat,
+    pub(crate) identity: Identity,
+    pub(crate) mount: u64,
+    pub(crate) links: u32,
+    /// Whether not even root may change it (`chattr +i`, `+a`).
+    pub(crate) frozen: bool,
+    /// Whether it is the root of a mount.
+    pub(crate) mount_root: bool,
+}
+
+impl Stat {
+    /// Looks at an open file; with `O_PATH` too.
+    pub(crate) fn of(fd: impl AsFd) -> Result<Self, Errno> {
+        Self::new(fd, c"", AtFlags::EMPTY_PATH)
+    }
+
+    /// Looks at a name in an open directory, without following or mounting anything.
+    ///
+    /// Takes the attributes that are cached: a network file system is asked anew before anything
+    /// is done about them.
+    pub(crate) fn at(dir: impl AsFd, name: &CStr) -> Result<Self, Errno> {
+        let flags =
+            AtFlags::SYMLINK_NOFOLLOW | AtFlags::NO_AUTOMOUNT | AtFlags::STATX_DONT_SYNC;
+        Self::new(dir, name, flags)
+    }
+
+    fn new(fd: impl AsFd, name: &CStr, flags: AtFlags) -> Result<Self, Errno> {
+        let st = statx(fd, name, flags, StatxFlags::BASIC_STATS | StatxFlags::MNT_ID)?;
+        let raw_mode = u32::from(st.stx_mode);
+        let kind = match FileType::from_raw_mode(raw_mode) {
+            FileType::Directory => EntryKind::Directory,
+            FileType::RegularFile => EntryKind::File,
+            FileType::Symlink => EntryKind::Symlink,
+            _ => EntryKind::Special,
+        };
+        let ids = HostIds::new(st.stx_uid, st.stx_gid);
+        Ok(Self {
+            entry: EntryStat { kind, ids, mode: raw_mode & MODE_BITS },
+            identity: Identity {
+                device: (st.stx_dev_major, st.stx_dev_minor),
+                inode: st.stx_ino,
+            },
+            mount: st.stx_mnt_id,
+            links: st.stx_nlink,
+            frozen: st
+                .stx_attributes
+                .intersects(StatxAttributes::IMMUTABLE | StatxAttributes::APPEND),
+            mount_root: st.stx_attributes.contains(StatxAttributes::MOUNT_ROOT),
+        })
+    }
+
+    pub(crate) fn is_dir(&self) -> bool {
+        self.entry.kind == EntryKind::Directory
+    }
+}
+
+/// Opens a name as it is, a symbolic link included, without reading it or mounting anything.
+///
+/// Without `O_DIRECTORY` on purpose: with it the kernel triggers automounts (path_openat).
+pub(crate) fn open_path(dir: impl AsFd, name: &CStr) -> Result<OwnedFd, Errno> {
+    openat(dir, name, OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty())
+}
+
+/// As [`open_path`], but fails with EXDEV where the name is a mount point.
+pub(crate) fn open_path_here(dir: impl AsFd, name: &CStr) -> Result<OwnedFd, Errno> {
+    let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    racing(|| openat2(&dir, name, flags, Mode::empty(), inside() | ResolveFlags::BENEATH))
+}
+
+/// Opens a directory for reading; fails with EXDEV where the name is a mount point.
+pub(crate) fn open_dir_here(dir: impl AsFd, name: &CStr) -> Result<OwnedFd, Errno> {
+    open_reading(dir, name, inside() | ResolveFlags::BENEATH)
+}
+
+/// Opens the directory above, on the same mount.
+pub(crate) fn open_parent(dir: impl AsFd) -> Result<OwnedFd, Errno> {
+    open_reading(dir, c"..", inside())
+}
+
+/// Opens for reading the directory that an `O_PATH` fd stands for.
+pub(crate) fn open_for_reading(dir: impl AsFd) -> Result<OwnedFd, Errno> {
+    open_reading(dir, c".", inside())
+}
+
+fn inside() -> ResolveFlags {
+    ResolveFlags::NO_XDEV | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS
+}
+
+fn open_reading(dir: impl AsFd, name: &CStr, resolve: ResolveFlags) -> Result<OwnedFd, Errno> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let open = |flags| racing(|| openat2(&dir, name, flags, Mode::empty(), resolve));
+    match open(flags | OFlags::NOATIME) {
+        // Network file systems grant O_NOATIME to the owner only.
+        Err(Errno::PERM) => open(flags),
+        result => result,
+    }
+}
+
+fn racing<T>(mut open: impl FnMut() -> Result<T, Errno>) -> Result<T, Errno> {
+    let mut result = open();
+    for _ in 0..RACE_RETRIES {
+        match result {
+            Err(Errno::AGAIN | Errno::INTR) => result = open(),
+            _ => break,
+        }
+    }
+    result
+}

@@ -1,0 +1,97 @@
+//! The ownership walk: every entry of a volume against the declared rule, read-only or repairing.
+//!
+//! A container's root may do anything to the tree while it is walked. So no path is ever used
+//! twice: below the volume's open directory everything is relative to open directories, one stat
+//! decides, and what is changed is the very inode that was looked at ([`entry`]). Links are never
+//! followed, other mounts never entered, automounts never triggered.
+//!
+//! The root directory comes last: once it is right, everything below it was dealt with, so a crash
+//! on the way only means to walk again.
+//!
+//! - [`engine`]: the order of things: directories, batches of names, cancellation.
+//! - [`stack`]: the directories on the way down, with a bounded number of them open.
+//! - [`entry`]: one entry: decide, look closer, change.
+//! - [`tally`]: what is counted and how errors are kept.
+
+mod engine;
+mod entry;
+mod stack;
+mod tally;
+
+use std::sync::atomic::AtomicBool;
+
+use pctd_core::observed::Audit;
+use pctd_core::ownership::OwnershipRule;
+
+pub use self::engine::walk;
+pub use self::stack::FdBudget;
+
+/// Whether entries are only compared with the rule or also brought to it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Mode {
+    /// Change nothing.
+    Audit,
+    /// Change what differs.
+    Repair,
+}
+
+/// How a walk is to be made.
+#[derive(Clone, Copy)]
+pub struct Walk<'a> {
+    /// Look or repair.
+    pub mode: Mode,
+    /// What entries are to be.
+    pub rule: &'a OwnershipRule,
+    /// Set by anybody to end the walk at the next directory.
+    pub cancel: &'a AtomicBool,
+    /// Called after every directory and every batch of a big one.
+    pub progress: &'a (dyn Fn(Progress) + Sync),
+    /// How many directories may be open at once.
+    pub fds: FdBudget,
+}
+
+impl std::fmt::Debug for Walk<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Walk").field("mode", &self.mode).field("rule", self.rule).finish_non_exhaustive()
+    }
+}
+
+/// How far a walk is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Progress {
+    /// Entries looked at so far.
+    pub entries: u64,
+    /// Of those, entries that differ or differed.
+    pub changes: u64,
+}
+
+/// What a walk found and did.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct WalkReport {
+    /// What was found, before anything was changed.
+    pub audit: Audit,
+    /// Entries that were changed.
+    pub changed: u64,
+    /// The walk was ended from outside; the root directory was not touched.
+    pub cancelled: bool,
+    /// The file system refuses to change owners or modes.
+    pub unsupported: Option<Unsupported>,
+}
+
+impl WalkReport {
+    /// Returns whether everything there is was looked at and, in a repair, put right.
+    pub fn is_complete(&self) -> bool {
+        !self.cancelled && self.unsupported.is_none() && self.audit.errors == 0
+    }
+}
+
+/// A file system on which owners or modes cannot be changed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Unsupported {
+    /// Its type, as in mountinfo.
+    pub kind: String,
+    /// What the kernel said to the first attempt.
+    pub message: String,
+    /// How many entries it refused; the walk ends early when it refuses all of them.
+    pub entries: u64,
+}

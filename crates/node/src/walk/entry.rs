@@ -1,0 +1,204 @@
+//! One entry: what is to change, what that would cost, and the change itself.
+//!
+//! All of it on one open file. An entry is opened with `O_PATH`, which neither follows a link nor
+//! wakes a fifo or a device; the stat that decides is of that fd, and so is the change, whatever
+//! has the entry's name by then. `fchmod` does not take such an fd: its mode is set through the
+//! magic link in `/proc/self/fd`, which leads to the same inode and to no other.
+
+use std::ffi::CString;
+use std::fmt;
+use std::os::fd::{AsFd, OwnedFd};
+
+use pctd_core::ids::HostIds;
+use pctd_core::ownership::{Change, EntryKind, EntryStat, OwnershipRule, Place};
+use rustix::fs::{
+    AtFlags, CWD, Gid, Mode, OFlags, PROC_SUPER_MAGIC, ResolveFlags, Uid, chmodat, chownat,
+    fstatfs, getxattr_query, openat, openat2,
+};
+use rustix::io::Errno;
+use rustix::path::DecInt;
+
+use crate::stat::Stat;
+
+/// Setuid.
+const SET_UID: u32 = 0o4000;
+/// Setgid.
+const SET_GID: u32 = 0o2000;
+/// Execute for the group; setgid without it is an old mark for mandatory locks.
+const GROUP_EXECUTE: u32 = 0o010;
+/// Execute for anybody.
+const EXECUTE: u32 = 0o111;
+
+/// What is to be done about one entry.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Finding {
+    /// The change; none where only an ACL stands between the entry and its declared mode.
+    pub(super) change: Option<Change>,
+    pub(super) owner_differs: bool,
+    pub(super) mode_differs: bool,
+    /// Its mode is left alone because it carries an access ACL.
+    pub(super) acl: bool,
+    /// It has other names, which change with it.
+    pub(super) hard_link: bool,
+    /// The change of owner takes setuid, setgid or capabilities away.
+    pub(super) privileged: bool,
+}
+
+/// The file system would not let an entry be changed.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Refusal {
+    call: &'static str,
+    errno: Errno,
+}
+
+impl fmt::Display for Refusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.call, self.errno)
+    }
+}
+
+/// What is to change, from one stat alone.
+///
+/// A chown takes setuid and setgid of a file away, and they stay away unless the declaration has
+/// them: so where the owner is to change, the rule is asked about the mode that will be left.
+pub(super) fn decide(rule: &OwnershipRule, place: Place<'_>, stat: &EntryStat) -> Option<Change> {
+    let mut change = rule.decide(place, stat)?;
+    let left = mode_after_chown(stat);
+    if change.owner.is_some() && left != stat.mode {
+        change = rule.decide(place, &EntryStat { mode: left, ..*stat })?;
+    } else if change.mode == Some(stat.mode) {
+        change.mode = None;
+    }
+    Some(change)
+}
+
+/// Returns the mode a chown by root leaves behind (chown(2), `setattr_should_drop_sgid`).
+fn mode_after_chown(stat: &EntryStat) -> u32 {
+    let executable_set_gid = SET_GID | GROUP_EXECUTE;
+    match stat.kind {
+        EntryKind::Directory | EntryKind::Symlink => stat.mode,
+        EntryKind::File | EntryKind::Special => {
+            let mode = stat.mode & !SET_UID;
+            if mode & executable_set_gid == executable_set_gid { mode & !SET_GID } else { mode }
+        }
+    }
+}
+
+/// `/proc/self/fd`, and what can only be reached through it.
+#[derive(Debug)]
+pub(super) struct ProcFds {
+    dir: OwnedFd,
+}
+
+impl ProcFds {
+    /// Opens it, making sure that it is the kernel's.
+    pub(super) fn open() -> Result<Self, Errno> {
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let proc = openat(CWD, "/proc", flags, Mode::empty())?;
+        if fstatfs(&proc)?.f_type != PROC_SUPER_MAGIC {
+            return Err(Errno::NODEV);
+        }
+        let resolve = ResolveFlags::NO_XDEV | ResolveFlags::BENEATH;
+        let dir = openat2(&proc, "self/fd", flags, Mode::empty(), resolve)?;
+        Ok(Self { dir })
+    }
+
+    fn chmod(&self, fd: impl AsFd, mode: u32) -> Result<(), Errno> {
+        let name = DecInt::from_fd(fd);
+        chmodat(&self.dir, name.as_c_str(), Mode::from_raw_mode(mode), AtFlags::empty())
+    }
+
+    /// Returns whether an open file has an extended attribute.
+    fn has_xattr(fd: impl AsFd, attribute: &'static str) -> Result<bool, Errno> {
+        let link = format!("/proc/self/fd/{}", DecInt::from_fd(fd).as_str());
+        let link = CString::new(link).map_err(|_| Errno::INVAL)?;
+        match getxattr_query(link.as_c_str(), attribute) {
+            Ok(_) => Ok(true),
+            Err(Errno::NODATA | Errno::OPNOTSUPP) => Ok(false),
+            Err(errno) => Err(errno),
+        }
+    }
+}
+
+/// Looks closer at an entry that differs; `fd` is open on what `stat` describes.
+pub(super) fn examine(fd: impl AsFd, stat: &Stat, change: Change) -> Result<Finding, Errno> {
+    let acl = change.mode.is_some() && ProcFds::has_xattr(&fd, "system.posix_acl_access")?;
+    let change = Change { mode: change.mode.filter(|_| !acl), ..change };
+    let mode = stat.entry.mode;
+    let file = stat.entry.kind == EntryKind::File;
+    let privileged = change.owner.is_some()
+        && file
+        && (mode_after_chown(&stat.entry) != mode
+            // Capabilities are of no use to a file that cannot be executed.
+            || (mode & EXECUTE != 0 && ProcFds::has_xattr(&fd, "security.capability")?));
+    Ok(Finding {
+        change: (change.owner.is_some() || change.mode.is_some()).then_some(change),
+        owner_differs: change.owner.is_some(),
+        mode_differs: change.mode.is_some_and(|new| new != mode),
+        acl,
+        hard_link: !stat.is_dir() && stat.links > 1,
+        privileged,
+    })
+}
+
+/// How a change went.
+#[derive(Debug)]
+pub(super) enum Applied {
+    /// It was made.
+    Done,
+    /// The file system does not do this.
+    Refused(Refusal),
+    /// A call failed; the text names it.
+    Failed(String),
+}
+
+/// Makes a change on the open file that `stat` describes.
+///
+/// In the order of systemd-tmpfiles' `fd_set_perms`: at no moment does anybody have more rights
+/// than before or after.
+pub(super) fn apply(procfs: &ProcFds, fd: impl AsFd, stat: &Stat, change: Change) -> Applied {
+    let result = set(procfs, fd, stat.entry.mode, change);
+    match result {
+        Ok(()) => Applied::Done,
+        Err(refusal) if refusal.errno == Errno::PERM && stat.frozen => {
+            Applied::Failed(format!("{refusal} (it is immutable or append-only)"))
+        }
+        Err(refusal) => match refusal.errno {
+            Errno::PERM | Errno::ROFS | Errno::OPNOTSUPP => Applied::Refused(refusal),
+            _ => Applied::Failed(refusal.to_string()),
+        },
+    }
+}
+
+fn set(procfs: &ProcFds, fd: impl AsFd, old: u32, change: Change) -> Result<(), Refusal> {
+    let set_mode = |mode| {
+        procfs.chmod(&fd, mode).map_err(|errno| Refusal { call: "chmod", errno })
+    };
+    let reduced = match change {
+        Change { owner: Some(_), mode: Some(new) } => old & new,
+        _ => old,
+    };
+    if reduced != old {
+        set_mode(reduced)?;
+    }
+    if let Some(owner) = change.owner
+        && let Err(refusal) = chown(&fd, owner)
+    {
+        if reduced != old {
+            // The entry keeps its owner, who must not lose rights for nothing.
+            set_mode(old)?;
+        }
+        return Err(refusal);
+    }
+    match change.mode {
+        // What the chown took must be given again.
+        Some(new) if new != reduced || new & (SET_UID | SET_GID) != 0 => set_mode(new),
+        _ => Ok(()),
+    }
+}
+
+fn chown(fd: impl AsFd, owner: HostIds) -> Result<(), Refusal> {
+    let (uid, gid) = (Uid::from_raw(owner.uid), Gid::from_raw(owner.gid));
+    chownat(fd, c"", Some(uid), Some(gid), AtFlags::EMPTY_PATH)
+        .map_err(|errno| Refusal { call: "chown", errno })
+}

@@ -1,0 +1,205 @@
+//! The directories between the root and where the walk is, only so many of them open at once.
+//!
+//! The deepest directories are the open ones. One further up is closed when the budget is spent
+//! and opened again on the way back, as the `..` of the directory below it. If that is not the
+//! directory it was, somebody moved the one below: the walk does not follow, it gives up what was
+//! left to do there.
+
+use std::ffi::{CStr, CString};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use rustix::io::Errno;
+use rustix::process::{Resource, getrlimit};
+
+use super::tally::display_path;
+use crate::stat::{Identity, Stat, open_parent};
+
+/// More open directories than this gain nothing: few trees are that deep.
+const MAX_FDS: usize = 256;
+/// The fewest that still let a walk go down and up: the directory and the one above.
+const MIN_FDS: usize = 2;
+/// The share of the process's limit that one walk may take.
+const LIMIT_SHARE: u64 = 4;
+
+/// How many directories a walk keeps open, besides the root.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct FdBudget(usize);
+
+impl FdBudget {
+    /// Returns a budget of this many, raised to the fewest that work.
+    pub fn new(fds: usize) -> Self {
+        Self(fds.max(MIN_FDS))
+    }
+}
+
+impl Default for FdBudget {
+    /// A share of what the process may open.
+    fn default() -> Self {
+        let limit = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX) / LIMIT_SHARE;
+        Self::new(usize::try_from(limit).unwrap_or(MAX_FDS).min(MAX_FDS))
+    }
+}
+
+/// How far a directory was read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Reading {
+    /// Up to this offset (`d_off`), which is good for `lseek` on any fd of the directory.
+    At(u64),
+    /// To its end.
+    Done,
+}
+
+/// One directory on the way.
+#[derive(Debug)]
+pub(super) struct Frame {
+    /// Its name in the directory above; empty for the root.
+    pub(super) name: CString,
+    fd: Option<OwnedFd>,
+    identity: Identity,
+    pub(super) reading: Reading,
+    /// Directories in it that are still to be entered.
+    pub(super) pending: Vec<CString>,
+    /// Whether the directory itself is to be changed once everything below is done.
+    pub(super) due: bool,
+}
+
+impl Frame {
+    pub(super) fn new(name: CString, fd: OwnedFd, identity: Identity, due: bool) -> Self {
+        Self { name, fd: Some(fd), identity, reading: Reading::At(0), pending: Vec::new(), due }
+    }
+
+    /// Returns the bytes of names it holds.
+    fn pending_bytes(&self) -> usize {
+        self.pending.iter().map(|name| name.as_bytes().len()).sum()
+    }
+}
+
+/// What became of the directory above when a walk went up to it.
+#[derive(Debug)]
+pub(super) enum Ascent {
+    /// It was open all the time.
+    StillOpen,
+    /// It was opened again and is to be read on from where it was.
+    Reopened,
+    /// It and others (their paths) could not be found again.
+    Lost(Vec<String>, Errno),
+}
+
+/// The way from the root to the current directory.
+#[derive(Debug)]
+pub(super) struct Stack {
+    frames: Vec<Frame>,
+    /// The first frame below the root that is open; all after it are.
+    first_open: usize,
+    budget: usize,
+    pending_bytes: usize,
+}
+
+impl Stack {
+    pub(super) fn new(root: Frame, budget: FdBudget) -> Self {
+        Self { frames: vec![root], first_open: 1, budget: budget.0, pending_bytes: 0 }
+    }
+
+    pub(super) fn top(&mut self) -> Option<&mut Frame> {
+        self.frames.last_mut()
+    }
+
+    /// Returns the current directory, which is always open.
+    pub(super) fn top_fd(&self) -> BorrowedFd<'_> {
+        let fd = self.frames.last().and_then(|frame| frame.fd.as_ref());
+        fd.expect("the current directory is open").as_fd()
+    }
+
+    /// Returns whether the current directory is the root.
+    pub(super) fn at_root(&self) -> bool {
+        self.frames.len() == 1
+    }
+
+    pub(super) fn set_reading(&mut self, reading: Reading) {
+        if let Some(top) = self.frames.last_mut() {
+            top.reading = reading;
+        }
+    }
+
+    /// Remembers directories to be entered from the current one.
+    pub(super) fn remember(&mut self, names: Vec<CString>) {
+        if let Some(top) = self.frames.last_mut() {
+            top.pending = names;
+            self.pending_bytes += top.pending_bytes();
+        }
+    }
+
+    /// Takes the next directory to be entered from the current one.
+    pub(super) fn next_pending(&mut self) -> Option<CString> {
+        let name = self.frames.last_mut()?.pending.pop()?;
+        self.pending_bytes -= name.as_bytes().len();
+        Some(name)
+    }
+
+    /// Returns how much memory the names of directories to be entered take.
+    pub(super) fn pending_bytes(&self) -> usize {
+        self.pending_bytes
+    }
+
+    /// Enters a directory.
+    pub(super) fn push(&mut self, frame: Frame) {
+        while self.frames.len() - self.first_open >= self.budget {
+            self.close_one();
+        }
+        self.frames.push(frame);
+    }
+
+    /// Closes the open directory that is needed last; returns whether there was one to spare.
+    pub(super) fn close_one(&mut self) -> bool {
+        let spare = self.first_open + 1 < self.frames.len();
+        if spare {
+            self.frames[self.first_open].fd = None;
+            self.first_open += 1;
+        }
+        spare
+    }
+
+    /// Leaves the current directory for the one above.
+    ///
+    /// Where that one was closed and cannot be found again, all directories up to the next open
+    /// one are left too.
+    pub(super) fn pop(&mut self) -> Ascent {
+        let Some(left) = self.frames.pop() else { return Ascent::StillOpen };
+        self.pending_bytes -= left.pending_bytes();
+        match self.frames.last_mut() {
+            Some(above) if above.fd.is_none() => match reopen_above(&left, above.identity) {
+                Ok(fd) => {
+                    above.fd = Some(fd);
+                    self.first_open = self.frames.len() - 1;
+                    Ascent::Reopened
+                }
+                Err(errno) => Ascent::Lost(self.pop_closed(), errno),
+            },
+            _ => Ascent::StillOpen,
+        }
+    }
+
+    /// Leaves every directory that is not open; returns their paths.
+    fn pop_closed(&mut self) -> Vec<String> {
+        let mut lost = Vec::new();
+        while self.frames.last().is_some_and(|frame| frame.fd.is_none()) {
+            lost.push(self.path(None));
+            let frame = self.frames.pop();
+            self.pending_bytes -= frame.map_or(0, |frame| frame.pending_bytes());
+        }
+        self.first_open = self.frames.len();
+        lost
+    }
+
+    /// Returns the path of the current directory, or of a name in it, for people.
+    pub(super) fn path(&self, name: Option<&CStr>) -> String {
+        let frames = self.frames.iter().skip(1).map(|frame| frame.name.as_bytes());
+        display_path(frames.chain(name.map(CStr::to_bytes)))
+    }
+}
+
+fn reopen_above(left: &Frame, expected: Identity) -> Result<OwnedFd, Errno> {
+    let fd = open_parent(left.fd.as_ref().ok_or(Errno::BADF)?)?;
+    // The directory was moved: what is above it now may be anywhere.
+    if Stat::of(&fd)?.identity == expected { Ok(fd) } else { Err(Errno::STALE) }
+}

@@ -1,0 +1,112 @@
+//! What a walk counts, and the first few errors it met.
+
+use rustix::io::Errno;
+
+use super::entry::{Finding, Refusal};
+use super::{Progress, Unsupported, WalkReport};
+
+/// How many errors are kept with their path; the rest is counted.
+const ERRORS_KEPT: usize = 5;
+
+/// How many refusals in a row, without one success before, end a walk.
+///
+/// Arbitrary: enough that a few odd files do not look like a file system that cannot do it.
+const REFUSALS_BEFORE_END: u64 = 8;
+
+/// The counts of a walk that is under way.
+#[derive(Debug, Default)]
+pub(super) struct Tally {
+    report: WalkReport,
+}
+
+impl Tally {
+    pub(super) fn entry(&mut self) {
+        self.report.audit.entries += 1;
+    }
+
+    pub(super) fn finding(&mut self, finding: &Finding) {
+        let audit = &mut self.report.audit;
+        audit.acls += u64::from(finding.acl);
+        if finding.change.is_none() {
+            return;
+        }
+        audit.changes += 1;
+        audit.owners += u64::from(finding.owner_differs);
+        audit.modes += u64::from(finding.mode_differs);
+        audit.hard_links += u64::from(finding.hard_link);
+        audit.privileges += u64::from(finding.privileged);
+    }
+
+    pub(super) fn changed(&mut self) {
+        self.report.changed += 1;
+    }
+
+    pub(super) fn nested_mount(&mut self, path: String) {
+        self.report.audit.nested_mounts.push(path);
+    }
+
+    pub(super) fn error(&mut self, path: impl FnOnce() -> String, problem: &dyn std::fmt::Display) {
+        let audit = &mut self.report.audit;
+        audit.errors += 1;
+        if audit.first_errors.len() < ERRORS_KEPT {
+            audit.first_errors.push(format!("{}: {problem}", path()));
+        }
+    }
+
+    /// Counts an entry that the file system would not let change.
+    pub(super) fn refused(&mut self, kind: &str, refusal: Refusal) {
+        let unsupported = self.report.unsupported.get_or_insert_with(|| Unsupported {
+            kind: kind.to_owned(),
+            message: refusal.to_string(),
+            entries: 0,
+        });
+        unsupported.entries += 1;
+    }
+
+    /// Returns whether going on would only collect more refusals.
+    pub(super) fn is_hopeless(&self) -> bool {
+        let refused = self.report.unsupported.as_ref().map_or(0, |unsupported| unsupported.entries);
+        refused >= REFUSALS_BEFORE_END && self.report.changed == 0
+    }
+
+    pub(super) fn progress(&self) -> Progress {
+        Progress { entries: self.report.audit.entries, changes: self.report.audit.changes }
+    }
+
+    pub(super) fn finish(mut self, cancelled: bool) -> WalkReport {
+        self.report.cancelled = cancelled;
+        self.report.audit.nested_mounts.sort_unstable();
+        self.report
+    }
+}
+
+/// Returns whether an error only says that the entry is gone.
+pub(super) fn is_vanished(errno: Errno) -> bool {
+    errno == Errno::NOENT || errno == Errno::STALE
+}
+
+/// Returns names as one relative path for people: lossy, without control characters.
+pub(super) fn display_path<'a>(names: impl Iterator<Item = &'a [u8]>) -> String {
+    let mut out = String::new();
+    for name in names {
+        if !out.is_empty() {
+            out.push('/');
+        }
+        for c in String::from_utf8_lossy(name).chars() {
+            if c.is_control() { out.extend(c.escape_default()) } else { out.push(c) }
+        }
+    }
+    if out.is_empty() { ".".into() } else { out }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn paths_for_people_have_no_control_characters_and_are_never_empty() {
+        let names: [&[u8]; 2] = [b"a\nb", b"c\xff"];
+        assert_eq!(display_path(names.into_iter()), "a\\nb/c\u{fffd}");
+        assert_eq!(display_path(std::iter::empty()), ".");
+    }
+}

@@ -1,0 +1,175 @@
+//! The commands: from what was typed to an exit code.
+//!
+//! Exit codes are part of the contract: 0 in sync or done, 1 failure, 2 wrong usage, 3 something
+//! differs or is held.
+
+use std::ffi::OsString;
+use std::io::{self, Write as _};
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{CommandFactory as _, Parser as _};
+use pctd_core::report;
+use pctd_node::{Node, NodeOptions, NodePaths};
+use serde::Serialize;
+
+use crate::config_files::ConfigPaths;
+use crate::daemon;
+use crate::log::{self, Verbosity};
+
+mod apply;
+mod args;
+mod check;
+mod client;
+mod inspect;
+mod plan;
+mod render;
+mod status;
+mod style;
+
+use args::{Cli, Command, Global, OutputFormat, SchemaOf};
+
+/// Something differs, or is held.
+const DIFFERS: u8 = 3;
+
+/// A problem that nobody can wait out.
+type Failure = Box<dyn std::error::Error>;
+
+/// How a command ended, if it did not fail.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Ended {
+    /// In sync, or done.
+    InSync,
+    /// Something differs, or is held.
+    Differs,
+    /// It did what it is for, and what it found is bad.
+    Bad,
+}
+
+/// Runs pctd with these arguments, the program's name first.
+pub(crate) fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
+    let cli = match Cli::try_parse_from(arguments) {
+        Ok(cli) => cli,
+        Err(error) => {
+            // Help and version are no errors, and clap knows which stream each belongs to. Where
+            // even that cannot be written, there is nobody to tell.
+            let _unwritable = error.print();
+            return ExitCode::from(if error.use_stderr() { 2 } else { 0 });
+        }
+    };
+    match dispatch(cli) {
+        Ok(Ended::InSync) => ExitCode::SUCCESS,
+        Ok(Ended::Differs) => ExitCode::from(DIFFERS),
+        Ok(Ended::Bad) => ExitCode::FAILURE,
+        Err(error) => {
+            let mut text = format!("pctd: {error}");
+            let mut source = error.source();
+            while let Some(cause) = source {
+                text.push_str(&format!(": {cause}"));
+                source = cause.source();
+            }
+            let _unwritable = writeln!(io::stderr(), "{text}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn dispatch(cli: Cli) -> Result<Ended, Failure> {
+    let global = cli.global;
+    match cli.command {
+        Command::Run => {
+            log::init(verbosity(&global, Verbosity::Normal));
+            let config = config_paths(&global)?;
+            daemon::run(open_node(&global)?, config)?;
+            Ok(Ended::InSync)
+        }
+        Command::Plan { keys } => {
+            log::init(verbosity(&global, Verbosity::Quiet));
+            plan::run(&global, &keys)
+        }
+        Command::Apply { keys, yes } => {
+            log::init(verbosity(&global, Verbosity::Quiet));
+            apply::run(&global, &keys, yes)
+        }
+        Command::Status { keys, watch } => status::run(&global, &keys, watch),
+        Command::Check { paths, strict } => check::run(&global, paths, strict),
+        Command::Inspect { ctid } => inspect::run(&global, ctid),
+        Command::Schema { of } => {
+            let schema = match of {
+                SchemaOf::Config => pctd_core::config::schema(),
+                SchemaOf::Plan => schemars::schema_for!(report::PlanReport).to_value(),
+                SchemaOf::Status => schemars::schema_for!(report::StatusReport).to_value(),
+                SchemaOf::Inspect => schemars::schema_for!(report::InspectReport).to_value(),
+                SchemaOf::Check => schemars::schema_for!(report::CheckReport).to_value(),
+            };
+            print(&format!("{}\n", serde_json::to_string_pretty(&schema)?))?;
+            Ok(Ended::InSync)
+        }
+        Command::Completions { shell } => {
+            let mut script = Vec::new();
+            clap_complete::generate(shell, &mut Cli::command(), "pctd", &mut script);
+            print(&String::from_utf8_lossy(&script))?;
+            Ok(Ended::InSync)
+        }
+        Command::Man { command } => man(command.as_deref()),
+    }
+}
+
+fn man(name: Option<&str>) -> Result<Ended, Failure> {
+    let mut all = Cli::command();
+    all.build();
+    let command = match name {
+        None => all,
+        Some(name) => {
+            let found = all.find_subcommand(name).cloned();
+            let found = found.ok_or_else(|| format!("there is no command `{name}`"))?;
+            let title: &'static str = Box::leak(format!("pctd-{name}").into_boxed_str());
+            found.name(title)
+        }
+    };
+    let mut page = Vec::new();
+    clap_mangen::Man::new(command).render(&mut page)?;
+    print(&String::from_utf8_lossy(&page))?;
+    Ok(Ended::InSync)
+}
+
+const fn verbosity(global: &Global, usual: Verbosity) -> Verbosity {
+    match (global.verbose, global.quiet) {
+        (true, _) => Verbosity::Verbose,
+        (false, true) => Verbosity::Quiet,
+        (false, false) => usual,
+    }
+}
+
+fn config_paths(global: &Global) -> Result<ConfigPaths, Failure> {
+    let absolute: io::Result<Vec<PathBuf>> = global.config.iter().map(std::path::absolute).collect();
+    let paths = NodePaths::new(global.root.clone())?;
+    Ok(ConfigPaths::new(absolute?, &paths.config_dir()))
+}
+
+fn open_node(global: &Global) -> Result<Node, Failure> {
+    let options = NodeOptions { root: global.root.clone(), pct: global.pct.clone() };
+    Ok(Node::open(options)?)
+}
+
+/// Prints a report in the format that was asked for.
+fn print_report<T: Serialize>(
+    global: &Global,
+    report: &T,
+    text: impl FnOnce(style::Palette) -> String,
+) -> Result<(), Failure> {
+    match global.output_format {
+        OutputFormat::Text => print(&text(style::Palette::for_stdout())),
+        OutputFormat::Json => print(&format!("{}\n", serde_json::to_string(report)?)),
+        OutputFormat::JsonPretty => print(&format!("{}\n", serde_json::to_string_pretty(report)?)),
+    }
+}
+
+/// Writes to standard output; a reader that went away (`| head`) is no failure.
+fn print(text: &str) -> Result<(), Failure> {
+    let mut stdout = io::stdout().lock();
+    match stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(error.into()),
+        _ => Ok(()),
+    }
+}

@@ -1,0 +1,127 @@
+//! `pctd apply`: converge once, through the daemon if one runs, else here.
+
+use std::collections::BTreeSet;
+use std::io::{self, IsTerminal as _, Write as _};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use pctd_core::desired::Desired;
+use pctd_core::ids::Key;
+use pctd_core::plan::{Reason, Step};
+use pctd_core::report::{KeyReport, PlanReport};
+
+use super::args::Global;
+use super::{Ended, Failure, client, config_paths, open_node, print_report, render};
+use crate::controller::board::keys_of;
+use crate::controller::followers::Answer;
+use crate::daemon::socket::{WireOp, WireRequest};
+use crate::engine::Engine;
+use crate::reconciler::{Job, Outcome, Progress, Reconciler as _, Verdict};
+
+/// A conflict means that somebody else wrote in between: this often it is tried anew.
+const TRIES: usize = 5;
+
+/// A walk shorter than this shows no progress.
+const PATIENCE: Duration = Duration::from_millis(500);
+
+pub(super) fn run(global: &Global, keys: &[Key], yes: bool) -> Result<Ended, Failure> {
+    let config = config_paths(global)?;
+    let (loaded, _) = config.load()?;
+    super::check_keys(&loaded.desired, keys)?;
+    let confirm = yes || !keys.is_empty();
+    let node = open_node(global)?;
+    let socket = node.paths().socket();
+    let request = WireRequest {
+        version: pctd_core::report::REPORT_VERSION,
+        op: WireOp::Reconcile,
+        keys: keys.to_vec(),
+        confirm,
+        config: Some(config.paths().iter().map(|path| path.display().to_string()).collect()),
+    };
+    let report = match client::ask(&socket, &request)? {
+        Some(Answer::Plan(report)) => report,
+        Some(Answer::Error { error, .. }) => return Err(error.into()),
+        Some(Answer::Status(_)) => return Err("the daemon answered something else".into()),
+        None => {
+            let _lock = node.lock()?;
+            converge(&Engine::new(node), &loaded.desired, keys, confirm)
+        }
+    };
+    print_report(global, &report, |palette| render::plan(&report, render::Tense::Done, palette))?;
+    let summary = report.summary;
+    Ok(match (summary.errors, summary.holds) {
+        (0, 0) => Ended::InSync,
+        (0, _) => Ended::Differs,
+        _ => Ended::Bad,
+    })
+}
+
+/// Brings every key to what is desired: volumes first, because containers wait for them.
+fn converge(engine: &Engine, desired: &Desired, keys: &[Key], confirm: bool) -> PlanReport {
+    let wanted: BTreeSet<Key> =
+        if keys.is_empty() { keys_of(desired) } else { keys.iter().cloned().collect() };
+    let is_volume = |key: &&Key| matches!(key, Key::Volume(_));
+    let volumes = wanted.iter().filter(is_volume);
+    let containers = wanted.iter().filter(|key| !is_volume(key));
+    let mut report = PlanReport::empty();
+    for key in volumes.chain(containers) {
+        let (taken, last) = bring(engine, desired, key, confirm);
+        let error = match &last.verdict {
+            Verdict::Converged | Verdict::Held | Verdict::Cancelled => None,
+            Verdict::Waiting => Some("its volumes are not ready; apply them, too".to_owned()),
+            Verdict::Conflict(why) | Verdict::Failed(why) => Some(why.clone()),
+        };
+        let entry = KeyReport {
+            steps: taken,
+            holds: last.view.holds.iter().map(Reason::from).collect(),
+            notices: last.view.notices,
+            error,
+        };
+        report.insert(key.clone(), entry);
+    }
+    report.count();
+    report
+}
+
+fn bring(engine: &Engine, desired: &Desired, key: &Key, confirm: bool) -> (Vec<Step>, Outcome) {
+    let job = Job { verify: true, confirmed: confirm, ..Job::default() };
+    let mut taken = Vec::new();
+    let ended = AtomicBool::new(false);
+    let outcome = std::thread::scope(|scope| {
+        if io::stderr().is_terminal() {
+            scope.spawn(|| show_progress(key, &job.progress, &ended));
+        }
+        let mut tries = 1;
+        let outcome = loop {
+            let outcome = engine.reconcile(desired, key, &job);
+            taken.extend(outcome.taken.iter().cloned());
+            if !matches!(outcome.verdict, Verdict::Conflict(_)) || tries == TRIES {
+                break outcome;
+            }
+            tries += 1;
+        };
+        ended.store(true, Ordering::Relaxed);
+        outcome
+    });
+    (taken, outcome)
+}
+
+/// Shows how far a long walk is, on one line that goes away.
+fn show_progress(key: &Key, progress: &Progress, ended: &AtomicBool) {
+    let mut shown = false;
+    let begun = std::time::Instant::now();
+    while !ended.load(Ordering::Relaxed) {
+        std::thread::sleep(PATIENCE / 5);
+        let entries = progress.entries.load(Ordering::Relaxed);
+        if begun.elapsed() >= PATIENCE && entries > 0 {
+            let changes = progress.changes.load(Ordering::Relaxed);
+            // Nobody reads it if it cannot be written.
+            let _unwritable =
+                write!(io::stderr(), "\r\x1b[K{key}: {entries} entries, {changes} to change");
+            shown = true;
+        }
+    }
+    if shown {
+        let _unwritable = write!(io::stderr(), "\r\x1b[K");
+    }
+}

@@ -1,0 +1,140 @@
+//! What can be typed.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap_complete::Shell;
+use pctd_core::ids::{Ctid, Key};
+
+/// Keeps LXC bind mounts, their owners and modes as one JSON file declares them.
+///
+/// Exit codes: 0 in sync or done; 1 failure; 2 wrong usage; 3 differences, or something is held.
+#[derive(Debug, Parser)]
+#[command(name = "pctd", version, propagate_version = true, disable_help_subcommand = true)]
+pub(crate) struct Cli {
+    #[command(flatten)]
+    pub(crate) global: Global,
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+/// Options of every command.
+#[derive(Debug, Args)]
+pub(crate) struct Global {
+    /// A configuration file, or a directory whose *.json are read in the order of their names.
+    /// Default: /etc/pctd/config.json and /etc/pctd/conf.d.
+    #[arg(long, global = true, value_name = "PATH")]
+    pub(crate) config: Vec<PathBuf>,
+    /// Put every path of the node below this directory.
+    #[arg(long, global = true, value_name = "DIR")]
+    pub(crate) root: Option<PathBuf>,
+    /// The pct program. Default: /usr/sbin/pct, below --root.
+    #[arg(long, global = true, value_name = "PATH")]
+    pub(crate) pct: Option<PathBuf>,
+    /// How results are printed.
+    #[arg(long, global = true, value_enum, default_value_t = OutputFormat::Text, value_name = "FORMAT")]
+    pub(crate) output_format: OutputFormat,
+    /// Say more: what was observed and planned, and what is not managed.
+    #[arg(short, long, global = true, conflicts_with = "quiet")]
+    pub(crate) verbose: bool,
+    /// Say less: warnings and errors only.
+    #[arg(short, long, global = true)]
+    pub(crate) quiet: bool,
+}
+
+/// See [`Global::output_format`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum OutputFormat {
+    /// For people.
+    Text,
+    /// One JSON document on one line.
+    Json,
+    /// One JSON document, indented.
+    JsonPretty,
+}
+
+/// What is to be done.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Run the daemon in the foreground.
+    ///
+    /// Logs to journald under systemd, else to standard error. SIGHUP reads the configuration
+    /// again, SIGTERM ends after the step under way, a second SIGTERM ends at once.
+    Run,
+    /// Show what would be done, as a diff. Changes nothing and needs no daemon.
+    ///
+    /// Exit code 0: in sync. 3: something differs or is held.
+    Plan {
+        /// Containers (by id) and volumes (by name); default: all.
+        #[arg(value_name = "KEY")]
+        keys: Vec<Key>,
+    },
+    /// Converge once, through the daemon if one runs.
+    ///
+    /// Naming a volume confirms a pass over more than `confirm_above` entries, and a file system
+    /// that is another one than before. Exit code 0: converged. 3: something is held.
+    Apply {
+        /// Containers (by id) and volumes (by name); default: all.
+        #[arg(value_name = "KEY")]
+        keys: Vec<Key>,
+        /// Confirm big passes for every volume.
+        #[arg(long)]
+        yes: bool,
+    },
+    /// Show the conditions the daemon sees.
+    ///
+    /// Exit code 0: all converged. 3: not.
+    Status {
+        /// Containers (by id) and volumes (by name); default: all.
+        #[arg(value_name = "KEY")]
+        keys: Vec<Key>,
+        /// Show it anew every second, until interrupted.
+        #[arg(long)]
+        watch: bool,
+    },
+    /// Validate configuration files; looks at nothing else.
+    Check {
+        /// Files or directories; default: those of --config.
+        #[arg(value_name = "PATH")]
+        paths: Vec<PathBuf>,
+        /// Treat what looks like a typing error as an error everywhere.
+        #[arg(long)]
+        strict: bool,
+    },
+    /// Show a container as pctd reads it.
+    Inspect {
+        /// The container.
+        ctid: Ctid,
+    },
+    /// Print the JSON schema of the configuration, or of what commands print.
+    Schema {
+        /// Of what.
+        #[arg(value_enum, default_value_t = SchemaOf::Config)]
+        of: SchemaOf,
+    },
+    /// Print a completion script.
+    Completions {
+        /// For this shell.
+        shell: Shell,
+    },
+    /// Print the manual page, or that of a command.
+    Man {
+        /// The command.
+        command: Option<String>,
+    },
+}
+
+/// See [`Command::Schema`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum SchemaOf {
+    /// The configuration files.
+    Config,
+    /// What `plan` and `apply` print.
+    Plan,
+    /// What `status` prints.
+    Status,
+    /// What `inspect` prints.
+    Inspect,
+    /// What `check` prints.
+    Check,
+}

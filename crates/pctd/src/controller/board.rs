@@ -1,0 +1,187 @@
+//! The status board: the last thing known of every key, and since when it is so.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use jiff::Timestamp;
+use pctd_core::condition::{Condition, Conditions};
+use pctd_core::desired::Desired;
+use pctd_core::ids::Key;
+use pctd_core::plan::{Hold, Reason};
+use pctd_core::report::{ConditionReport, KeyState, KeyStatus, ProgressReport};
+use tracing::{info, warn};
+
+use crate::reconciler::{Progress, Verdict, View};
+
+/// What is known of every desired key.
+#[derive(Debug, Default)]
+pub(crate) struct Board {
+    entries: BTreeMap<Key, Entry>,
+}
+
+#[derive(Debug, Default)]
+struct Entry {
+    view: View,
+    since: BTreeMap<String, Timestamp>,
+    state: Option<KeyState>,
+    error: Option<String>,
+    progress: Option<Arc<Progress>>,
+}
+
+impl Board {
+    /// Keeps an entry for every key that is desired, and no other.
+    pub(crate) fn restrict(&mut self, desired: &Desired) {
+        let wanted = keys_of(desired);
+        self.entries.retain(|key, _| wanted.contains(key));
+        for key in wanted {
+            self.entries.entry(key).or_default();
+        }
+    }
+
+    /// Notes that a run over `key` has begun.
+    pub(crate) fn begin(&mut self, key: &Key, progress: Arc<Progress>) {
+        if let Some(entry) = self.entries.get_mut(key) {
+            entry.progress = Some(progress);
+        }
+    }
+
+    /// Enters what a survey saw of a key that nobody works on.
+    pub(crate) fn survey(&mut self, key: &Key, view: View) {
+        let Some(entry) = self.entries.get_mut(key) else { return };
+        let state = match (view.is_converged(), view.holds.is_empty()) {
+            (true, _) => KeyState::Converged,
+            // A failure stays visible until a run overcomes it.
+            (false, _) if entry.error.is_some() => KeyState::Failed,
+            (false, false) if view.steps.is_empty() => KeyState::Held,
+            (false, _) => KeyState::Progressing,
+        };
+        entry.update(key, view, state, None);
+    }
+
+    /// Enters what came of a run.
+    pub(crate) fn finish(&mut self, key: &Key, view: View, verdict: &Verdict) {
+        let Some(entry) = self.entries.get_mut(key) else { return };
+        entry.progress = None;
+        let (state, error) = match verdict {
+            Verdict::Converged => (KeyState::Converged, None),
+            Verdict::Held => (KeyState::Held, None),
+            Verdict::Waiting | Verdict::Cancelled => (KeyState::Progressing, None),
+            Verdict::Conflict(why) | Verdict::Failed(why) => (KeyState::Failed, Some(why.clone())),
+        };
+        entry.update(key, view, state, error);
+    }
+
+    /// Returns whether the last thing known of `key` is that nothing differs.
+    pub(crate) fn is_converged(&self, key: &Key) -> bool {
+        self.entries.get(key).is_some_and(|entry| entry.state == Some(KeyState::Converged))
+    }
+
+    /// Returns the holds of `key` as last seen.
+    pub(crate) fn holds(&self, key: &Key) -> &[Hold] {
+        self.entries.get(key).map_or(&[], |entry| &entry.view.holds)
+    }
+
+    /// Returns every key with its status; `due` says when one is looked at next.
+    pub(crate) fn statuses<'a>(
+        &'a self,
+        due: impl Fn(&Key) -> Option<Timestamp> + 'a,
+    ) -> impl Iterator<Item = (&'a Key, KeyStatus)> {
+        self.entries.iter().map(move |(key, entry)| (key, entry.status(due(key))))
+    }
+
+    /// Returns one line for `systemctl status`.
+    pub(crate) fn summary(&self) -> String {
+        let count = |state| self.entries.values().filter(|e| e.state == Some(state)).count();
+        let total = self.entries.len();
+        let mut text = format!("{} of {total} in place", count(KeyState::Converged));
+        let others = [
+            (KeyState::Progressing, "in progress"),
+            (KeyState::Held, "held"),
+            (KeyState::Failed, "failed"),
+        ];
+        for (state, word) in others {
+            let number = count(state);
+            if number > 0 {
+                text.push_str(&format!(", {number} {word}"));
+            }
+        }
+        text
+    }
+}
+
+impl Entry {
+    fn update(&mut self, key: &Key, view: View, state: KeyState, error: Option<String>) {
+        let before = std::mem::replace(&mut self.view, view);
+        announce(key, &before, &self.view, self.error.as_deref(), error.as_deref());
+        if self.state.is_some_and(|was| was != state) && state == KeyState::Converged {
+            log_with_key!(info, key, "converged");
+        }
+        let now = Timestamp::now();
+        note_changes(&mut self.since, &before.conditions, &self.view.conditions, now);
+        self.state = Some(state);
+        self.error = error;
+    }
+
+    fn status(&self, next: Option<Timestamp>) -> KeyStatus {
+        let report = |(name, condition): (&String, &Condition)| {
+            let since = self.since.get(name).copied().unwrap_or_else(Timestamp::now);
+            let report = ConditionReport {
+                status: condition.status,
+                reason: condition.reason.clone(),
+                message: condition.message.clone(),
+                since: format!("{since:.0}"),
+            };
+            (name.clone(), report)
+        };
+        KeyStatus {
+            state: self.state.unwrap_or(KeyState::Unknown),
+            conditions: self.view.conditions.iter().map(report).collect(),
+            holds: self.view.holds.iter().map(Reason::from).collect(),
+            notices: self.view.notices.clone(),
+            error: self.error.clone(),
+            next_retry: next.map(|at| format!("{at:.0}")),
+            progress: self.progress.as_ref().map(|progress| ProgressReport {
+                entries: progress.entries.load(Ordering::Relaxed),
+                changes: progress.changes.load(Ordering::Relaxed),
+            }),
+        }
+    }
+}
+
+/// Remembers since when each condition is as it is; a new message alone is no change.
+fn note_changes(
+    since: &mut BTreeMap<String, Timestamp>,
+    before: &Conditions,
+    after: &Conditions,
+    now: Timestamp,
+) {
+    for (name, condition) in after {
+        let same = before
+            .get(name)
+            .is_some_and(|was| was.status == condition.status && was.reason == condition.reason);
+        if !same || !since.contains_key(name) {
+            since.insert(name.clone(), now);
+        }
+    }
+}
+
+/// Logs holds and failures when they appear, never while they last.
+fn announce(key: &Key, before: &View, after: &View, was: Option<&str>, error: Option<&str>) {
+    let known = |hold: &&Hold| !before.holds.iter().any(|old| old.reason() == hold.reason());
+    for hold in after.holds.iter().filter(known) {
+        log_with_key!(warn, key, REASON = hold.reason(), "held: {hold}");
+    }
+    for notice in after.notices.iter().filter(|notice| !before.notices.contains(notice)) {
+        log_with_key!(warn, key, REASON = notice.reason.as_str(), "{}", notice.message);
+    }
+    if let Some(error) = error.filter(|error| was != Some(*error)) {
+        log_with_key!(warn, key, "failed, will retry: {error}");
+    }
+}
+
+/// Returns every key a configuration speaks of.
+pub(crate) fn keys_of(desired: &Desired) -> std::collections::BTreeSet<Key> {
+    let volumes = desired.volumes.keys().cloned().map(Key::Volume);
+    volumes.chain(desired.ctids().into_iter().map(Key::Container)).collect()
+}

@@ -1,0 +1,139 @@
+//! Clients that asked for something: `status` is answered at once, `reconcile` is followed until
+//! every key it named has settled.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use pctd_core::ids::Key;
+use pctd_core::plan::{Reason, Step};
+use pctd_core::report::{KeyReport, PlanReport, StatusReport};
+use serde::{Deserialize, Serialize};
+use tokio::sync::oneshot;
+
+use crate::reconciler::{Outcome, Verdict};
+
+/// What a client wants.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Op {
+    /// The status of these keys, or of all.
+    Status(Vec<Key>),
+    /// A look at these keys, or at all, now.
+    Reconcile {
+        /// The keys.
+        keys: Vec<Key>,
+        /// Whether big passes and changed file systems are meant.
+        confirm: bool,
+    },
+}
+
+/// A request with the way back to its client.
+#[derive(Debug)]
+pub(crate) struct Request {
+    /// What is wanted.
+    pub(crate) op: Op,
+    /// Where the answer goes; a client that went away is no error.
+    pub(crate) reply: oneshot::Sender<Answer>,
+}
+
+/// The answer to a request.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub(crate) enum Answer {
+    /// To `status`.
+    Status(Box<StatusReport>),
+    /// To `reconcile`.
+    Plan(PlanReport),
+    /// It could not be done.
+    Error {
+        /// The version of the protocol.
+        version: u32,
+        /// Why.
+        error: String,
+    },
+}
+
+impl Request {
+    /// Answers with a status.
+    pub(crate) fn answer_status(self, report: StatusReport) {
+        self.answer(Answer::Status(Box::new(report)));
+    }
+
+    /// Answers that it cannot be done.
+    pub(crate) fn answer_error(self, error: String) {
+        self.answer(Answer::Error { version: pctd_core::report::REPORT_VERSION, error });
+    }
+
+    fn answer(self, answer: Answer) {
+        // The client may have hung up; then nobody wants the answer.
+        drop(self.reply.send(answer));
+    }
+}
+
+/// Clients waiting for keys to settle.
+#[derive(Debug, Default)]
+pub(crate) struct Followers {
+    waiting: Vec<Follower>,
+}
+
+#[derive(Debug)]
+struct Follower {
+    request: Request,
+    /// Keys that have not settled, each with whether the run under way began before the request.
+    open: BTreeMap<Key, bool>,
+    /// What was done so far.
+    taken: BTreeMap<Key, Vec<Step>>,
+    report: PlanReport,
+}
+
+impl Followers {
+    /// Follows `keys` until they settle; runs under way began before the request and do not count.
+    pub(crate) fn follow(&mut self, request: Request, keys: BTreeSet<Key>, running: &BTreeSet<Key>) {
+        let open = keys.into_iter().map(|key| (key.clone(), running.contains(&key))).collect();
+        let follower =
+            Follower { request, open, taken: BTreeMap::new(), report: PlanReport::empty() };
+        self.waiting.push(follower);
+        self.settle();
+    }
+
+    /// Enters what came of a run.
+    pub(crate) fn outcome(&mut self, key: &Key, outcome: &Outcome) {
+        for follower in &mut self.waiting {
+            follower.outcome(key, outcome);
+        }
+        self.settle();
+    }
+
+    fn settle(&mut self) {
+        for index in (0..self.waiting.len()).rev() {
+            if self.waiting[index].open.is_empty() {
+                let mut follower = self.waiting.swap_remove(index);
+                follower.report.count();
+                follower.request.answer(Answer::Plan(follower.report));
+            }
+        }
+    }
+}
+
+impl Follower {
+    fn outcome(&mut self, key: &Key, outcome: &Outcome) {
+        let Some(stale) = self.open.get_mut(key) else { return };
+        self.taken.entry(key.clone()).or_default().extend(outcome.taken.iter().cloned());
+        // A run that began before the request may have looked before what the client did.
+        if std::mem::take(stale) {
+            return;
+        }
+        let error = match &outcome.verdict {
+            Verdict::Converged | Verdict::Held | Verdict::Cancelled => None,
+            Verdict::Failed(error) => Some(error.clone()),
+            // These go on by themselves, soon.
+            Verdict::Waiting | Verdict::Conflict(_) => return,
+        };
+        self.open.remove(key);
+        let entry = KeyReport {
+            steps: self.taken.remove(key).unwrap_or_default(),
+            holds: outcome.view.holds.iter().map(Reason::from).collect(),
+            notices: outcome.view.notices.clone(),
+            error,
+        };
+        self.report.insert(key.clone(), entry);
+    }
+}

@@ -1,0 +1,239 @@
+//! `pctd run`: the sources of events, the loop, and the life of the service.
+//!
+//! ```text
+//! config files --+
+//! conf, locks ---+--> Event --> Controller --> Engine --> pct, directories
+//! .vmlist poll --+                  |
+//! clients -------+                  +--> STATUS=, watchdog, answers
+//! signals --> reload or stop
+//! ```
+//!
+//! Every task is either the loop itself or feeds it; the end of the loop is the end of the
+//! process, and an unexpected end is an error that systemd answers with a restart.
+
+use std::io;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use pctd_core::desired::Desired;
+use pctd_node::{Node, NodeError};
+use tokio::sync::{mpsc, watch};
+use tracing::{debug, info, warn};
+
+use crate::config_files::{ConfigError, ConfigPaths};
+use crate::controller::{ConfigEvent, Controller, Event};
+use crate::daemon::poll::Poller;
+use crate::daemon::signals::Signal;
+use crate::daemon::watch::{Role, Seen, Watches};
+use crate::engine::Engine;
+
+mod poll;
+mod service;
+mod signals;
+pub(crate) mod socket;
+mod watch;
+
+/// Why the daemon could not start, or ended.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum DaemonError {
+    /// There is no valid configuration to begin with.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// The node cannot be used, or another pctd uses it.
+    #[error(transparent)]
+    Node(#[from] NodeError),
+    /// Something the process needs from the system is not to be had.
+    #[error("{what}: {source}")]
+    System {
+        /// What.
+        what: &'static str,
+        /// What the kernel said.
+        source: io::Error,
+    },
+    /// inotify is not to be had.
+    #[error("cannot watch files: {0}")]
+    Watch(#[from] notify::Error),
+    /// The loop ended though nobody asked.
+    #[error("the loop ended unexpectedly")]
+    LoopEnded,
+}
+
+fn system(what: &'static str) -> impl FnOnce(io::Error) -> DaemonError {
+    move |source| DaemonError::System { what, source }
+}
+
+/// Events waiting for the loop. Each is tiny, the loop never blocks, and a source that finds the
+/// channel full waits; the file watch, which must not wait, goes through a channel of its own.
+const EVENTS: usize = 256;
+
+/// Findings of the file watch that wait to become events; more are dropped, since these few make
+/// the loop look anyway and the poll and the resync find what was missed.
+const FINDINGS: usize = 1024;
+
+/// Editors write a file in several steps; this long after the first one it is read.
+const CONFIG_SETTLE: Duration = Duration::from_millis(100);
+
+/// Runs until SIGTERM or SIGINT.
+///
+/// # Errors
+///
+/// The reason why it could not start, or that the loop ended unasked.
+pub(crate) fn run(node: Node, config: ConfigPaths) -> Result<(), DaemonError> {
+    let lock = node.lock()?;
+    let signals = signals::listen().map_err(system("cannot listen to signals"))?;
+    // One thread suffices for a loop that never blocks; all work is on the blocking pool.
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .thread_keep_alive(Duration::from_secs(10))
+        .build()
+        .map_err(system("cannot start the runtime"))?;
+    let ended = runtime.block_on(serve(node, config, signals));
+    // A read that hangs on a dead pmxcfs must not keep the process from ending.
+    runtime.shutdown_timeout(Duration::from_secs(1));
+    drop(lock);
+    ended
+}
+
+async fn serve(
+    node: Node,
+    config: ConfigPaths,
+    signals: mpsc::Receiver<Signal>,
+) -> Result<(), DaemonError> {
+    let (loaded, files) = config.load()?;
+    for note in &loaded.notes {
+        debug!("{note}");
+    }
+    info!(version = env!("CARGO_PKG_VERSION"), files = files.join(","), "started");
+    let desired = Arc::new(loaded.desired);
+    let engine = Arc::new(Engine::new(node));
+    let (events_tx, events) = mpsc::channel(EVENTS);
+    let (stop_tx, stop) = watch::channel(false);
+    let (desired_tx, desired_rx) = watch::channel(Arc::clone(&desired));
+    let (summary, summary_rx) = watch::channel(String::new());
+
+    let listener = socket::listen(&engine.node().paths().socket())
+        .map_err(system("cannot listen on the socket"))?;
+    let shown = config.paths().iter().map(|path| path.display().to_string()).collect();
+    tokio::spawn(socket::serve(listener, shown, events_tx.clone()));
+    tokio::spawn(service::report(summary_rx, events_tx.clone()));
+    let poller = Poller::new(Arc::clone(&engine), desired_rx, events_tx.clone());
+    let feed = Feed { config, events: events_tx, desired: desired_tx, stop: stop_tx };
+    let (found_tx, found) = mpsc::channel(FINDINGS);
+    let wanted = wanted_watches(&engine, &desired, &feed.config);
+    let watches = Watches::new(wanted, found_tx)?;
+    tokio::spawn(poller.run(watches));
+    let feeding = tokio::spawn(feed.run(found, signals));
+
+    let controller = Controller::new(engine, desired, files, summary);
+    controller.run(events, stop, service::ready).await;
+    if !feeding.is_finished() {
+        return Err(DaemonError::LoopEnded);
+    }
+    info!("stopped");
+    Ok(())
+}
+
+/// Returns the directories to be watched.
+fn wanted_watches(
+    engine: &Engine,
+    desired: &Desired,
+    config: &ConfigPaths,
+) -> Vec<(PathBuf, Role)> {
+    let paths = engine.node().paths();
+    let mut wanted: Vec<(PathBuf, Role)> =
+        config.watched_directories().into_iter().map(|path| (path, Role::Config)).collect();
+    // Through the link, so that the name of the node need not be known yet.
+    wanted.push((paths.conf_watch_dir(desired.settings.node.as_deref()), Role::Confs));
+    wanted.push((paths.conf_lock_dir(), Role::Locks));
+    wanted
+}
+
+/// Turns what the watches and the signals say into events.
+struct Feed {
+    config: ConfigPaths,
+    events: mpsc::Sender<Event>,
+    desired: watch::Sender<Arc<Desired>>,
+    stop: watch::Sender<bool>,
+}
+
+impl Feed {
+    async fn run(self, mut found: mpsc::Receiver<Seen>, mut signals: mpsc::Receiver<Signal>) {
+        loop {
+            // Cancel-safe: receiving from a channel loses nothing when dropped.
+            let sent = tokio::select! {
+                Some(seen) = found.recv() => self.on_seen(seen, &mut found).await,
+                Some(signal) = signals.recv() => match signal {
+                    Signal::Stop => {
+                        service::stopping();
+                        // Nobody listens only when the loop has ended already.
+                        let _ended = self.stop.send(true);
+                        return;
+                    }
+                    Signal::Reload => {
+                        service::reloading();
+                        let sent = self.reload().await;
+                        service::ready();
+                        sent
+                    }
+                },
+                else => return,
+            };
+            if sent.is_err() {
+                return;
+            }
+        }
+    }
+
+    async fn on_seen(
+        &self,
+        seen: Seen,
+        found: &mut mpsc::Receiver<Seen>,
+    ) -> Result<(), mpsc::error::SendError<Event>> {
+        match seen {
+            Seen::Conf(ctid) => self.events.send(Event::Container(ctid, "its conf changed")).await,
+            Seen::Lock(ctid) => self.events.send(Event::Container(ctid, "its lock was closed")).await,
+            Seen::Lost => self.events.send(Event::All("file events were lost")).await,
+            Seen::Config => {
+                tokio::time::sleep(CONFIG_SETTLE).await;
+                // What arrived meanwhile is part of the same edit; other findings are kept.
+                let mut others = Vec::new();
+                while let Ok(more) = found.try_recv() {
+                    if more != Seen::Config && !others.contains(&more) {
+                        others.push(more);
+                    }
+                }
+                self.reload().await?;
+                for other in others {
+                    Box::pin(self.on_seen(other, found)).await?;
+                }
+                Ok(())
+            }
+        }
+    }
+
+    /// Reads the configuration and tells the loop what became of it.
+    async fn reload(&self) -> Result<(), mpsc::error::SendError<Event>> {
+        let config = self.config.clone();
+        let event = match tokio::task::spawn_blocking(move || config.load()).await {
+            Ok(Ok((loaded, files))) => {
+                let desired = Arc::new(loaded.desired);
+                self.desired.send_if_modified(|old| {
+                    let changed = **old != *desired;
+                    *old = Arc::clone(&desired);
+                    changed
+                });
+                ConfigEvent::Accepted { desired, files }
+            }
+            Ok(Err(error)) => {
+                let files = self.config.paths().iter().map(|p| p.display().to_string()).collect();
+                ConfigEvent::Rejected { error: error.to_string(), files }
+            }
+            Err(panic) => {
+                warn!("reading the configuration ended unexpectedly: {panic}");
+                return Ok(());
+            }
+        };
+        self.events.send(Event::Config(event)).await
+    }
+}

@@ -1,0 +1,86 @@
+//! The poll: finds what no event tells of, such as the writes of other nodes of the cluster.
+
+use std::sync::Arc;
+
+use pctd_core::desired::Desired;
+use pctd_core::vmlist::Fingerprint;
+use tokio::sync::{mpsc, watch};
+use tracing::debug;
+
+use crate::controller::Event;
+use crate::daemon::watch::Watches;
+use crate::engine::Engine;
+
+/// When more confs than this changed at once, looking at everything once is cheaper.
+const MANY: usize = 32;
+
+/// Compares `/etc/pve` with what it was, again and again.
+pub(super) struct Poller {
+    engine: Arc<Engine>,
+    desired: watch::Receiver<Arc<Desired>>,
+    events: mpsc::Sender<Event>,
+}
+
+impl Poller {
+    pub(super) const fn new(
+        engine: Arc<Engine>,
+        desired: watch::Receiver<Arc<Desired>>,
+        events: mpsc::Sender<Event>,
+    ) -> Self {
+        Self { engine, desired, events }
+    }
+
+    /// Polls until the loop is gone, and keeps the watches in line with the directories.
+    pub(super) async fn run(self, mut watches: Watches) {
+        let mut last: Option<Result<Fingerprint, String>> = None;
+        loop {
+            let engine = Arc::clone(&self.engine);
+            let name = self.desired.borrow().settings.node.clone();
+            // On the blocking pool: a read of a dying pmxcfs can hang.
+            let polled = tokio::task::spawn_blocking(move || {
+                let renewed = watches.renew();
+                (engine.node().fingerprint(name.as_deref()), renewed, watches)
+            });
+            let Ok((now, renewed, back)) = polled.await else { return };
+            watches = back;
+            let sent = self.compare(last.as_ref(), &now, renewed).await;
+            if sent.is_err() {
+                return;
+            }
+            last = Some(now);
+            let interval = self.desired.borrow().settings.poll_interval;
+            tokio::time::sleep(interval).await;
+        }
+    }
+
+    async fn compare(
+        &self,
+        last: Option<&Result<Fingerprint, String>>,
+        now: &Result<Fingerprint, String>,
+        renewed: bool,
+    ) -> Result<(), mpsc::error::SendError<Event>> {
+        match (last, now) {
+            // The loop begins with a look at everything.
+            (None, _) => Ok(()),
+            (Some(Ok(last)), Ok(now)) => {
+                let changed = last.changed(now);
+                if renewed {
+                    self.events.send(Event::All("a watch was renewed")).await
+                } else if changed.len() > MANY {
+                    self.events.send(Event::All("many confs changed")).await
+                } else {
+                    for ctid in changed {
+                        self.events.send(Event::Container(ctid, ".vmlist changed")).await?;
+                    }
+                    Ok(())
+                }
+            }
+            (Some(Err(last)), Err(now)) if last == now => Ok(()),
+            (Some(_), Err(why)) => {
+                debug!("{why}");
+                self.events.send(Event::All("/etc/pve does not answer")).await
+            }
+            (Some(Err(_)), Ok(_)) => self.events.send(Event::All("/etc/pve answers again")).await,
+        }
+    }
+}

@@ -1,0 +1,216 @@
+//! The engine: one key at a time, observe -> plan -> one step -> observe again, on a real node.
+//!
+//! Every step is decided on a snapshot taken right before it, so the digest a `pct set` carries is
+//! that of the bytes it was planned on, and *converged* always means that a plan came out empty.
+//! Nothing here retries or waits: that is the controller's.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
+
+use pctd_core::condition;
+use pctd_core::desired::{Desired, Mode};
+use pctd_core::ids::{Ctid, Key, VolumeName};
+use pctd_core::observed::{Requests, Snapshot};
+use pctd_core::plan::{Plans, Step};
+use pctd_node::Node;
+use tracing::debug;
+
+use crate::reconciler::{Job, Outcome, Reconciler, Verdict, View};
+
+mod apply;
+mod observe;
+mod restart;
+
+pub(crate) use observe::{Depth, Scope};
+
+/// Steps one run may take: more than any conf has mounts, so only a defect reaches it.
+const MAX_STEPS: usize = 600;
+
+/// Observes a node and changes it. See the module.
+#[derive(Debug)]
+pub(crate) struct Engine {
+    node: Node,
+    memory: Mutex<Memory>,
+}
+
+/// What is remembered between runs, and only in this process.
+#[derive(Debug, Default)]
+struct Memory {
+    /// Since when each container's id map has not been ready.
+    not_ready_since: BTreeMap<Ctid, Instant>,
+    /// Volumes whose file system refused an owner, until an admin asks again or the refusal is
+    /// due for another look.
+    refused: BTreeMap<VolumeName, String>,
+    /// Containers that did not come back from a restart.
+    restart_failed: BTreeMap<Ctid, String>,
+}
+
+/// What one step came to.
+#[derive(Debug)]
+enum StepEnd {
+    /// It is done, or found to be done.
+    Done,
+    /// It was not done, deliberately; the next plan says why.
+    Refused,
+    /// The conf changed in between.
+    Conflict(String),
+    /// It failed.
+    Failed(String),
+}
+
+impl Engine {
+    /// Returns the engine of this node.
+    pub(crate) fn new(node: Node) -> Self {
+        Self { node, memory: Mutex::default() }
+    }
+
+    /// Returns the node it works on.
+    pub(crate) const fn node(&self) -> &Node {
+        &self.node
+    }
+
+    fn memory(&self) -> MutexGuard<'_, Memory> {
+        // Each field is valid by itself, so a panic elsewhere leaves nothing half done here.
+        self.memory.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn requests(&self, job: &Job, key: Option<&Key>) -> Requests {
+        let memory = self.memory();
+        let mut requests = Requests {
+            confirmed: BTreeSet::new(),
+            refused: memory.refused.clone(),
+            restart_failed: memory.restart_failed.clone(),
+        };
+        if let (true, Some(Key::Volume(name))) = (job.confirmed, key) {
+            requests.confirmed.insert(name.clone());
+        }
+        requests
+    }
+
+    /// Forgets what was refused before: an admin asks for another try, or a verify is due.
+    fn forget_refusals(&self, key: &Key) {
+        let mut memory = self.memory();
+        match key {
+            Key::Container(ctid) => drop(memory.restart_failed.remove(ctid)),
+            Key::Volume(name) => drop(memory.refused.remove(name)),
+        }
+    }
+
+    fn run(&self, desired: &Desired, key: &Key, job: &Job) -> Outcome {
+        if job.confirmed || job.verify {
+            self.forget_refusals(key);
+        }
+        let mut taken: Vec<Step> = Vec::new();
+        let mut depth = if job.verify { Depth::Walk } else { Depth::WhereNeeded };
+        loop {
+            let scope = Scope::of(desired, key);
+            let requests = self.requests(job, Some(key));
+            let looked = self.look(desired, &scope, depth, requests, job);
+            let (snapshot, plans) = match looked {
+                Ok(found) => found,
+                Err(error) => return outcome(View::default(), taken, Verdict::Failed(error)),
+            };
+            let view = view(desired, &snapshot, &plans, key);
+            if job.is_cancelled() {
+                return outcome(view, taken, Verdict::Cancelled);
+            }
+            debug!(key = %key, steps = view.steps.len(), holds = view.holds.len(), "planned");
+            if desired.settings.mode == Mode::Enforce
+                && let Err(error) = self.enter_records(&plans, key)
+            {
+                return outcome(view, taken, Verdict::Failed(error));
+            }
+            let step = match next_step(desired, &view) {
+                Ok(step) => step,
+                Err(verdict) => return outcome(view, taken, verdict),
+            };
+            if taken.last() == Some(&step) || taken.len() >= MAX_STEPS {
+                // Taken, and still planned: something undoes it. Backoff, not a busy loop.
+                let why = format!("{} did not last: something undoes it", step.name());
+                return outcome(view, taken, Verdict::Failed(why));
+            }
+            // After a walk that changed something, only a walk can say that all is right.
+            depth = match &step {
+                Step::SetOwnership(_) => Depth::Walk,
+                _ => Depth::WhereNeeded,
+            };
+            match self.apply(desired, &snapshot, &plans, key, &step, job) {
+                StepEnd::Done => taken.push(step),
+                StepEnd::Refused => {}
+                StepEnd::Conflict(why) => return outcome(view, taken, Verdict::Conflict(why)),
+                StepEnd::Failed(why) => return outcome(view, taken, Verdict::Failed(why)),
+            }
+        }
+    }
+}
+
+fn outcome(view: View, taken: Vec<Step>, verdict: Verdict) -> Outcome {
+    Outcome { view, taken, verdict }
+}
+
+/// Returns the step to take, or how the run ends because there is none.
+fn next_step(desired: &Desired, view: &View) -> Result<Step, Verdict> {
+    let step = view.steps.iter().find(|step| match step {
+        Step::SetMount(set) => !set.after_volume,
+        Step::CreateDirectory { .. } | Step::SetOwnership(_) | Step::RebootContainer { .. } => true,
+    });
+    match step {
+        Some(step) if desired.settings.mode == Mode::Enforce => Ok(step.clone()),
+        _ if !view.holds.is_empty() => Err(Verdict::Held),
+        _ if !view.steps.is_empty() || view.unsettled => Err(Verdict::Waiting),
+        _ => Err(Verdict::Converged),
+    }
+}
+
+/// Returns one key as these plans see it.
+pub(crate) fn view(desired: &Desired, snapshot: &Snapshot, plans: &Plans, key: &Key) -> View {
+    let (conditions, notices, unsettled) = match key {
+        Key::Container(ctid) => {
+            let plan = plans.containers.get(ctid);
+            (
+                condition::of_container(desired, snapshot, plans, *ctid),
+                plan.map(|plan| plan.notices.as_slice()),
+                plan.is_some_and(|plan| !plan.waits_for.is_empty()),
+            )
+        }
+        Key::Volume(name) => {
+            let plan = plans.volumes.get(name);
+            (
+                condition::of_volume(snapshot, plans, name),
+                plan.map(|plan| plan.notices.as_slice()),
+                plan.is_some_and(|plan| plan.needs_audit),
+            )
+        }
+    };
+    View {
+        conditions,
+        steps: plans.steps(key).to_vec(),
+        holds: plans.holds(key),
+        notices: notices.unwrap_or_default().iter().map(Into::into).collect(),
+        unsettled,
+    }
+}
+
+impl Reconciler for Engine {
+    fn survey(&self, desired: &Desired) -> BTreeMap<Key, View> {
+        let job = Job::default();
+        let looked =
+            self.look(desired, &Scope::all(desired), Depth::Surface, self.requests(&job, None), &job);
+        let keys = crate::controller::board::keys_of(desired);
+        match looked {
+            Ok((snapshot, plans)) => {
+                let each = |key: Key| (key.clone(), view(desired, &snapshot, &plans, &key));
+                keys.into_iter().map(each).collect()
+            }
+            Err(error) => {
+                debug!(error, "survey failed");
+                BTreeMap::new()
+            }
+        }
+    }
+
+    fn reconcile(&self, desired: &Desired, key: &Key, job: &Job) -> Outcome {
+        self.run(desired, key, job)
+    }
+}

@@ -1,0 +1,166 @@
+//! Taking one step, and saying what came of it.
+
+use std::sync::atomic::Ordering;
+use std::time::Instant;
+
+use pctd_core::desired::{Desired, Volume};
+use pctd_core::ids::{Ctid, Key};
+use pctd_core::ledger::LedgerEntry;
+use pctd_core::observed::{Presence, Snapshot, SourceState};
+use pctd_core::plan::{Plans, SetMount, Step};
+use pctd_node::{PctClass, RepairReport};
+use tracing::info;
+
+use super::{Engine, StepEnd};
+use crate::reconciler::Job;
+
+impl Engine {
+    /// Takes a step that was planned on `snapshot`.
+    pub(super) fn apply(
+        &self,
+        desired: &Desired,
+        snapshot: &Snapshot,
+        plans: &Plans,
+        key: &Key,
+        step: &Step,
+        job: &Job,
+    ) -> StepEnd {
+        let volume = match key {
+            Key::Volume(name) => desired.volumes.get(name),
+            Key::Container(_) => None,
+        };
+        match (key, step) {
+            (Key::Container(ctid), Step::SetMount(set)) => {
+                self.set_mount(desired, snapshot, *ctid, set)
+            }
+            (Key::Container(ctid), Step::RebootContainer { keys, others }) => {
+                self.restart(desired, snapshot, *ctid, keys, others)
+            }
+            (Key::Volume(name), Step::CreateDirectory { path }) => {
+                let source = snapshot.volumes.get(name).map(|observed| &observed.source);
+                let (Some(volume), Some(SourceState::Missing { file_system })) = (volume, source)
+                else {
+                    return StepEnd::Refused;
+                };
+                match self.node.create_directory(volume, file_system) {
+                    Ok(()) => {
+                        info!(VOLUME = %name, STEP = step.name(), PATH = path, "created directory");
+                        StepEnd::Done
+                    }
+                    Err(error) => StepEnd::Failed(error.to_string()),
+                }
+            }
+            (Key::Volume(name), Step::SetOwnership(_)) => {
+                let rule = plans.volumes.get(name).and_then(|plan| plan.rule.as_ref());
+                let (Some(volume), Some(rule)) = (volume, rule) else { return StepEnd::Refused };
+                self.set_ownership(volume, rule, job)
+            }
+            _ => StepEnd::Failed(format!("{} is no step for {key}", step.name())),
+        }
+    }
+
+    fn set_ownership(
+        &self,
+        volume: &Volume,
+        rule: &pctd_core::ownership::OwnershipRule,
+        job: &Job,
+    ) -> StepEnd {
+        let begun = Instant::now();
+        let progress = |entries, changes| {
+            job.progress.entries.store(entries, Ordering::Relaxed);
+            job.progress.changes.store(changes, Ordering::Relaxed);
+        };
+        let report = match self.node.repair(volume, rule, &job.cancel, &progress) {
+            Ok(report) => report,
+            Err(error) => return StepEnd::Failed(format!("{}: {error}", volume.host_path)),
+        };
+        if report.changed > 0 {
+            info!(
+                VOLUME = %volume.name,
+                STEP = "set_ownership",
+                PATH = volume.host_path,
+                ENTRIES = report.audit.entries,
+                CHANGED = report.changed,
+                PRIVILEGES_CLEARED = report.audit.privileges,
+                elapsed_ms = u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX),
+                "set ownership"
+            );
+        }
+        self.judge_repair(volume, &report)
+    }
+
+    fn judge_repair(&self, volume: &Volume, report: &RepairReport) -> StepEnd {
+        if let Some(why) = &report.unsupported {
+            self.memory().refused.insert(volume.name.clone(), why.clone());
+            return StepEnd::Refused;
+        }
+        if report.cancelled || report.audit.errors == 0 {
+            return StepEnd::Done;
+        }
+        StepEnd::Failed(format!(
+            "{} entries of {} could not be changed: {}",
+            report.audit.errors,
+            volume.host_path,
+            report.audit.first_errors.join("; ")
+        ))
+    }
+
+    fn set_mount(
+        &self,
+        desired: &Desired,
+        snapshot: &Snapshot,
+        ctid: Ctid,
+        set: &SetMount,
+    ) -> StepEnd {
+        let Some(Presence::Here(container)) = snapshot.containers.get(&ctid) else {
+            return StepEnd::Refused;
+        };
+        let before = snapshot.ledger.mounts.get(&ctid).and_then(|mounts| mounts.get(&set.key));
+        let written =
+            LedgerEntry::MountWritten { ctid, key: set.key, value: set.value.clone() };
+        if let Err(error) = self.node.enter([written]) {
+            return StepEnd::Failed(error.to_string());
+        }
+        let digest = &container.conf.digest;
+        let timeout = desired.settings.pct_timeout;
+        let called = self.node.set_mount(ctid, set.key, &set.value, digest, timeout);
+        // Whatever the exit code: a failing `pct set` may have written, and one that succeeded
+        // may have been overwritten since (proxmox.md 7, 5). Only the conf tells.
+        let is_there = self.node.read_conf_now(ctid).is_ok_and(|conf| {
+            let of = |mounts: &std::collections::BTreeMap<_, pctd_core::conf::MountEntry>| {
+                mounts.get(&set.key).is_some_and(|mount| mount.raw == set.value.as_bytes())
+            };
+            of(conf.mounts()) || of(conf.pending_mounts())
+        });
+        if is_there {
+            info!(
+                CTID = %ctid,
+                STEP = "set_mount",
+                KEY = %set.key,
+                VALUE = set.value,
+                VOLUME = %set.volume,
+                "set mount"
+            );
+            if let Err(error) = called {
+                info!(CTID = %ctid, "pct reported a failure after it had written the mount: {error}");
+            }
+            return StepEnd::Done;
+        }
+        let undo = match before {
+            Some(value) => {
+                LedgerEntry::MountWritten { ctid, key: set.key, value: value.clone() }
+            }
+            None => LedgerEntry::MountForgotten { ctid, key: set.key },
+        };
+        if let Err(error) = self.node.enter([undo]) {
+            return StepEnd::Failed(error.to_string());
+        }
+        match called {
+            Ok(()) => StepEnd::Conflict(format!("{} is not in the conf after pct set", set.key)),
+            Err(error) if error.class() == PctClass::Conflict => {
+                StepEnd::Conflict(error.to_string())
+            }
+            Err(error) => StepEnd::Failed(error.to_string()),
+        }
+    }
+}

@@ -1,0 +1,225 @@
+//! Observing: from the node to one snapshot, and from there to plans.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant, SystemTime};
+
+use pctd_core::desired::Desired;
+use pctd_core::ids::{Ctid, Key, VolumeName};
+use pctd_core::observed::{NodeState, ObservedVolume, Presence, Requests, Snapshot};
+use pctd_core::plan::{self, Hold, Plans};
+
+use super::Engine;
+use crate::reconciler::Job;
+
+/// What a run looks at: the keys it is for, and what their plans depend on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Scope {
+    containers: BTreeSet<Ctid>,
+    volumes: BTreeSet<VolumeName>,
+    /// The volumes the run is for; only these are ever walked.
+    own_volumes: BTreeSet<VolumeName>,
+}
+
+/// How deep volumes are looked into.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Depth {
+    /// Root directories only.
+    Surface,
+    /// A walk where the plan cannot be made without one.
+    WhereNeeded,
+    /// A walk of every volume the run is for.
+    Walk,
+}
+
+impl Scope {
+    /// Returns the scope of one key.
+    pub(crate) fn of(desired: &Desired, key: &Key) -> Self {
+        Self::of_keys(desired, std::slice::from_ref(key))
+    }
+
+    /// Returns the scope of these keys: with a container the volumes it mounts, with a volume
+    /// every container that mounts it, because its owner depends on all of their id maps.
+    pub(crate) fn of_keys(desired: &Desired, keys: &[Key]) -> Self {
+        let mut scope = Self {
+            containers: BTreeSet::new(),
+            volumes: BTreeSet::new(),
+            own_volumes: BTreeSet::new(),
+        };
+        for key in keys {
+            match key {
+                Key::Container(ctid) => {
+                    scope.containers.insert(*ctid);
+                    scope.volumes.extend(desired.mounts_of(*ctid).map(|(v, _)| v.name.clone()));
+                }
+                Key::Volume(name) => {
+                    scope.volumes.insert(name.clone());
+                    scope.own_volumes.insert(name.clone());
+                }
+            }
+        }
+        let mounting = scope.volumes.iter().filter_map(|name| desired.volumes.get(name));
+        scope.containers.extend(mounting.flat_map(|volume| volume.mounts.keys()).copied());
+        scope
+    }
+
+    /// Returns the scope of everything desired.
+    pub(crate) fn all(desired: &Desired) -> Self {
+        let volumes: BTreeSet<_> = desired.volumes.keys().cloned().collect();
+        Self { containers: desired.ctids(), own_volumes: volumes.clone(), volumes }
+    }
+}
+
+impl Engine {
+    /// Observes a scope and plans it.
+    ///
+    /// # Errors
+    ///
+    /// A walk that could not even begin; everything else is part of the snapshot.
+    pub(crate) fn look(
+        &self,
+        desired: &Desired,
+        scope: &Scope,
+        depth: Depth,
+        requests: Requests,
+        job: &Job,
+    ) -> Result<(Snapshot, Plans), String> {
+        let mut snapshot = self.snapshot(desired, scope, requests);
+        let plans = plan::plan(desired, &snapshot);
+        self.remember_waits(&mut snapshot, &plans);
+        // The waits may have run out just now, which is part of the plan.
+        let plans = if snapshot.waited.is_empty() { plans } else { plan::plan(desired, &snapshot) };
+        let walks: Vec<VolumeName> = scope
+            .own_volumes
+            .iter()
+            .filter(|name| {
+                let needed = plans.volumes.get(*name).is_some_and(|plan| plan.needs_audit);
+                match depth {
+                    Depth::Surface => false,
+                    Depth::WhereNeeded => needed,
+                    Depth::Walk => true,
+                }
+            })
+            .cloned()
+            .collect();
+        if walks.is_empty() {
+            return Ok((snapshot, plans));
+        }
+        for name in walks {
+            self.walk(desired, &mut snapshot, &plans, &name, job)?;
+        }
+        let plans = plan::plan(desired, &snapshot);
+        Ok((snapshot, plans))
+    }
+
+    fn walk(
+        &self,
+        desired: &Desired,
+        snapshot: &mut Snapshot,
+        plans: &Plans,
+        name: &VolumeName,
+        job: &Job,
+    ) -> Result<(), String> {
+        let rule = plans.volumes.get(name).and_then(|plan| plan.rule.as_ref());
+        let (Some(rule), Some(volume)) = (rule, desired.volumes.get(name)) else { return Ok(()) };
+        let Some(observed) = snapshot.volumes.get_mut(name) else { return Ok(()) };
+        if !matches!(observed.source, pctd_core::observed::SourceState::Directory(_)) {
+            return Ok(());
+        }
+        let progress = |entries, changes| {
+            job.progress.entries.store(entries, Ordering::Relaxed);
+            job.progress.changes.store(changes, Ordering::Relaxed);
+        };
+        let audit = self
+            .node
+            .audit(volume, rule, &job.cancel, &progress)
+            .map_err(|error| format!("walking {}: {error}", volume.host_path))?;
+        if !job.is_cancelled() {
+            observed.audit = Some(audit);
+        }
+        Ok(())
+    }
+
+    fn snapshot(&self, desired: &Desired, scope: &Scope, requests: Requests) -> Snapshot {
+        let node = self.node.cluster(desired.settings.node.as_deref());
+        let (containers, volumes) = match &node {
+            NodeState::Unknown(_) => (BTreeMap::new(), BTreeMap::new()),
+            NodeState::Up(cluster) => {
+                let observed = |name: &VolumeName| {
+                    let volume = desired.volumes.get(name)?;
+                    let source = self.node.observe_source(volume);
+                    Some((name.clone(), ObservedVolume { source, audit: None }))
+                };
+                (
+                    self.node.observe_containers(&scope.containers, &cluster.node),
+                    scope.volumes.iter().filter_map(observed).collect(),
+                )
+            }
+        };
+        let ledger = self.node.ledger();
+        let restarted = restarted(&ledger.restarted);
+        let mut snapshot = Snapshot {
+            node,
+            containers,
+            volumes,
+            ledger,
+            waited: BTreeMap::new(),
+            restarted,
+            accounts: self.node.accounts(),
+            requests,
+        };
+        snapshot.waited = self.waits(&snapshot.containers);
+        snapshot
+    }
+
+    /// Returns how long each of these containers has not been ready, as known so far.
+    fn waits(&self, containers: &BTreeMap<Ctid, Presence>) -> BTreeMap<Ctid, Duration> {
+        let memory = self.memory();
+        let since = containers.keys().filter_map(|ctid| memory.not_ready_since.get_key_value(ctid));
+        since.map(|(ctid, since)| (*ctid, since.elapsed())).collect()
+    }
+
+    /// Starts and stops the clocks of containers whose map is not ready.
+    fn remember_waits(&self, snapshot: &mut Snapshot, plans: &Plans) {
+        let mut memory = self.memory();
+        for ctid in snapshot.containers.keys() {
+            let plan = plans.containers.get(ctid);
+            let waits = plan.is_some_and(|plan| {
+                plan.holds.iter().any(|hold| {
+                    matches!(hold, Hold::IdmapNotReady { .. } | Hold::UnprivilegedMismatch { .. })
+                })
+            });
+            if waits {
+                memory.not_ready_since.entry(*ctid).or_insert_with(Instant::now);
+            } else {
+                memory.not_ready_since.remove(ctid);
+                snapshot.waited.remove(ctid);
+            }
+        }
+    }
+
+    /// Enters what these plans found in place for `key`.
+    ///
+    /// # Errors
+    ///
+    /// The ledger could not be written.
+    pub(super) fn enter_records(&self, plans: &Plans, key: &Key) -> Result<(), String> {
+        let records = match key {
+            Key::Container(ctid) => plans.containers.get(ctid).map(|plan| &plan.records),
+            Key::Volume(name) => plans.volumes.get(name).map(|plan| &plan.records),
+        };
+        match records {
+            Some(records) if !records.is_empty() => {
+                self.node.enter(records.iter().cloned()).map_err(|error| error.to_string())
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+/// Returns how long ago each restart was; a clock that was set back makes it "just now".
+fn restarted(ledger: &BTreeMap<Ctid, u64>) -> BTreeMap<Ctid, Duration> {
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    let ago = |at: u64| now.checked_sub(Duration::from_secs(at)).unwrap_or_default();
+    ledger.iter().map(|(ctid, at)| (*ctid, ago(*at))).collect()
+}

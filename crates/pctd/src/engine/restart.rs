@@ -1,0 +1,142 @@
+//! Restarting a container for pctd's own pending changes, and taking them back when it does not
+//! come back.
+//!
+//! A start with a bad mount leaves a container stopped, with its old values already gone from the
+//! conf (proxmox.md 12.1). So every source is looked at first, and the values in force are kept
+//! until the container has been seen running again.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant, SystemTime};
+
+use pctd_core::conf::{Conf, MountClass};
+use pctd_core::desired::Desired;
+use pctd_core::ids::{Ctid, MpKey};
+use pctd_core::ledger::LedgerEntry;
+use pctd_core::observed::{ObservedContainer, Presence, Running, Snapshot};
+use tracing::{error, info};
+
+use super::{Engine, StepEnd};
+
+/// How long after `pct reboot` has returned a container may take to be seen running.
+const SEEN_RUNNING: Duration = Duration::from_secs(5);
+
+impl Engine {
+    /// Restarts a container; see the module.
+    pub(super) fn restart(
+        &self,
+        desired: &Desired,
+        snapshot: &Snapshot,
+        ctid: Ctid,
+        keys: &[MpKey],
+        others: &[String],
+    ) -> StepEnd {
+        let Some(Presence::Here(container)) = snapshot.containers.get(&ctid) else {
+            return StepEnd::Refused;
+        };
+        if let Some(missing) = self.missing_source(&container.conf) {
+            let why = format!("{missing}, which it mounts, is not a directory");
+            self.memory().restart_failed.insert(ctid, why);
+            return StepEnd::Refused;
+        }
+        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        // Entered first: a crash in between must not make two restarts out of one.
+        let entry = LedgerEntry::Restarted { ctid, at: now.as_secs() };
+        if let Err(error) = self.node.enter([entry]) {
+            return StepEnd::Failed(error.to_string());
+        }
+        info!(
+            CTID = %ctid,
+            STEP = "reboot_container",
+            also_applies = others.join(","),
+            "restarting the container for its pending mounts"
+        );
+        let called = self.node.reboot(ctid, desired.settings.restart_timeout);
+        if self.comes_back(snapshot, ctid, container) {
+            info!(CTID = %ctid, STEP = "reboot_container", "restarted");
+            return StepEnd::Done;
+        }
+        let why = called.err().map_or_else(|| "it is not running".to_owned(), |e| e.to_string());
+        let why = self.take_back(desired, snapshot, ctid, container, keys, why);
+        error!(CTID = %ctid, STEP = "reboot_container", "the container did not come back: {why}");
+        self.memory().restart_failed.insert(ctid, why);
+        StepEnd::Refused
+    }
+
+    /// Returns a bind source the container would not start with.
+    fn missing_source(&self, conf: &Conf) -> Option<String> {
+        let mut after: BTreeMap<MpKey, _> = conf.mounts().iter().map(|(k, m)| (*k, m)).collect();
+        after.extend(conf.pending_mounts().iter().map(|(k, m)| (*k, m)));
+        let binds = after.into_iter().filter(|(key, _)| !conf.pending_delete(*key));
+        let sources = binds.filter_map(|(_, mount)| {
+            let mp = mount.parsed.as_ref().ok()?;
+            (mp.class == MountClass::Bind).then(|| mp.volume.to_string())
+        });
+        sources.into_iter().find(|source| !self.node.is_safe_directory(source))
+    }
+
+    /// Waits until the container runs with another init than before.
+    fn comes_back(&self, snapshot: &Snapshot, ctid: Ctid, before: &ObservedContainer) -> bool {
+        let old = init_of(before);
+        let deadline = Instant::now() + SEEN_RUNNING;
+        loop {
+            if let Some(now) = self.observe_one(snapshot, ctid)
+                && now.running != Running::No
+                && (old.is_none() || init_of(&now) != old)
+            {
+                return true;
+            }
+            if Instant::now() >= deadline {
+                return false;
+            }
+            std::thread::sleep(Duration::from_millis(50));
+        }
+    }
+
+    fn observe_one(&self, snapshot: &Snapshot, ctid: Ctid) -> Option<ObservedContainer> {
+        let pctd_core::observed::NodeState::Up(cluster) = &snapshot.node else { return None };
+        let one = std::collections::BTreeSet::from([ctid]);
+        match self.node.observe_containers(&one, &cluster.node).remove(&ctid) {
+            Some(Presence::Here(container)) => Some(*container),
+            _ => None,
+        }
+    }
+
+    /// Puts the old mounts back and starts the container; returns what there is to say of it.
+    fn take_back(
+        &self,
+        desired: &Desired,
+        snapshot: &Snapshot,
+        ctid: Ctid,
+        before: &ObservedContainer,
+        keys: &[MpKey],
+        mut why: String,
+    ) -> String {
+        let timeout = desired.settings.pct_timeout;
+        for key in keys {
+            let Some(old) = before.conf.mounts().get(key).map(|mount| mount.raw.to_string()) else {
+                continue;
+            };
+            let Some(now) = self.observe_one(snapshot, ctid) else { continue };
+            if now.running != Running::No {
+                continue;
+            }
+            let put = self.node.set_mount(ctid, *key, &old, &now.conf.digest, timeout);
+            let forget = self.node.enter([LedgerEntry::MountForgotten { ctid, key: *key }]);
+            if let Err(error) = put.map_err(|e| e.to_string()).and(forget.map_err(|e| e.to_string())) {
+                why.push_str(&format!("; {key} could not be put back: {error}"));
+            }
+        }
+        match self.node.start(ctid, timeout) {
+            Ok(()) => why.push_str("; its old mounts were put back and it was started"),
+            Err(error) => why.push_str(&format!("; starting it with its old mounts failed: {error}")),
+        }
+        why
+    }
+}
+
+const fn init_of(container: &ObservedContainer) -> Option<u32> {
+    match container.running {
+        Running::Yes { init, .. } => init,
+        Running::No => None,
+    }
+}

@@ -1,0 +1,55 @@
+//! Logging: journald under systemd, else standard error; one event per fact.
+//!
+//! Fields are named as an admin filters for them: `journalctl -u pctd CTID=953 STEP=set_mount`.
+
+use std::io::IsTerminal;
+
+use tracing::level_filters::LevelFilter;
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::util::SubscriberInitExt;
+
+/// Emits an event with the field that names its key: `CTID` or `VOLUME`.
+macro_rules! log_with_key {
+    ($level:ident, $key:expr, $($rest:tt)+) => {
+        match $key {
+            pctd_core::ids::Key::Container(ctid) => tracing::$level!(CTID = %ctid, $($rest)+),
+            pctd_core::ids::Key::Volume(volume) => tracing::$level!(VOLUME = %volume, $($rest)+),
+        }
+    };
+}
+
+/// How much is logged.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Verbosity {
+    /// Warnings and errors.
+    Quiet,
+    /// What changed on the node.
+    Normal,
+    /// What was observed and planned, too.
+    Verbose,
+}
+
+/// Sets up logging for this process.
+pub(crate) fn init(verbosity: Verbosity) {
+    let level = match verbosity {
+        Verbosity::Quiet => LevelFilter::WARN,
+        Verbosity::Normal => LevelFilter::INFO,
+        Verbosity::Verbose => LevelFilter::DEBUG,
+    };
+    let registry = tracing_subscriber::registry().with(level);
+    let under_systemd = std::env::var_os("JOURNAL_STREAM").is_some();
+    let journald = under_systemd.then(tracing_journald::layer).and_then(Result::ok);
+    match journald {
+        // Fields keep their names: `CTID`, not `F_CTID`.
+        Some(layer) => registry.with(layer.with_field_prefix(None)).init(),
+        None => {
+            let stderr = std::io::stderr();
+            let colour = stderr.is_terminal() && std::env::var_os("NO_COLOR").is_none();
+            let format = tracing_subscriber::fmt::layer()
+                .with_writer(std::io::stderr)
+                .with_ansi(colour)
+                .with_target(false);
+            registry.with(format).init();
+        }
+    }
+}

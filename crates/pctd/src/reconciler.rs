@@ -1,0 +1,103 @@
+//! The seam between the loop and the node: what the controller asks for and what it is told.
+//!
+//! The loop knows nothing of containers; whoever implements [`Reconciler`] knows nothing of
+//! queues, retries or time. [`crate::engine::Engine`] is the real one; the controller's tests
+//! bring a scripted one.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::Arc;
+
+use pctd_core::condition::Conditions;
+use pctd_core::desired::Desired;
+use pctd_core::ids::Key;
+use pctd_core::plan::{Hold, Reason, Step};
+
+/// Observes the node and brings one key at a time to what is desired. Blocking.
+pub(crate) trait Reconciler: Send + Sync + 'static {
+    /// Observes and plans everything once, changes nothing and walks no volume.
+    fn survey(&self, desired: &Desired) -> BTreeMap<Key, View>;
+
+    /// Observes one key, takes the steps it needs and observes it again.
+    fn reconcile(&self, desired: &Desired, key: &Key, job: &Job) -> Outcome;
+}
+
+/// How one run over a key is to be made, and how it is followed from outside.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Job {
+    /// Whether a volume is walked even where nothing says that it differs.
+    pub(crate) verify: bool,
+    /// Whether an admin asked for it: big passes and changed file systems are meant, and what
+    /// was refused before is tried again.
+    pub(crate) confirmed: bool,
+    /// Set to end the run after the step, or the directory, it is at.
+    pub(crate) cancel: Arc<AtomicBool>,
+    /// How far its walk is.
+    pub(crate) progress: Arc<Progress>,
+}
+
+impl Job {
+    /// Returns whether the run is to end early.
+    pub(crate) fn is_cancelled(&self) -> bool {
+        self.cancel.load(Ordering::Relaxed)
+    }
+}
+
+/// How far a walk is; written by the walk, read by whoever shows it.
+#[derive(Debug, Default)]
+pub(crate) struct Progress {
+    /// Entries looked at.
+    pub(crate) entries: AtomicU64,
+    /// Entries that differ or were changed.
+    pub(crate) changes: AtomicU64,
+}
+
+/// One key as a plan sees it.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub(crate) struct View {
+    /// What is true of it.
+    pub(crate) conditions: Conditions,
+    /// What would be done.
+    pub(crate) steps: Vec<Step>,
+    /// Why something is left.
+    pub(crate) holds: Vec<Hold>,
+    /// What else to know.
+    pub(crate) notices: Vec<Reason>,
+    /// Whether it cannot be judged without a walk, or waits for a volume.
+    pub(crate) unsettled: bool,
+}
+
+impl View {
+    /// Returns whether nothing differs and nothing is in doubt.
+    pub(crate) fn is_converged(&self) -> bool {
+        self.steps.is_empty() && self.holds.is_empty() && !self.unsettled
+    }
+}
+
+/// What came of a run.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Outcome {
+    /// The key as it was seen last.
+    pub(crate) view: View,
+    /// The steps that were taken.
+    pub(crate) taken: Vec<Step>,
+    /// How it ended.
+    pub(crate) verdict: Verdict,
+}
+
+/// How a run ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Verdict {
+    /// Nothing differs any more.
+    Converged,
+    /// Something differs and is deliberately left.
+    Held,
+    /// It goes on once a volume is ready.
+    Waiting,
+    /// Somebody else changed the conf in between; look again at once.
+    Conflict(String),
+    /// A step failed.
+    Failed(String),
+    /// The run was cancelled.
+    Cancelled,
+}

@@ -1,0 +1,133 @@
+//! Faults that a test or a demonstration asks for: which run of `pct` goes wrong, and how.
+//!
+//! They are part of the settings, so that they reach a `pct` that the daemon under test starts.
+//! Only such runs count: what a test does through the library is neither hit nor counted.
+
+use serde::{Deserialize, Serialize};
+
+use crate::error::NodeError;
+use crate::paths::Root;
+use crate::settings::Settings;
+
+/// Something that goes wrong.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Fault {
+    /// What goes wrong.
+    pub what: FaultKind,
+    /// The command it hits, e.g. `set`; any if absent.
+    #[serde(default)]
+    pub command: Option<String>,
+    /// Arguments the run must have, each as a whole.
+    #[serde(default)]
+    pub arguments: Vec<String>,
+    /// How many matching runs are spared first.
+    #[serde(default)]
+    pub skip: u32,
+    /// How many runs it hits.
+    #[serde(default = "once")]
+    pub times: u32,
+}
+
+/// The kinds of faults.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum FaultKind {
+    /// Fails before anything is done.
+    Fail {
+        /// The exit code.
+        exit: u8,
+        /// The error.
+        stderr: String,
+    },
+    /// Does what it should, and then fails, as a `set` does whose bridge is missing.
+    FailAfterwards {
+        /// The exit code.
+        exit: u8,
+        /// The error.
+        stderr: String,
+    },
+    /// Hangs before anything is done.
+    Hang {
+        /// For how long.
+        millis: u64,
+        /// Whether the flock of the container is held meanwhile, as when `pmxcfs` blocks.
+        holding_flock: bool,
+    },
+    /// Finds the container locked.
+    Locked {
+        /// The value of `lock:`.
+        lock: String,
+    },
+    /// Does not get the flock.
+    LockTimeout,
+    /// Is killed before anything is done, by this signal.
+    Killed {
+        /// The number of the signal.
+        signal: i32,
+    },
+}
+
+const fn once() -> u32 {
+    1
+}
+
+impl Fault {
+    /// Returns a fault that hits the next run.
+    pub const fn next(what: FaultKind) -> Self {
+        Self { what, command: None, arguments: Vec::new(), skip: 0, times: 1 }
+    }
+
+    /// Restricts it to one command.
+    #[must_use]
+    pub fn on(mut self, command: &str) -> Self {
+        self.command = Some(command.to_owned());
+        self
+    }
+
+    /// Restricts it to runs with this argument.
+    #[must_use]
+    pub fn with_argument(mut self, argument: &str) -> Self {
+        self.arguments.push(argument.to_owned());
+        self
+    }
+
+    /// Spares this many matching runs first.
+    #[must_use]
+    pub const fn after(mut self, skip: u32) -> Self {
+        self.skip = skip;
+        self
+    }
+
+    /// Hits this many runs.
+    #[must_use]
+    pub const fn times(mut self, times: u32) -> Self {
+        self.times = times;
+        self
+    }
+
+    fn matches(&self, argv: &[String]) -> bool {
+        let command = self.command.as_ref().is_none_or(|command| argv.first() == Some(command));
+        command && self.arguments.iter().all(|argument| argv.contains(argument))
+    }
+}
+
+/// Takes the fault that hits a run with these arguments, and counts it.
+pub(crate) fn take(root: &Root, argv: &[String]) -> Result<Option<FaultKind>, NodeError> {
+    if Settings::load(root)?.faults.is_empty() {
+        return Ok(None);
+    }
+    Settings::update(root, |settings| {
+        let mut hit = None;
+        for fault in settings.faults.iter_mut().filter(|fault| fault.matches(argv)) {
+            if fault.skip > 0 {
+                fault.skip -= 1;
+            } else if hit.is_none() && fault.times > 0 {
+                fault.times -= 1;
+                hit = Some(fault.what.clone());
+            }
+        }
+        settings.faults.retain(|fault| fault.times > 0);
+        hit
+    })
+}

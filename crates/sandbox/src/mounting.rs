@@ -1,0 +1,202 @@
+//! What a mount into a container needs: a real directory without a symbolic link on the way, a
+//! target without one, and an id map the tools and the kernel take.
+//!
+//! `PVE::LXC::__mountpoint_mount`, `walk_tree_nofollow`, `mountpoint_hotplug`.
+
+use std::fs;
+
+use pctd_core::conf::{MountClass, MountIdMap, MountPoint, Section, normalise_path};
+use pctd_core::idmap::IdRange;
+
+use crate::id_maps;
+use crate::paths::Root;
+use crate::perl::{from_file, is_space};
+use crate::running::Mounted;
+
+/// Links and files of a Debian guest, where a mount target cannot lead through.
+const GUEST_NO_DIRECTORIES: &[&str] = &[
+    "bin",
+    "lib",
+    "lib32",
+    "lib64",
+    "libx32",
+    "sbin",
+    "var/run",
+    "var/lock",
+    "etc/hostname",
+    "etc/hosts",
+    "etc/passwd",
+    "etc/group",
+    "etc/resolv.conf",
+    "etc/fstab",
+    "etc/mtab",
+];
+
+/// As many links as the kernel follows (path_resolution(7)).
+const MAX_LINKS: u32 = 40;
+
+/// The mount options that show, in the kernel's order; `discard` and `lazytime` are the file
+/// system's and mean nothing to a bind mount.
+const SHOWN_OPTIONS: [&str; 4] = ["nosuid", "nodev", "noexec", "noatime"];
+
+/// Why a mount does not come about.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct MountFailure {
+    /// What tools print on stderr meanwhile.
+    pub(crate) output: String,
+    /// The error.
+    pub(crate) error: String,
+}
+
+impl From<String> for MountFailure {
+    fn from(error: String) -> Self {
+        Self { output: String::new(), error }
+    }
+}
+
+impl From<id_maps::Refused> for MountFailure {
+    fn from(refused: id_maps::Refused) -> Self {
+        Self { output: refused.output, error: refused.error }
+    }
+}
+
+/// Checks the source of a bind mount.
+///
+/// `-d` follows links, so a link to nowhere does not exist; the walk that follows refuses links.
+pub(crate) fn check_source(root: &Root, source: &str) -> Result<(), String> {
+    if !resolves_to_directory(root, source) {
+        return Err(format!("directory '{source}' does not exist\n"));
+    }
+    let mut walked = String::from("/");
+    let mut path = root.path().to_owned();
+    for component in source.split('/').filter(|component| !component.is_empty()) {
+        walked = format!("{walked}/{component}");
+        path.push(crate::perl::to_path(component));
+        let meta = fs::symlink_metadata(&path)
+            .map_err(|error| format!("cannot open directory {walked}: {error}\n"))?;
+        if !meta.is_dir() {
+            return Err(format!("symlink encountered at: {walked}\n"));
+        }
+    }
+    Ok(())
+}
+
+/// Follows links as the host would, absolute ones from the root of the node.
+fn resolves_to_directory(root: &Root, source: &str) -> bool {
+    let mut links = 0;
+    let mut pending: Vec<String> = components(source);
+    let mut resolved: Vec<String> = Vec::new();
+    while let Some(component) = pending.pop() {
+        if component == ".." {
+            resolved.pop();
+            continue;
+        }
+        resolved.push(component);
+        let path = root.path().join(crate::perl::to_path(&resolved.join("/")));
+        match fs::symlink_metadata(&path) {
+            Ok(meta) if meta.is_symlink() && links < MAX_LINKS => {
+                let Ok(target) = fs::read_link(&path) else { return false };
+                links += 1;
+                resolved.pop();
+                if target.is_absolute() {
+                    resolved.clear();
+                }
+                pending.extend(components(&target.to_string_lossy()));
+            }
+            Ok(meta) if meta.is_dir() => {}
+            _ => return false,
+        }
+    }
+    true
+}
+
+/// Returns the components in reverse order, as a stack.
+fn components(path: &str) -> Vec<String> {
+    path.split('/').filter(|part| !part.is_empty() && *part != ".").rev().map(str::to_owned).collect()
+}
+
+/// Checks the target of a mount inside the guest; `base` is how messages name its root.
+fn check_target(base: &str, target: &str) -> Result<(), String> {
+    let mut walked = String::new();
+    for component in target.split('/').filter(|component| !component.is_empty()) {
+        if !walked.is_empty() {
+            walked.push('/');
+        }
+        walked.push_str(component);
+        if GUEST_NO_DIRECTORIES.contains(&walked.as_str()) {
+            return Err(format!("symlink encountered at: {base}/{walked}\n"));
+        }
+    }
+    Ok(())
+}
+
+/// Returns the mount as it is seen inside the container, or why it fails.
+///
+/// A volume leaves nothing to see: its source is no host directory.
+pub(crate) fn mount(
+    root: &Root,
+    own: &[IdRange],
+    mount: &MountPoint,
+    base: &str,
+) -> Result<Option<Mounted>, MountFailure> {
+    let ro = mount.is_on("ro");
+    let mut options = shown(mount.options.get("mountoptions").map(String::as_str), ';');
+    // `is_valid_ro_mount_option`
+    options.retain(|option| !(ro && option == "noatime"));
+    if let Some(map) = mount.idmap().filter(|_| !own.is_empty()) {
+        if map != MountIdMap::Passthrough {
+            id_maps::install(root, &id_maps::resolve(own, &map)?)?;
+        }
+        options.push("idmapped".into());
+    }
+    let (source, target) = (from_file(&mount.volume), from_file(&mount.target));
+    let is_bind = mount.class == MountClass::Bind;
+    if is_bind {
+        check_source(root, &source)?;
+    }
+    check_target(base, &target)?;
+    let (source, target) = (normal(&source), normal(&target));
+    Ok(is_bind.then_some(Mounted { source, target, ro, options }))
+}
+
+/// Returns what the raw `lxc.mount.entry` lines mount, or why lxc fails.
+pub(crate) fn raw_entries(root: &Root, section: &Section) -> Result<Vec<Mounted>, String> {
+    let mut mounted = Vec::new();
+    for (_, line) in section.lxc().iter().filter(|(key, _)| key == "lxc.mount.entry") {
+        let line = from_file(line);
+        let fields: Vec<&str> = line.split(is_space).filter(|field| !field.is_empty()).collect();
+        let [source, target, _, options, ..] = fields[..] else { continue };
+        let options: Vec<&str> = options.split(',').collect();
+        if !options.iter().any(|option| matches!(*option, "bind" | "rbind")) {
+            continue;
+        }
+        let id_mapped = options.contains(&"idmap=container");
+        if target.starts_with('/') {
+            return Err(format!("Ignoring mount point \"{target}\"\n"));
+        }
+        if !root.host(source).exists() {
+            // `optional` does not help where a detached mount is made.
+            if options.contains(&"optional") && !id_mapped {
+                continue;
+            }
+            return Err(format!("No such file or directory - Failed to mount \"{source}\"\n"));
+        }
+        let mut shown = shown(Some(&options.join(",")), ',');
+        if id_mapped {
+            shown.push("idmapped".into());
+        }
+        let (source, target) = (normal(source), normal(target));
+        mounted.push(Mounted { source, target, ro: options.contains(&"ro"), options: shown });
+    }
+    Ok(mounted)
+}
+
+fn shown(list: Option<&str>, separator: char) -> Vec<String> {
+    let given: Vec<&str> = list.map(|list| list.split(separator).collect()).unwrap_or_default();
+    SHOWN_OPTIONS.into_iter().filter(|option| given.contains(option)).map(str::to_owned).collect()
+}
+
+/// Returns a path as the kernel shows it.
+fn normal(path: &str) -> String {
+    normalise_path(path.as_bytes()).to_string()
+}
