@@ -3,9 +3,10 @@
 //! Pure. The caller reads the files; nothing here looks at the node, so that a configuration can be
 //! checked anywhere. What exists and what does not is found out when it is observed.
 //!
-//! The way through: [`document`] and [`json`] make a tree in which every value knows its place;
-//! [`shape`] checks it against the tables in [`fields`]; [`settings`], [`volumes`] and
-//! [`containers`] turn it into [`Desired`]; [`conflicts`] checks what concerns several volumes.
+//! The way through: `document` and `json` make a tree in which every value knows its place; `shape`
+//! checks it against the tables in `fields`, from which `schema` is made as well; `settings`,
+//! `volumes` and `containers` turn it into [`Desired`]; `conflicts` checks what concerns several
+//! volumes.
 
 mod conflicts;
 mod containers;

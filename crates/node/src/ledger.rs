@@ -186,7 +186,8 @@ fn take(dir: &Path, path: &Path) -> io::Result<Result<NodeLock, LockError>> {
     make_dir(dir)?;
     let mut options = File::options();
     // The file stays when the lock goes: removing it would let two processes lock two files.
-    let mut file = options.read(true).write(true).create(true).truncate(false).mode(0o644).open(path)?;
+    let mut file =
+        options.read(true).write(true).create(true).truncate(false).mode(0o644).open(path)?;
     match file.try_lock() {
         Ok(()) => {}
         Err(fs::TryLockError::WouldBlock) => {

@@ -239,7 +239,11 @@ impl Node {
     /// # Errors
     ///
     /// [`CreateError`].
-    pub fn create_directory(&self, volume: &Volume, expected: &str) -> Result<Created, CreateError> {
+    pub fn create_directory(
+        &self,
+        volume: &Volume,
+        expected: &str,
+    ) -> Result<Created, CreateError> {
         source::create(&self.paths, &volume.host_path, expected)
     }
 
@@ -284,7 +288,13 @@ impl Node {
     /// # Errors
     ///
     /// [`PctError`]; the conf may have been written nevertheless.
-    pub fn set_mount(&self, ctid: Ctid, key: MpKey, value: &str, digest: &str) -> Result<(), PctError> {
+    pub fn set_mount(
+        &self,
+        ctid: Ctid,
+        key: MpKey,
+        value: &str,
+        digest: &str,
+    ) -> Result<(), PctError> {
         self.pct().set_mount(ctid, key, value, digest)
     }
 
@@ -295,6 +305,21 @@ impl Node {
     /// [`PctError`]; the container may be stopped.
     pub fn reboot(&self, ctid: Ctid, timeout: Duration) -> Result<(), PctError> {
         self.pct().reboot(ctid, timeout)
+    }
+
+    /// Starts a container.
+    ///
+    /// # Errors
+    ///
+    /// [`PctError`].
+    pub fn start(&self, ctid: Ctid) -> Result<(), PctError> {
+        self.pct().start(ctid)
+    }
+
+    /// Returns whether a container would start with this bind source: a directory that is reached
+    /// without a link (`PVE::LXC::walk_tree_nofollow_fd`).
+    pub fn is_bind_source(&self, path: &str) -> bool {
+        source::is_directory(&self.paths, path)
     }
 
     fn pct(&self) -> Pct {

@@ -10,7 +10,7 @@ use std::os::fd::AsFd;
 use bstr::ByteSlice as _;
 use pctd_core::desired::RequireMount;
 use pctd_core::observed::FileSystem;
-use rustix::fs::fstatfs;
+use rustix::fs::fstatvfs;
 use rustix::io::Errno;
 
 use crate::paths::NodePaths;
@@ -45,7 +45,7 @@ impl MountTable {
         Ok(Self::parse(&std::fs::read("/proc/self/mountinfo")?))
     }
 
-    /// Reads mountinfo (proc_pid_mountinfo(5)); lines of another form are left out.
+    /// Reads mountinfo (`proc_pid_mountinfo(5)`); lines of another form are left out.
     pub(crate) fn parse(text: &[u8]) -> Self {
         Self { entries: text.lines().filter_map(parse_line).collect() }
     }
@@ -105,9 +105,10 @@ pub(crate) fn file_system(
     let table = MountTable::read()?;
     let entry = table.get(stat.mount).ok_or(Errno::STALE)?;
     let mount_point = entry.mount_point.to_str_lossy().into_owned();
-    let id = match STABLE_FSID.contains(&entry.kind.as_str()) {
-        true => format!("{}:{:016x}", entry.kind, fsid(&dir)?),
-        false => format!("{}:{mount_point}", entry.kind),
+    let id = if STABLE_FSID.contains(&entry.kind.as_str()) {
+        format!("{}:{:016x}", entry.kind, fstatvfs(&dir)?.f_fsid)
+    } else {
+        format!("{}:{mount_point}", entry.kind)
     };
     let required_mounted = match require {
         RequireMount::No | RequireMount::NotRoot => None,
@@ -115,11 +116,6 @@ pub(crate) fn file_system(
     };
     let is_root = stat.mount == Stat::of(paths.root())?.mount;
     Ok(FileSystem { id, kind: entry.kind.clone(), mount_point, is_root, required_mounted })
-}
-
-fn fsid(dir: impl AsFd) -> io::Result<u64> {
-    let [high, low] = fstatfs(dir)?.f_fsid.val.map(i32::cast_unsigned).map(u64::from);
-    Ok(high << 32 | low)
 }
 
 #[cfg(test)]

@@ -108,7 +108,13 @@ impl Pct {
     /// # Errors
     ///
     /// [`PctError`]; the conf may have been written nevertheless.
-    pub fn set_mount(&self, ctid: Ctid, key: MpKey, value: &str, digest: &str) -> Result<(), PctError> {
+    pub fn set_mount(
+        &self,
+        ctid: Ctid,
+        key: MpKey,
+        value: &str,
+        digest: &str,
+    ) -> Result<(), PctError> {
         let (ctid, key) = (ctid.to_string(), format!("--{key}"));
         self.run(&["set", &ctid, &key, value, "--digest", digest], Deadline::After(self.timeout))
     }
@@ -128,10 +134,19 @@ impl Pct {
         self.run(&["reboot", &ctid.to_string(), "--timeout", &seconds], Deadline::Never)
     }
 
+    /// Starts a container.
+    ///
+    /// # Errors
+    ///
+    /// [`PctError`]; a container that runs already is one.
+    pub fn start(&self, ctid: Ctid) -> Result<(), PctError> {
+        self.run(&["start", &ctid.to_string()], Deadline::After(self.timeout))
+    }
+
     fn run(&self, args: &[&str], deadline: Deadline) -> Result<(), PctError> {
         let error = |exit, message: String, class| {
-            let argv = format!("{} {}", self.program.display(), args.join(" "));
-            Err(PctError { argv, exit, message, class })
+            let line = format!("{} {}", self.program.display(), args.join(" "));
+            Err(PctError { argv: line, exit, message, class })
         };
         let mut child = match self.spawn(args) {
             Ok(child) => child,
@@ -245,7 +260,12 @@ fn supervise(
 /// Waits until the program ended or said something, or the time is over; returns whether it ended.
 fn wait(pidfd: &OwnedFd, streams: &[Stream; 2], left: Option<Duration>) -> io::Result<bool> {
     let mut fds = vec![PollFd::new(pidfd, PollFlags::IN)];
-    fds.extend(streams.iter().filter_map(|stream| stream.pipe.as_ref()).map(|pipe| PollFd::new(pipe, PollFlags::IN)));
+    fds.extend(
+        streams
+            .iter()
+            .filter_map(|stream| stream.pipe.as_ref())
+            .map(|pipe| PollFd::new(pipe, PollFlags::IN)),
+    );
     // A time that does not fit is as good as none.
     let left = left.and_then(|left| Timespec::try_from(left).ok());
     match poll(&mut fds, left.as_ref()) {
@@ -302,7 +322,9 @@ fn classify(stderr: &str) -> PctClass {
         PctClass::Conflict
     } else if says("can't lock file") || says("CT is locked") {
         PctClass::Locked
-    } else if says("no quorum") || (says("/etc/pve/") && (says("Permission denied") || says("Operation not permitted"))) {
+    } else if says("no quorum")
+        || (says("/etc/pve/") && (says("Permission denied") || says("Operation not permitted")))
+    {
         PctClass::NoQuorum
     } else {
         PctClass::Failed
@@ -355,25 +377,45 @@ mod tests {
 
     #[test]
     fn a_mount_is_set_with_its_digest_in_a_clean_environment() {
-        let (dir, pct) = pct(r#"printf '%s\n' "$@" "$LC_ALL" "$PATH" "$HOME" >"${0%/*}/said""#, AMPLE);
+        let (dir, pct) =
+            pct(r#"printf '%s\n' "$@" "$LC_ALL" "$PATH" "$HOME" >"${0%/*}/said""#, AMPLE);
         assert_eq!(set(&pct), Ok(()));
         let said = std::fs::read_to_string(dir.path().join("said")).unwrap();
-        assert_eq!(said, format!("set\n100\n--mp2\n/a b,mp=/c\n--digest\nabc\nC.UTF-8\n{PATH}\n\n"));
+        assert_eq!(
+            said,
+            format!("set\n100\n--mp2\n/a b,mp=/c\n--digest\nabc\nC.UTF-8\n{PATH}\n\n")
+        );
     }
 
     #[test]
     fn failures_are_classified_by_what_they_say() {
         for (stderr, class, message) in [
-            ("detected modified configuration - file changed by other user? Try again.", PctClass::Conflict, None),
-            ("trying to acquire lock...\ncan't lock file '/run/lock/lxc/pve-config-100.lock' - got timeout",
-             PctClass::Locked, Some("can't lock file '/run/lock/lxc/pve-config-100.lock' - got timeout")),
+            (
+                "detected modified configuration - file changed by other user? Try again.",
+                PctClass::Conflict,
+                None,
+            ),
+            (
+                "trying to acquire lock...\ncan't lock file '/run/lock/lxc/pve-config-100.lock' - got timeout",
+                PctClass::Locked,
+                Some("can't lock file '/run/lock/lxc/pve-config-100.lock' - got timeout"),
+            ),
             ("CT is locked (backup)", PctClass::Locked, None),
             ("cluster not ready - no quorum?", PctClass::NoQuorum, None),
-            ("trying to acquire lock...\n OK\nunable to open file '/etc/pve/nodes/a/lxc/100.conf.tmp.1' - Permission denied",
-             PctClass::NoQuorum, Some("unable to open file '/etc/pve/nodes/a/lxc/100.conf.tmp.1' - Permission denied")),
-            ("400 Parameter verification failed.\nmp2: unable to hotplug mp2: directory '/a' does not exist\npct set <vmid>",
-             PctClass::Failed,
-             Some("400 Parameter verification failed. mp2: unable to hotplug mp2: directory '/a' does not exist")),
+            (
+                "trying to acquire lock...\n OK\nunable to open file '/etc/pve/nodes/a/lxc/100.conf.tmp.1' - Permission denied",
+                PctClass::NoQuorum,
+                Some(
+                    "unable to open file '/etc/pve/nodes/a/lxc/100.conf.tmp.1' - Permission denied",
+                ),
+            ),
+            (
+                "400 Parameter verification failed.\nmp2: unable to hotplug mp2: directory '/a' does not exist\npct set <vmid>",
+                PctClass::Failed,
+                Some(
+                    "400 Parameter verification failed. mp2: unable to hotplug mp2: directory '/a' does not exist",
+                ),
+            ),
             ("", PctClass::Failed, Some("said nothing on stderr")),
         ] {
             assert_eq!(classify(stderr), class, "{stderr}");
@@ -383,7 +425,8 @@ mod tests {
 
     #[test]
     fn an_exit_code_and_the_first_line_are_reported() {
-        let (_dir, pct) = pct("echo noise; echo 'no such thing' >&2; echo more >&2; exit 255", AMPLE);
+        let (_dir, pct) =
+            pct("echo noise; echo 'no such thing' >&2; echo more >&2; exit 255", AMPLE);
         let error = set(&pct).unwrap_err();
         assert_eq!(error.exit, Exit::Code(255));
         assert_eq!(error.message, "no such thing");
@@ -399,7 +442,8 @@ mod tests {
 
     #[test]
     fn much_output_neither_blocks_it_nor_is_kept() {
-        let script = "yes 0123456789 | head -c 1000000; yes 0123456789 | head -c 1000000 >&2; exit 3";
+        let script =
+            "yes 0123456789 | head -c 1000000; yes 0123456789 | head -c 1000000 >&2; exit 3";
         let (_dir, pct) = pct(script, AMPLE);
         let error = set(&pct).unwrap_err();
         assert_eq!((error.exit, error.message.as_str()), (Exit::Code(3), "0123456789"));
@@ -426,10 +470,10 @@ mod tests {
     #[test]
     fn a_grandchild_that_keeps_the_streams_open_is_not_waited_for() {
         let started = Instant::now();
-        let (_dir, pct) = pct("sleep 5 & echo $! >${0%/*}/child; exit 0", AMPLE);
+        let (dir, pct) = pct("sleep 5 & echo $! >${0%/*}/child; exit 0", AMPLE);
         assert_eq!(set(&pct), Ok(()));
         assert!(started.elapsed() < Duration::from_secs(4));
-        let child = std::fs::read_to_string(_dir.path().join("child")).unwrap();
+        let child = std::fs::read_to_string(dir.path().join("child")).unwrap();
         let pid = Pid::from_raw(child.trim().parse().unwrap()).unwrap();
         rustix::process::kill_process(pid, Signal::KILL).unwrap();
     }
@@ -447,7 +491,8 @@ mod tests {
 
     #[test]
     fn a_call_is_in_a_process_group_of_its_own() {
-        let (dir, pct) = pct("read -r a b c d group rest </proc/$$/stat; echo $group $$ >${0%/*}/said", AMPLE);
+        let (dir, pct) =
+            pct("read -r a b c d group rest </proc/$$/stat; echo $group $$ >${0%/*}/said", AMPLE);
         assert_eq!(set(&pct), Ok(()));
         let said = std::fs::read_to_string(dir.path().join("said")).unwrap();
         let (group, pid) = said.trim().split_once(' ').unwrap();

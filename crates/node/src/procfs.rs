@@ -92,7 +92,7 @@ impl Sockets {
     }
 }
 
-/// Reads `/proc/locks` (proc_locks(5)) for files with a flock; those who wait for one do not count.
+/// Reads `/proc/locks` (`proc_locks(5)`) for files with a flock; those who wait for one do not count.
 fn parse_locks(text: &[u8]) -> BTreeSet<LockedFile> {
     let held = |line: &[u8]| {
         let line = line.to_str().ok()?;

@@ -115,7 +115,8 @@ pub fn locate(paths: &NodePaths, pve: &Pve, ctid: Ctid) -> Verdict {
 
 fn locate_once(paths: &NodePaths, node: &str, vmlist: &Vmlist, ctid: Ctid) -> Verdict {
     let dir = conf_dir(&paths.lxc_dir(node));
-    let attempts = if vmlist.get(ctid).is_some_and(|guest| guest.node == node) { CONF_ATTEMPTS } else { 1 };
+    let attempts =
+        if vmlist.get(ctid).is_some_and(|guest| guest.node == node) { CONF_ATTEMPTS } else { 1 };
     let conf = read_conf(&paths.conf(node, ctid), attempts);
     judge(Evidence { ctid, node, vmlist, dir: &dir, conf })
 }

@@ -106,7 +106,7 @@ pub fn observe(paths: &NodePaths, volume: &Volume) -> SourceState {
 pub fn open(paths: &NodePaths, volume: &Volume) -> (SourceState, Option<OpenVolume>) {
     match reach(paths, &volume.host_path) {
         Err(state) => (state, None),
-        Ok(reached) => settle(paths, volume, reached).unwrap_or_else(|error| {
+        Ok(reached) => settle(paths, volume, &reached).unwrap_or_else(|error| {
             (SourceState::Unreadable(format!("{}: {error}", volume.host_path)), None)
         }),
     }
@@ -115,7 +115,7 @@ pub fn open(paths: &NodePaths, volume: &Volume) -> (SourceState, Option<OpenVolu
 fn settle(
     paths: &NodePaths,
     volume: &Volume,
-    reached: Reached,
+    reached: &Reached,
 ) -> io::Result<(SourceState, Option<OpenVolume>)> {
     let file_system = mounts::file_system(paths, &reached.dir, &volume.require_mount)?;
     if !reached.missing.is_empty() {
@@ -132,12 +132,18 @@ fn settle(
     Ok((state, Some(open)))
 }
 
+/// Returns whether a path of the node is a directory that is reached without a link.
+///
+/// Proxmox does not mind a parent that everybody may write to; it refuses links only.
+pub(crate) fn is_directory(paths: &NodePaths, path: &str) -> bool {
+    follow(paths, path, Ancestors::AsTheyAre).is_ok_and(|reached| reached.missing.is_empty())
+}
+
 /// Returns whether a path of the node is where something is mounted.
 ///
 /// What cannot be reached safely is not.
 pub(crate) fn is_mount_point(paths: &NodePaths, path: &str) -> bool {
-    reach(paths, path)
-        .is_ok_and(|reached| reached.missing.is_empty() && reached.stat.mount_root)
+    reach(paths, path).is_ok_and(|reached| reached.missing.is_empty() && reached.stat.mount_root)
 }
 
 /// Makes a volume's host path, if the place for it is still on the file system `expected`.
@@ -158,24 +164,35 @@ pub fn create(paths: &NodePaths, host_path: &str, expected: &str) -> Result<Crea
     let io = |source| CreateError::Io { path: path(), source };
     let found = mounts::file_system(paths, &reached.dir, &RequireMount::No).map_err(io)?.id;
     if found != expected {
-        return Err(CreateError::FileSystemChanged { path: path(), expected: expected.to_owned(), found });
+        return Err(CreateError::FileSystemChanged {
+            path: path(),
+            expected: expected.to_owned(),
+            found,
+        });
     }
     let mut dir = reached.dir;
     let mut created = Created::AlreadyThere;
     for (index, name) in reached.missing.iter().enumerate() {
         let last = index + 1 == reached.missing.len();
         let mode = if last { FRESH_MODE } else { ANCESTOR_MODE };
-        let (next, made) = make_one(&dir, name, mode, reached.stat.mount)
-            .map_err(|errno| io(errno.into()))?;
+        let (next, is_new) =
+            make_one(&dir, name, mode, reached.stat.mount).map_err(|errno| io(errno.into()))?;
         dir = next;
-        created = if made { Created::Made } else { Created::AlreadyThere };
+        if is_new {
+            created = Created::Made;
+        }
     }
     Ok(created)
 }
 
 /// Makes one directory, or takes the one that somebody made meanwhile.
-fn make_one(parent: &OwnedFd, name: &CString, mode: u32, mount: u64) -> Result<(OwnedFd, bool), Errno> {
-    let made = match mkdirat(parent, name.as_c_str(), Mode::from_raw_mode(FRESH_MODE)) {
+fn make_one(
+    parent: &OwnedFd,
+    name: &CString,
+    mode: u32,
+    mount: u64,
+) -> Result<(OwnedFd, bool), Errno> {
+    let is_new = match mkdirat(parent, name.as_c_str(), Mode::from_raw_mode(FRESH_MODE)) {
         Ok(()) => true,
         Err(Errno::EXIST) => false,
         Err(errno) => return Err(errno),
@@ -188,7 +205,7 @@ fn make_one(parent: &OwnedFd, name: &CString, mode: u32, mount: u64) -> Result<(
     if stat.mount != mount {
         return Err(Errno::XDEV);
     }
-    if !made {
+    if !is_new {
         return Ok((path_fd, false));
     }
     let fd = open_for_reading(&path_fd)?;
@@ -212,12 +229,26 @@ struct Reached {
     missing: Vec<CString>,
 }
 
+/// What is asked of the directories on the way.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Ancestors {
+    /// Nobody but root may be able to exchange what lies in them.
+    Judged,
+    /// Nothing: Proxmox asks nothing of them either.
+    AsTheyAre,
+}
+
 /// Follows a path of the node from the trusted root, judging every directory it passes.
 fn reach(paths: &NodePaths, path: &str) -> Result<Reached, SourceState> {
-    let unreadable = |at: &str, error: &dyn std::fmt::Display| {
-        SourceState::Unreadable(format!("{at}: {error}"))
-    };
-    let names: Vec<&str> = path.split('/').filter(|name| !name.is_empty() && *name != ".").collect();
+    follow(paths, path, Ancestors::Judged)
+}
+
+/// Follows a path of the node from the trusted root.
+fn follow(paths: &NodePaths, path: &str, ancestors: Ancestors) -> Result<Reached, SourceState> {
+    let unreadable =
+        |at: &str, error: &dyn std::fmt::Display| SourceState::Unreadable(format!("{at}: {error}"));
+    let names: Vec<&str> =
+        path.split('/').filter(|name| !name.is_empty() && *name != ".").collect();
     if names.contains(&"..") {
         return Err(unreadable(path, &"has a `..` component"));
     }
@@ -225,8 +256,9 @@ fn reach(paths: &NodePaths, path: &str) -> Result<Reached, SourceState> {
     let mut stat = Stat::of(&dir).map_err(|errno| unreadable("/", &errno))?;
     let mut at = String::new();
     for (index, name) in names.iter().enumerate() {
+        let open_to_all = stat.entry.mode & (WRITABLE_BY_ALL | STICKY) == WRITABLE_BY_ALL;
         // The root itself is trusted, whatever its mode.
-        if index > 0 && stat.entry.mode & WRITABLE_BY_ALL != 0 && stat.entry.mode & STICKY == 0 {
+        if index > 0 && open_to_all && ancestors == Ancestors::Judged {
             return Err(SourceState::WritableByAll { ancestor: at });
         }
         let above = stat.mount;
@@ -269,12 +301,12 @@ fn resolve(paths: &NodePaths, path: &str) -> Option<String> {
     let flags = OFlags::PATH | OFlags::CLOEXEC;
     let below = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
     let fd = openat2(paths.root(), path, flags, Mode::empty(), below).ok()?;
-    let (full, root) = (path_of(fd)?, path_of(paths.root())?);
+    let (full, root) = (path_of(fd.as_fd())?, path_of(paths.root())?);
     let inside = Path::new(&full).strip_prefix(&root).ok()?;
     Some(format!("/{}", inside.display()))
 }
 
-fn path_of(fd: impl AsFd) -> Option<String> {
+fn path_of(fd: BorrowedFd<'_>) -> Option<String> {
     let link = format!("/proc/self/fd/{}", rustix::path::DecInt::from_fd(fd).as_str());
     readlinkat(rustix::fs::CWD, link, Vec::new()).ok()?.into_string().ok()
 }

@@ -51,8 +51,7 @@ impl Stat {
     /// Takes the attributes that are cached: a network file system is asked anew before anything
     /// is done about them.
     pub(crate) fn at(dir: impl AsFd, name: &CStr) -> Result<Self, Errno> {
-        let flags =
-            AtFlags::SYMLINK_NOFOLLOW | AtFlags::NO_AUTOMOUNT | AtFlags::STATX_DONT_SYNC;
+        let flags = AtFlags::SYMLINK_NOFOLLOW | AtFlags::NO_AUTOMOUNT | AtFlags::STATX_DONT_SYNC;
         Self::new(dir, name, flags)
     }
 
@@ -68,10 +67,7 @@ impl Stat {
         let ids = HostIds::new(st.stx_uid, st.stx_gid);
         Ok(Self {
             entry: EntryStat { kind, ids, mode: raw_mode & MODE_BITS },
-            identity: Identity {
-                device: (st.stx_dev_major, st.stx_dev_minor),
-                inode: st.stx_ino,
-            },
+            identity: Identity { device: (st.stx_dev_major, st.stx_dev_minor), inode: st.stx_ino },
             mount: st.stx_mnt_id,
             links: st.stx_nlink,
             frozen: st
@@ -88,7 +84,7 @@ impl Stat {
 
 /// Opens a name as it is, a symbolic link included, without reading it or mounting anything.
 ///
-/// Without `O_DIRECTORY` on purpose: with it the kernel triggers automounts (path_openat).
+/// Without `O_DIRECTORY` on purpose: with it the kernel triggers automounts (`path_openat`).
 pub(crate) fn open_path(dir: impl AsFd, name: &CStr) -> Result<OwnedFd, Errno> {
     openat(dir, name, OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty())
 }

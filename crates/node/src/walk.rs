@@ -52,7 +52,10 @@ pub struct Walk<'a> {
 
 impl std::fmt::Debug for Walk<'_> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Walk").field("mode", &self.mode).field("rule", self.rule).finish_non_exhaustive()
+        f.debug_struct("Walk")
+            .field("mode", &self.mode)
+            .field("rule", self.rule)
+            .finish_non_exhaustive()
     }
 }
 

@@ -9,12 +9,16 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{CommandFactory as _, Parser as _};
+use pctd_core::desired::Desired;
+use pctd_core::ids::Key;
 use pctd_core::report;
-use pctd_node::{Node, NodeOptions, NodePaths};
+use pctd_node::{NodeOptions, NodePaths};
 use serde::Serialize;
 
 use crate::config_files::ConfigPaths;
+use crate::controller::board::keys_of;
 use crate::daemon;
+use crate::engine::Engine;
 use crate::log::{self, Verbosity};
 
 mod apply;
@@ -80,7 +84,7 @@ fn dispatch(cli: Cli) -> Result<Ended, Failure> {
         Command::Run => {
             log::init(verbosity(&global, Verbosity::Normal));
             let config = config_paths(&global)?;
-            daemon::run(open_node(&global)?, config)?;
+            daemon::run(open_engine(&global)?, config)?;
             Ok(Ended::InSync)
         }
         Command::Plan { keys } => {
@@ -147,9 +151,19 @@ fn config_paths(global: &Global) -> Result<ConfigPaths, Failure> {
     Ok(ConfigPaths::new(absolute?, &paths.config_dir()))
 }
 
-fn open_node(global: &Global) -> Result<Node, Failure> {
-    let options = NodeOptions { root: global.root.clone(), pct: global.pct.clone() };
-    Ok(Node::open(options)?)
+fn open_engine(global: &Global) -> Result<Engine, Failure> {
+    let paths = NodePaths::new(global.root.clone())?;
+    let options = NodeOptions { pct: global.pct.clone(), ..NodeOptions::default() };
+    Ok(Engine::new(paths, options))
+}
+
+/// Refuses keys that the configuration does not know, before anything is looked at.
+fn check_keys(desired: &Desired, keys: &[Key]) -> Result<(), Failure> {
+    let known = keys_of(desired);
+    match keys.iter().find(|key| !known.contains(key)) {
+        Some(key) => Err(format!("{key} is not in the configuration").into()),
+        None => Ok(()),
+    }
 }
 
 /// Prints a report in the format that was asked for.

@@ -5,7 +5,7 @@ use std::io;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
-use pctd_core::config::{self, Loaded, Problems};
+use pctd_core::config::{self, Loaded, Problems, Strictness};
 
 /// Where configuration is read from, in the order it is merged.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -97,7 +97,7 @@ impl ConfigPaths {
     pub(crate) fn load(&self) -> Result<(Loaded, Vec<String>), ConfigError> {
         let files = self.read()?;
         let names = files.iter().map(|(name, _)| name.clone()).collect();
-        config::load(&files, false).map(|loaded| (loaded, names)).map_err(ConfigError::Invalid)
+        config::load(&files, Strictness::Lenient).map(|loaded| (loaded, names)).map_err(ConfigError::Invalid)
     }
 
     fn files_of(&self, path: &Path) -> Result<Vec<PathBuf>, ConfigError> {

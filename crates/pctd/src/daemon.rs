@@ -17,7 +17,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use pctd_core::desired::Desired;
-use pctd_node::{Node, NodeError};
+use pctd_node::{LockError, NodeLock};
 use tokio::sync::{mpsc, watch};
 use tracing::{debug, info, warn};
 
@@ -25,14 +25,14 @@ use crate::config_files::{ConfigError, ConfigPaths};
 use crate::controller::{ConfigEvent, Controller, Event};
 use crate::daemon::poll::Poller;
 use crate::daemon::signals::Signal;
-use crate::daemon::watch::{Role, Seen, Watches};
+use crate::daemon::watches::{Role, Seen, Watches};
 use crate::engine::Engine;
 
 mod poll;
 mod service;
 mod signals;
 pub(crate) mod socket;
-mod watch;
+mod watches;
 
 /// Why the daemon could not start, or ended.
 #[derive(Debug, thiserror::Error)]
@@ -40,9 +40,9 @@ pub(crate) enum DaemonError {
     /// There is no valid configuration to begin with.
     #[error(transparent)]
     Config(#[from] ConfigError),
-    /// The node cannot be used, or another pctd uses it.
+    /// Another pctd works on this node.
     #[error(transparent)]
-    Node(#[from] NodeError),
+    Lock(#[from] LockError),
     /// Something the process needs from the system is not to be had.
     #[error("{what}: {source}")]
     System {
@@ -79,8 +79,8 @@ const CONFIG_SETTLE: Duration = Duration::from_millis(100);
 /// # Errors
 ///
 /// The reason why it could not start, or that the loop ended unasked.
-pub(crate) fn run(node: Node, config: ConfigPaths) -> Result<(), DaemonError> {
-    let lock = node.lock()?;
+pub(crate) fn run(engine: Engine, config: ConfigPaths) -> Result<(), DaemonError> {
+    let lock = NodeLock::acquire(engine.node().paths())?;
     let signals = signals::listen().map_err(system("cannot listen to signals"))?;
     // One thread suffices for a loop that never blocks; all work is on the blocking pool.
     let runtime = tokio::runtime::Builder::new_current_thread()
@@ -88,7 +88,7 @@ pub(crate) fn run(node: Node, config: ConfigPaths) -> Result<(), DaemonError> {
         .thread_keep_alive(Duration::from_secs(10))
         .build()
         .map_err(system("cannot start the runtime"))?;
-    let ended = runtime.block_on(serve(node, config, signals));
+    let ended = runtime.block_on(serve(engine, config, signals));
     // A read that hangs on a dead pmxcfs must not keep the process from ending.
     runtime.shutdown_timeout(Duration::from_secs(1));
     drop(lock);
@@ -96,7 +96,7 @@ pub(crate) fn run(node: Node, config: ConfigPaths) -> Result<(), DaemonError> {
 }
 
 async fn serve(
-    node: Node,
+    engine: Engine,
     config: ConfigPaths,
     signals: mpsc::Receiver<Signal>,
 ) -> Result<(), DaemonError> {
@@ -106,7 +106,7 @@ async fn serve(
     }
     info!(version = env!("CARGO_PKG_VERSION"), files = files.join(","), "started");
     let desired = Arc::new(loaded.desired);
-    let engine = Arc::new(Engine::new(node));
+    let engine = Arc::new(engine);
     let (events_tx, events) = mpsc::channel(EVENTS);
     let (stop_tx, stop) = watch::channel(false);
     let (desired_tx, desired_rx) = watch::channel(Arc::clone(&desired));
@@ -143,8 +143,11 @@ fn wanted_watches(
     let paths = engine.node().paths();
     let mut wanted: Vec<(PathBuf, Role)> =
         config.watched_directories().into_iter().map(|path| (path, Role::Config)).collect();
-    // Through the link, so that the name of the node need not be known yet.
-    wanted.push((paths.conf_watch_dir(desired.settings.node.as_deref()), Role::Confs));
+    // Through pmxcfs's own links, so that the name of the node need not be known yet.
+    wanted.push(match &desired.settings.node {
+        Some(node) => (paths.lxc_dir(node), Role::Confs),
+        None => (paths.local().join("lxc"), Role::Confs),
+    });
     wanted.push((paths.conf_lock_dir(), Role::Locks));
     wanted
 }

@@ -13,7 +13,7 @@ use pctd_core::desired::{Desired, Mode};
 use pctd_core::ids::{Ctid, Key, VolumeName};
 use pctd_core::observed::{Requests, Snapshot};
 use pctd_core::plan::{Plans, Step};
-use pctd_node::Node;
+use pctd_node::{Node, NodeOptions, NodePaths};
 use tracing::debug;
 
 use crate::reconciler::{Job, Outcome, Reconciler, Verdict, View};
@@ -31,6 +31,8 @@ const MAX_STEPS: usize = 600;
 #[derive(Debug)]
 pub(crate) struct Engine {
     node: Node,
+    /// What was said on the command line about the node; the rest is the configuration's.
+    options: NodeOptions,
     memory: Mutex<Memory>,
 }
 
@@ -61,8 +63,9 @@ enum StepEnd {
 
 impl Engine {
     /// Returns the engine of this node.
-    pub(crate) fn new(node: Node) -> Self {
-        Self { node, memory: Mutex::default() }
+    pub(crate) fn new(paths: NodePaths, options: NodeOptions) -> Self {
+        let node = Node::open(paths, options.clone());
+        Self { node, options, memory: Mutex::default() }
     }
 
     /// Returns the node it works on.
@@ -195,8 +198,8 @@ pub(crate) fn view(desired: &Desired, snapshot: &Snapshot, plans: &Plans, key: &
 impl Reconciler for Engine {
     fn survey(&self, desired: &Desired) -> BTreeMap<Key, View> {
         let job = Job::default();
-        let looked =
-            self.look(desired, &Scope::all(desired), Depth::Surface, self.requests(&job, None), &job);
+        let scope = Scope::all(desired);
+        let looked = self.look(desired, &scope, Depth::Surface, self.requests(&job, None), &job);
         let keys = crate::controller::board::keys_of(desired);
         match looked {
             Ok((snapshot, plans)) => {

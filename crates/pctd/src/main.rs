@@ -1,2 +1,5 @@
 //! The `pctd` program.
-fn main() {}
+
+fn main() -> std::process::ExitCode {
+    pctd::main_with(std::env::args_os())
+}

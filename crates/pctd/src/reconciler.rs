@@ -52,6 +52,14 @@ pub(crate) struct Progress {
     pub(crate) changes: AtomicU64,
 }
 
+impl Progress {
+    /// Notes where the walk is.
+    pub(crate) fn set(&self, now: pctd_node::Progress) {
+        self.entries.store(now.entries, Ordering::Relaxed);
+        self.changes.store(now.changes, Ordering::Relaxed);
+    }
+}
+
 /// One key as a plan sees it.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub(crate) struct View {

@@ -6,7 +6,9 @@
 use std::io::Write;
 
 use crate::perl::{WIDE_CHARACTER, to_file};
-use crate::schema::Errors;
+/// The errors of a check: where, and what is wrong. Their order means nothing in Proxmox, whose come
+/// out of a hash.
+pub(crate) type Errors = Vec<(String, String)>;
 
 /// The result of a run of `pct`.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]

@@ -6,11 +6,14 @@
 //! show in `/etc/pve` (`/srv/hü` becomes byte FC, or two U+FFFD under the C locale), so the
 //! model keeps text as characters and converts where Proxmox does.
 
-use std::ffi::OsStr;
-use std::os::unix::ffi::OsStrExt;
+use std::ffi::{OsStr, OsString};
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+
+use bstr::BString;
 
 /// The warning of `print` for a character above 255 (perldiag).
-pub(crate) const WIDE_CHARACTER: &str = "Wide character in print at /usr/share/perl5/PVE/Tools.pm line 311.\n";
+pub(crate) const WIDE_CHARACTER: &str =
+    "Wide character in print at /usr/share/perl5/PVE/Tools.pm line 311.\n";
 
 /// Returns the characters a file with these bytes is read as.
 pub(crate) fn from_file(bytes: &[u8]) -> String {
@@ -18,12 +21,17 @@ pub(crate) fn from_file(bytes: &[u8]) -> String {
 }
 
 /// Returns the bytes `print` writes for this text, and whether it warns of a wide character.
-pub(crate) fn to_file(text: &str) -> (Vec<u8>, bool) {
+pub(crate) fn to_file(text: &str) -> (BString, bool) {
     let narrow: Option<Vec<u8>> = text.chars().map(|c| u8::try_from(u32::from(c)).ok()).collect();
     match narrow {
-        Some(bytes) => (bytes, false),
-        None => (text.as_bytes().to_vec(), true),
+        Some(bytes) => (bytes.into(), false),
+        None => (text.into(), true),
     }
+}
+
+/// Returns a path of a conf as the system takes it.
+pub(crate) fn to_path(text: &str) -> OsString {
+    OsString::from_vec(to_file(text).0.into())
 }
 
 /// How arguments are decoded: what `Encode::Locale` makes of the environment.
@@ -59,19 +67,6 @@ impl Locale {
     }
 }
 
-/// Returns a description as it is written and printed (`PVE::Tools::encode_text`).
-pub(crate) fn encode_text(text: &str) -> String {
-    let mut encoded = String::new();
-    for byte in text.bytes() {
-        if matches!(byte, 0x20..=0x24 | 0x26..=0x39 | 0x3b..=0x7e) {
-            encoded.push(char::from(byte));
-        } else {
-            encoded.push_str(&format!("%{byte:02X}"));
-        }
-    }
-    encoded
-}
-
 /// Returns the entries of a list option (`PVE::Tools::split_list`).
 pub(crate) fn split_list(text: &str) -> Vec<String> {
     if text.contains('\0') {
@@ -86,11 +81,6 @@ pub(crate) fn split_list(text: &str) -> Vec<String> {
 /// Returns whether `\s` matches: the ASCII blanks with vertical tab and form feed.
 pub(crate) fn is_space(c: char) -> bool {
     matches!(c, ' ' | '\t'..='\r')
-}
-
-/// Returns whether Perl takes this text for true.
-pub(crate) fn is_true(value: Option<&String>) -> bool {
-    value.is_some_and(|value| !value.is_empty() && value != "0")
 }
 
 /// Reads a boolean word (`PVE::JSONSchema::parse_boolean`).
@@ -108,8 +98,8 @@ mod tests {
 
     #[test]
     fn a_latin_1_character_is_one_byte_and_a_wide_one_makes_all_utf_8() {
-        assert_eq!(to_file("/srv/h\u{fc}"), (b"/srv/h\xfc".to_vec(), false));
-        assert_eq!(to_file("\u{fc}\u{fffd}"), ("\u{fc}\u{fffd}".as_bytes().to_vec(), true));
+        assert_eq!(to_file("/srv/h\u{fc}"), (BString::from(b"/srv/h\xfc"), false));
+        assert_eq!(to_file("\u{fc}\u{fffd}"), ("\u{fc}\u{fffd}".into(), true));
     }
 
     #[test]
@@ -119,11 +109,6 @@ mod tests {
         let of = |value: &'static str| Locale::of(move |key| (key == "LANG").then(|| value.to_owned()));
         assert_eq!(of("C"), Locale::Ascii);
         assert_eq!(of("C.UTF-8"), Locale::Utf8);
-    }
-
-    #[test]
-    fn a_description_keeps_blanks_and_loses_colons() {
-        assert_eq!(encode_text("a: b %"), "a%3A b %25");
     }
 
     #[test]

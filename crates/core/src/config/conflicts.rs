@@ -63,61 +63,80 @@ fn check_directories(volumes: &BTreeMap<VolumeName, Declared>, report: &mut Repo
 fn check_pair(outer: &Declared, inner: &Declared, report: &mut Report<'_>) {
     let same_path = outer.volume.host_path == inner.volume.host_path;
     let (a, b) = (&outer.volume, &inner.volume);
-    if leaves_alone(a) || leaves_alone(b) || (!same_path && !a.recurse) {
+    let shared = Shared::of(a, b);
+    if !shared.any() || (!same_path && !a.recurse) {
         return;
     }
     let relation = if same_path { "is" } else { "lies in" };
     let place = report.place(&outer.path_spot).position();
-    let differing = differences(a, b);
-    if !differing.is_empty() {
-        let complaint = Complaint::new(format!(
-            "{} {relation} the directory of the volume `{}` ({place}), and their {} differ",
-            shown(&b.host_path),
-            a.name,
-            differing.join(", ")
-        ));
-        report.problem(
-            &inner.path_spot,
-            if same_path {
-                complaint.or("declare both alike, or make them one volume")
-            } else {
-                complaint
-                    .or(format!("declare both alike, or write \"recurse\": false for `{}`", a.name))
-            },
-        );
+    let related = format!(
+        "{} {relation} the directory of the volume `{}` ({place})",
+        shown(&b.host_path),
+        a.name
+    );
+    let differing = shared.differences(a, b);
+    if differing.is_empty() {
+        let relative = shared.owner && matches!(a.owner, Owner::Container { .. });
+        if relative && a.owner_ctid.is_none() && !a.mounts.keys().eq(b.mounts.keys()) {
+            report.warn(
+                &inner.path_spot,
+                format!(
+                    "{related} but is mounted in other containers: if their id maps differ, each undoes the \
+                     other's owner"
+                ),
+            );
+        }
         return;
     }
-    let relative = matches!(a.owner, Owner::Container { .. }) && a.owner_ctid.is_none();
-    if relative && !a.mounts.keys().eq(b.mounts.keys()) {
-        report.warn(
-            &inner.path_spot,
-            format!(
-                "{} {relation} the directory of the volume `{}` ({place}) but is mounted in other containers: \
-                 if their id maps differ, each undoes the other's owner",
-                shown(&b.host_path),
-                a.name
-            ),
-        );
+    let complaint = Complaint::new(format!("{related}, and their {} differ", differing.join(", ")));
+    let complaint = if same_path {
+        complaint.or("declare both alike, or make them one volume")
+    } else {
+        complaint.or(format!("declare both alike, or write \"recurse\": false for `{}`", a.name))
+    };
+    // What nobody wrote is no contradiction yet: files from before pctd must go on working.
+    let seeded = |key: &&str| outer.seeded.contains(key) || inner.seeded.contains(key);
+    if differing.iter().all(seeded) {
+        report.warn(&inner.path_spot, complaint.into_line());
+    } else {
+        report.problem(&inner.path_spot, complaint);
     }
 }
 
-fn leaves_alone(volume: &Volume) -> bool {
-    volume.owner == Owner::Keep
-        && volume.dir_mode.is_keep()
-        && volume.file_mode.is_keep()
-        && volume.file_modes.iter().all(|(_, mode)| mode.is_keep())
+/// What two volumes both declare; where one of them keeps what is there, neither undoes the other.
+struct Shared {
+    owner: bool,
+    dir_mode: bool,
+    file_mode: bool,
 }
 
-fn differences(a: &Volume, b: &Volume) -> Vec<&'static str> {
-    [
-        ("owner", a.owner != b.owner),
-        ("owner_ctid", a.owner_ctid != b.owner_ctid),
-        ("dir_mode", a.dir_mode != b.dir_mode),
-        ("file_mode", a.file_mode != b.file_mode),
-        ("file_modes", a.file_modes != b.file_modes),
-        ("enforce", a.enforce != b.enforce),
-    ]
-    .into_iter()
-    .filter_map(|(key, differs)| differs.then_some(key))
-    .collect()
+impl Shared {
+    fn of(a: &Volume, b: &Volume) -> Self {
+        let keeps_files = |volume: &Volume| {
+            volume.file_mode.is_keep() && volume.file_modes.iter().all(|(_, mode)| mode.is_keep())
+        };
+        Self {
+            owner: a.owner != Owner::Keep && b.owner != Owner::Keep,
+            dir_mode: !a.dir_mode.is_keep() && !b.dir_mode.is_keep(),
+            file_mode: !keeps_files(a) && !keeps_files(b),
+        }
+    }
+
+    const fn any(&self) -> bool {
+        self.owner || self.dir_mode || self.file_mode
+    }
+
+    fn differences(&self, a: &Volume, b: &Volume) -> Vec<&'static str> {
+        [
+            ("owner", self.owner && a.owner != b.owner),
+            ("owner_ctid", self.owner && a.owner_ctid != b.owner_ctid),
+            ("dir_mode", self.dir_mode && a.dir_mode != b.dir_mode),
+            ("file_mode", self.file_mode && a.file_mode != b.file_mode),
+            ("file_modes", self.file_mode && a.file_modes != b.file_modes),
+            ("enforce", a.enforce != b.enforce),
+        ]
+        .into_iter()
+        .filter_map(|(key, differs)| differs.then_some(key))
+        .collect()
+    }
 }

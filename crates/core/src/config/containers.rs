@@ -253,5 +253,6 @@ fn declare(point: &MountPoint, name: VolumeName) -> Declared {
         spot: point.spot.clone(),
         path_spot: point.path_spot.clone(),
         mount_spots: BTreeMap::new(),
+        seeded: BTreeSet::new(),
     }
 }

@@ -229,7 +229,7 @@ mod tests {
             "/tmp/x",
             "/data with space/x",
             "/a:b",
-            "/quickOS-shared-prod-data/ssl",
+            "/quick-shared-prod-data/ssl",
             "/x/..y",
             "/x/.y",
         ] {

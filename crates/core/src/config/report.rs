@@ -31,6 +31,14 @@ impl Complaint {
     pub(super) fn or(self, remedy: impl Into<String>) -> Self {
         Self { remedy: Some(remedy.into()), ..self }
     }
+
+    /// Returns both in one line.
+    pub(super) fn into_line(self) -> String {
+        match self.remedy {
+            Some(remedy) => format!("{}; {remedy}", self.message),
+            None => self.message,
+        }
+    }
 }
 
 /// What was found so far.
@@ -77,12 +85,7 @@ impl<'d> Report<'d> {
         match self.strictness {
             Strictness::Strict => self.problem(spot, complaint),
             Strictness::Lenient => {
-                let Complaint { message, remedy } = complaint;
-                let message = match remedy {
-                    Some(remedy) => format!("{message}; {remedy}"),
-                    None => message,
-                };
-                self.warn(spot, message);
+                self.warn(spot, complaint.into_line());
             }
         }
     }

@@ -1,12 +1,14 @@
 //! Whole files: the author's, the example, one full of mistakes, and anything at all.
 
+mod anything;
+mod volumes;
+
 use std::collections::BTreeMap;
 
-use proptest::prelude::*;
 use serde_json::{Value, json};
 
 use super::*;
-use crate::desired::{Certificate, Enforce, Mount, Owner, RequireMount, Source, Volume};
+use crate::desired::{Enforce, Mount, Owner, RequireMount, Source, Volume};
 use crate::modes::{FilePattern, ModeRule};
 
 const HYPERVISOR: &str =
@@ -127,14 +129,14 @@ fn the_authors_two_files_work_unchanged() {
         enforce: Enforce::Adopt,
         ..plain(name, path, mounts)
     };
-    let (prod, bulk) = ("/quickOS/shared-prod-data", "/fastData/shared-bulk-data");
+    let (prod, bulk) = ("/quick/shared-prod-data", "/bulk/shared-bulk-data");
     let host = |user: &str, group: Option<&str>| Owner::Host {
         user: user.to_owned(),
         group: group.map(str::to_owned),
     };
     let expected = [
         Volume {
-            owner: host("heads", None),
+            owner: host("operator", None),
             enforce: Enforce::Always,
             ..seeded(
                 "build_cache",
@@ -282,149 +284,6 @@ fn what_is_given_twice_is_refused_with_both_places() {
     );
 }
 
-/// What a volume gets that leaves things out: its JSON, then owner, modes and enforce.
-#[test]
-fn seed_defaults_fill_in_what_a_volume_does_not_say() {
-    let nobody = Owner::Host { user: "nobody".into(), group: Some("nogroup".into()) };
-    let www = Owner::Host { user: "www-data".into(), group: None };
-    let keys = [("*.key", 0o640), ("*.pem", 0o640)];
-    let exact = ModeRule::Exact;
-    for (name, said, owner, dir, file, by_name, enforce) in [
-        ("x", "", nobody.clone(), exact(0o775), exact(0o664), &[][..], Enforce::Once),
-        ("ssl_certs", "", nobody.clone(), exact(0o755), exact(0o644), &keys[..], Enforce::Once),
-        (
-            "x",
-            r#","enforce": "always""#,
-            nobody.clone(),
-            exact(0o775),
-            exact(0o664),
-            &[][..],
-            Enforce::Always,
-        ),
-        (
-            "x",
-            r#","owner": "container_root""#,
-            Owner::CONTAINER_ROOT,
-            exact(0o775),
-            exact(0o664),
-            &[][..],
-            Enforce::Adopt,
-        ),
-        ("x", r#","owner": "www-data""#, www, exact(0o775), exact(0o664), &[][..], Enforce::Always),
-        (
-            "x",
-            r#","owner": "keep""#,
-            Owner::Keep,
-            exact(0o775),
-            exact(0o664),
-            &[][..],
-            Enforce::Once,
-        ),
-        (
-            "x",
-            r#","owner": "keep", "dir_mode": "keep", "file_mode": "keep""#,
-            Owner::Keep,
-            ModeRule::Keep,
-            ModeRule::Keep,
-            &[][..],
-            Enforce::Always,
-        ),
-        // A mode of the admin's own for all files covers the keys as well.
-        (
-            "ssl_certs",
-            r#","file_mode": "0600""#,
-            nobody.clone(),
-            exact(0o755),
-            exact(0o600),
-            &[][..],
-            Enforce::Once,
-        ),
-        (
-            "ssl_certs",
-            r#","file_modes": {"*.key": "0600", "x*.crt": "0600"}"#,
-            nobody,
-            exact(0o755),
-            exact(0o644),
-            &[("x*.crt", 0o600), ("*.key", 0o600), ("*.pem", 0o640)][..],
-            Enforce::Once,
-        ),
-    ] {
-        let text =
-            format!(r#"{{"shared_volumes": {{"{name}": {{"host_path": "/tank/x"{said}}}}}}}"#);
-        let expected = Volume {
-            owner,
-            dir_mode: dir,
-            file_mode: file,
-            file_modes: patterns(by_name),
-            enforce,
-            ..plain(name, "/tank/x", &[])
-        };
-        assert_eq!(*volume(&good(&[&text]), name), expected, "{text}");
-    }
-}
-
-#[test]
-fn without_seed_defaults_what_is_not_declared_is_left_alone() {
-    for (said, owner, enforce) in [
-        ("", Owner::Keep, Enforce::Always),
-        (r#","owner": "container:33""#, Owner::Container { uid: 33, gid: 33 }, Enforce::Adopt),
-        (
-            r#","owner": "1000""#,
-            Owner::Host { user: "1000".into(), group: Some("1000".into()) },
-            Enforce::Always,
-        ),
-    ] {
-        let text = format!(
-            r#"{{"settings": {{"seed_defaults": false}}, "shared_volumes": {{"ssl_certs": {{"host_path": "/tank/x"{said}}}}}}}"#
-        );
-        let expected = Volume { owner, enforce, ..plain("ssl_certs", "/tank/x", &[]) };
-        assert_eq!(*volume(&good(&[&text]), "ssl_certs"), expected, "{text}");
-    }
-}
-
-#[test]
-fn every_key_of_a_volume_takes_effect() {
-    let loaded = good(&[r#"{"shared_volumes": {"v": {
-        "host_path": "/tank/v", "owner": "container:5:6", "owner_ctid": 101, "dir_mode": "2775",
-        "file_mode": "u=rw", "file_modes": {"*.b": "keep", "*.a": "0600", "*.long": "0644", "comment": 1},
-        "enforce": "once", "recurse": false, "create": false, "require_mount": true,
-        "mounts": {
-            "comment": "two",
-            "101": {"path": "//x//y/", "read_only": false, "shared": true, "backup": true, "adopt": true,
-                    "mount_options": ["nosuid", "noatime", "nosuid"]},
-            "102": "/z/"},
-        "certificates": [{"domain": "a.example"}, {"domain": "b.example"}]}}}"#]);
-    let options =
-        [("ro", "0"), ("shared", "1"), ("backup", "1"), ("mountoptions", "noatime;nosuid")];
-    let certificate = |domain: &str| Certificate { domain: domain.to_owned() };
-    let mut file_modes = patterns(&[("*.long", 0o644), ("*.a", 0o600), ("*.b", 0)]);
-    file_modes[2].1 = ModeRule::Keep;
-    let expected = Volume {
-        owner: Owner::Container { uid: 5, gid: 6 },
-        owner_ctid: Some(ctid(101)),
-        dir_mode: ModeRule::Exact(0o2775),
-        file_mode: "u=rw".parse().unwrap(),
-        file_modes,
-        enforce: Enforce::Once,
-        recurse: false,
-        create: false,
-        require_mount: RequireMount::NotRoot,
-        mounts: BTreeMap::from([
-            (ctid(101), Mount { adopt: true, ..mount("/x/y", &options) }),
-            (ctid(102), mount("/z", &[])),
-        ]),
-        certificates: vec![certificate("a.example"), certificate("b.example")],
-        ..plain("v", "/tank/v", &[])
-    };
-    assert_eq!(*volume(&loaded, "v"), expected);
-    let notes: Vec<_> = loaded.notes.iter().map(|note| note.message.as_str()).collect();
-    let expected = [
-        "this version does not take over mounts of others",
-        "this version does not make certificates",
-    ];
-    assert_eq!(notes, expected);
-}
-
 const MISTAKES: &str = r#"{
   "settings": {
     "retry_inital": "1s",
@@ -513,122 +372,6 @@ fn near_misses_outside_of_pctds_own_sections_are_problems_only_for_the_strict() 
     assert_eq!(strict, expected);
 }
 
-/// Several volumes, and the problem or warning they make.
-#[test]
-fn volumes_that_contradict_each_other_are_refused() {
-    let near = |problem: &str| problem.split(": ").skip(2).collect::<Vec<_>>().join(": ");
-    for (volumes, problem) in [
-        (
-            r#""a": {"host_path": "/t", "owner": "root"}, "b": {"host_path": "/t", "owner": "root", "enforce": "once"}"#,
-            Some(
-                "`/t` is the directory of the volume `a` (a.json:1:78), and their enforce differ; declare both alike, or \
-                 make them one volume",
-            ),
-        ),
-        (
-            r#""b": {"host_path": "/t/x", "owner": "root"}, "a": {"host_path": "/t", "dir_mode": "0700"}"#,
-            Some(
-                "`/t/x` lies in the directory of the volume `a` (a.json:1:123), and their owner, dir_mode differ; \
-                 declare both alike, or write \"recurse\": false for `a`",
-            ),
-        ),
-        (
-            r#""a": {"host_path": "/t", "owner": "root", "recurse": false}, "b": {"host_path": "/t/x", "owner": "man"}"#,
-            None,
-        ),
-        (r#""a": {"host_path": "/t", "owner": "root"}, "b": {"host_path": "/t/x"}"#, None),
-        (
-            r#""a": {"host_path": "/t", "owner": "root"}, "b": {"host_path": "/tx", "owner": "man"}"#,
-            None,
-        ),
-        (
-            r#""a": {"host_path": "/t", "owner": "root"}, "b": {"host_path": "/t/x", "owner": "root"}"#,
-            None,
-        ),
-        (
-            r#""a": {"host_path": "/a", "mounts": {"100": "/x/"}}, "b": {"host_path": "/b", "mounts": {"100": "/x"}}"#,
-            Some(
-                "the volumes `a` (a.json:1:95) and `b` are both mounted at `/x` in the container 100; mount one of them \
-                 at another path",
-            ),
-        ),
-    ] {
-        let text = format!(
-            r#"{{"settings": {{"seed_defaults": false}}, "shared_volumes": {{{volumes}}}}}"#
-        );
-        let found = load(&files(&[&text]), Strictness::Lenient)
-            .map_or_else(|problems| problems.problems, |_| Vec::new());
-        let found: Vec<_> = found.iter().map(|problem| near(&problem.to_string())).collect();
-        assert_eq!(found, Vec::from_iter(problem), "{text}");
-    }
-}
-
-#[test]
-fn nested_volumes_of_different_containers_are_warned_of() {
-    let loaded = good(&[r#"{"shared_volumes": {
-        "a": {"host_path": "/t", "owner": "container_root", "mounts": {"100": "/a"}},
-        "b": {"host_path": "/t/x", "owner": "container_root", "mounts": {"101": "/a"}}}}"#]);
-    let expected = "a.json:3:28: shared_volumes.b.host_path: warning: `/t/x` lies in the directory of the volume `a` \
-                    (a.json:2:28) but is mounted in other containers: if their id maps differ, each undoes the \
-                    other's owner";
-    assert_eq!(warnings(&loaded), [expected]);
-}
-
-#[test]
-fn mount_points_become_volumes() {
-    let text = |extra: &str| {
-        format!(
-            r#"{{"settings": {{"seed_defaults": false}},
-            "shared_volumes": {{"ct100-0": {{"host_path": "/t/s", "owner": "container:5", "mounts": {{"101": "/s"}}}}}},
-            "lxc_configs": {{
-                "100": {{"mount_points": [
-                    {{"host_path": "/t/a", "container_path": "/a", "owner_uid": 7}},
-                    {{"host_path": "/t/a", "container_path": "/again", "owner_uid": 7, "owner_gid": 7}}]}},
-                "101": {{"mount_points": [
-                    {{"host_path": "/t/s", "container_path": "/s/", "owner_uid": 5}},
-                    {{"host_path": "/t/a", "container_path": "/a", "owner_uid": 7}},
-                    {{"host_path": "/t/b", "container_path": "/b"}}{extra}]}}}}}}"#
-        )
-    };
-    let owned = |name: &str, id: u32, path: &str, mounts: &[(u32, &str)]| Volume {
-        owner: Owner::Container { uid: id, gid: id },
-        enforce: Enforce::Adopt,
-        ..plain(name, path, mounts)
-    };
-    let loaded = good(&[&text("")]);
-    let volumes: Vec<Volume> = loaded.desired.volumes.into_values().collect();
-    let expected = [
-        owned("ct100-0", 5, "/t/s", &[(101, "/s")]),
-        owned("ct100-0-2", 7, "/t/a", &[(100, "/a"), (101, "/a")]),
-        owned("ct100-1", 7, "/t/a", &[(100, "/again")]),
-        plain("ct101-2", "/t/b", &[(101, "/b")]),
-    ];
-    assert_eq!(volumes, expected);
-
-    for (extra, problem) in [
-        (
-            r#",{"host_path": "/t/b", "container_path": "/b2", "owner_uid": 1}, {"host_path": "/t/b", "container_path": "/b3", "owner_uid": 2}"#,
-            "and their owner differ",
-        ),
-        (
-            r#",{"host_path": "/t/s", "container_path": "/s", "owner_uid": 6}"#,
-            "mounts this at the same path, for another owner",
-        ),
-        (
-            r#",{"host_path": "/t/c", "container_path": "/b"}"#,
-            "are both mounted at `/b` in the container 101",
-        ),
-        (
-            r#",{"host_path": "/t/c", "container_path": "/c", "owner_gid": 1}"#,
-            "a group without a user",
-        ),
-    ] {
-        let found = problems(&[&text(extra)]);
-        assert_eq!(found.len(), 1, "{found:?}");
-        assert!(found[0].contains(problem), "{found:?}");
-    }
-}
-
 #[test]
 fn containers_cannot_be_clones_of_themselves() {
     let found = problems(&[r#"{"lxc_configs": {
@@ -708,152 +451,5 @@ fn visit(value: &Value, f: &mut impl FnMut(&Value)) {
         Value::Array(items) => items.iter().for_each(|item| visit(item, f)),
         Value::Object(members) => members.values().for_each(|member| visit(member, f)),
         _ => {}
-    }
-}
-
-/// Writes the members of every object in another order.
-fn reversed(value: &Value) -> String {
-    match value {
-        Value::Object(members) => {
-            let members =
-                members.iter().rev().map(|(k, v)| format!("{}:{}", json!(k), reversed(v)));
-            format!("{{{}}}", members.collect::<Vec<_>>().join(","))
-        }
-        Value::Array(items) => {
-            format!("[{}]", items.iter().map(reversed).collect::<Vec<_>>().join(","))
-        }
-        other => other.to_string(),
-    }
-}
-
-/// Texts and numbers that mean something in one place or another.
-fn any_scalar() -> impl Strategy<Value = Value> {
-    let texts = proptest::sample::select(vec![
-        "",
-        "/",
-        "/data",
-        "/tank/a",
-        "/tank/a/b",
-        "/etc",
-        "container_root",
-        "container:1",
-        "keep",
-        "root",
-        "0775",
-        "u=rwX",
-        "once",
-        "10m",
-        "953",
-        "100",
-        "a.example",
-        "noatime",
-        "observe",
-    ]);
-    prop_oneof![
-        4 => texts.prop_map(Value::from),
-        1 => any::<String>().prop_map(Value::from),
-        1 => any::<bool>().prop_map(Value::from),
-        1 => any::<i64>().prop_map(Value::from),
-        1 => (0u32..2000).prop_map(Value::from),
-        1 => Just(Value::Null),
-    ]
-}
-
-fn any_key() -> impl Strategy<Value = String> {
-    let known = proptest::sample::select(vec![
-        "settings",
-        "shared_volumes",
-        "lxc_configs",
-        "a",
-        "b",
-        "100",
-        "101",
-        "host_path",
-        "owner",
-        "owner_ctid",
-        "mounts",
-        "path",
-        "mode",
-        "mount_points",
-        "container_path",
-        "clone_from_ctid",
-        "certificates",
-        "domain",
-        "file_modes",
-        "dir_mode",
-        "comment",
-        "require_mount",
-        "mount_options",
-    ]);
-    prop_oneof![9 => known.prop_map(str::to_owned), 1 => any::<String>()]
-}
-
-fn any_json() -> impl Strategy<Value = Value> {
-    any_scalar().prop_recursive(6, 64, 5, |inner| {
-        prop_oneof![
-            4 => proptest::collection::btree_map(any_key(), inner.clone(), 0..5)
-                .prop_map(|members| Value::Object(members.into_iter().collect())),
-            1 => proptest::collection::vec(inner, 0..4).prop_map(Value::from),
-        ]
-    })
-}
-
-/// A volume that is more often right than wrong.
-fn any_volume() -> impl Strategy<Value = Value> {
-    let path = proptest::sample::select(vec!["/tank/a", "/tank/a/b", "/tank/c", "/srv", "/etc"]);
-    let owner = proptest::sample::select(vec!["keep", "container_root", "root", "1000:1000"]);
-    let mounts = proptest::collection::btree_map(
-        100u32..105,
-        proptest::sample::select(vec!["/a", "/b/", "/c"]),
-        0..3,
-    );
-    (path, owner, mounts, any::<bool>()).prop_map(|(path, owner, mounts, recurse)| {
-        let mounts: serde_json::Map<_, _> =
-            mounts.into_iter().map(|(id, target)| (id.to_string(), json!(target))).collect();
-        json!({"host_path": path, "owner": owner, "mounts": mounts, "recurse": recurse})
-    })
-}
-
-fn any_volumes() -> impl Strategy<Value = Value> {
-    let names =
-        proptest::sample::select(vec!["a", "b", "ssl_certs", "ct100-0"]).prop_map(str::to_owned);
-    proptest::collection::btree_map(names, any_volume(), 0..4)
-        .prop_map(|volumes| Value::Object(volumes.into_iter().collect()))
-}
-
-proptest! {
-    #[test]
-    fn no_bytes_make_the_reader_panic(bytes in any::<Vec<u8>>()) {
-        let _ = load(&[("a".to_owned(), bytes)], Strictness::Strict);
-    }
-
-    #[test]
-    fn no_broken_file_makes_the_reader_panic(cut in 0..HYPERVISOR.len(), byte in any::<u8>()) {
-        let mut bytes = HYPERVISOR.as_bytes().to_vec();
-        bytes[cut] = byte;
-        let _ = load(&[("a".to_owned(), bytes.clone())], Strictness::Strict);
-        bytes.truncate(cut);
-        prop_assert!(load(&[("a".to_owned(), bytes)], Strictness::Strict).is_err());
-    }
-
-    #[test]
-    fn no_json_makes_the_reader_panic(volumes in any_json(), containers in any_json(), settings in any_json()) {
-        let text = json!({"shared_volumes": volumes, "lxc_configs": containers, "settings": settings});
-        let _ = load(&files(&[&text.to_string()]), Strictness::Lenient);
-    }
-
-    #[test]
-    fn the_order_of_keys_means_nothing(volumes in any_volumes(), containers in any_json()) {
-        let text = json!({"shared_volumes": volumes, "lxc_configs": {"100": containers}});
-        let one = load(&files(&[&text.to_string()]), Strictness::Lenient);
-        let other = load(&files(&[&reversed(&text)]), Strictness::Lenient);
-        match (one, other) {
-            (Ok(one), Ok(other)) => prop_assert_eq!(one.desired, other.desired),
-            (Err(one), Err(other)) => {
-                let count = |p: &Problems| p.problems.len();
-                prop_assert_eq!(count(&one), count(&other));
-            }
-            (one, other) => prop_assert!(false, "{:?} and {:?}", one, other),
-        }
     }
 }

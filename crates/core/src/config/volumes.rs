@@ -22,6 +22,8 @@ pub(super) struct Declared {
     /// Where its `host_path` is.
     pub(super) path_spot: Spot,
     pub(super) mount_spots: BTreeMap<Ctid, Spot>,
+    /// The keys whose values nobody wrote: they come from the seed's defaults.
+    pub(super) seeded: BTreeSet<&'static str>,
 }
 
 /// Returns the volumes of all files, by name.
@@ -82,8 +84,15 @@ fn volume(
         Some("adopt") => Enforce::Adopt,
         Some("once") => Enforce::Once,
         Some("always") => Enforce::Always,
-        _ => default_enforce(declared_owner.as_ref(), seed_defaults, modes.seeded),
+        _ => default_enforce(declared_owner.as_ref(), seed_defaults, !modes.seeded.is_empty()),
     };
+    let mut seeded = modes.seeded;
+    if seed_defaults && declared_owner.is_none() {
+        seeded.insert("owner");
+    }
+    if enforce == Enforce::Once && !node.has("enforce") {
+        seeded.insert("enforce");
+    }
     let undeclared_owner = || if seed_defaults { seed::owner() } else { Owner::Keep };
     let flag = |key| node.get(key).and_then(|node| node.boolean());
     let volume = Volume {
@@ -103,7 +112,7 @@ fn volume(
     };
     check_owner_ctid(&volume, node, report);
     check_require_mount(&volume, node, report);
-    Some(Declared { volume, spot, path_spot: path.spot, mount_spots })
+    Some(Declared { volume, spot, path_spot: path.spot, mount_spots, seeded })
 }
 
 /// What a volume enforces that does not say so.
@@ -125,8 +134,8 @@ struct Modes {
     file: ModeRule,
     /// Longest first, then in the order of the alphabet.
     patterns: Vec<(FilePattern, ModeRule)>,
-    /// Whether any of it comes from the seed.
-    seeded: bool,
+    /// What of it comes from the seed.
+    seeded: BTreeSet<&'static str>,
 }
 
 impl Modes {
@@ -143,14 +152,17 @@ impl Modes {
                 patterns.insert(pattern, mode);
             }
         }
-        let mut seeded = false;
+        let mut seeded = BTreeSet::new();
         let (mut seed_dir, mut seed_file) = (ModeRule::Keep, ModeRule::Keep);
         if seed_defaults {
             let seed = seed::modes(name.as_str());
             (seed_dir, seed_file) = (seed.dir, seed.file);
-            seeded = dir.is_none() || file.is_none();
+            if dir.is_none() {
+                seeded.insert("dir_mode");
+            }
             // The patterns keep keys from the mode of other files, so they go where that goes.
             if file.is_none() {
+                seeded.extend(["file_mode", "file_modes"]);
                 for (pattern, mode) in seed.patterns {
                     patterns.entry(pattern).or_insert(mode);
                 }

@@ -127,7 +127,10 @@ fn plan_mounts(
     table: &mut MountTable<'_>,
 ) -> Vec<MpKey> {
     let mut pending = Vec::new();
-    for (volume, mount) in desired.mounts_of(ctid) {
+    // Proxmox mounts in the order of the keys: `/data` has to come before `/data/sub`, or hides it.
+    let mut mounts: Vec<_> = desired.mounts_of(ctid).collect();
+    mounts.sort_by(|(_, a), (_, b)| a.target.cmp(&b.target));
+    for (volume, mount) in mounts {
         let readiness = volumes.get(&volume.name).map_or(Readiness::Held, |v| v.readiness);
         match table.plan(volume, mount) {
             MountPlan::InPlace => {}

@@ -262,74 +262,59 @@ pub enum Recheck {
     Calm,
 }
 
-impl Hold {
-    /// Returns the stable name of the reason.
-    pub const fn reason(&self) -> &'static str {
-        match self {
-            Self::NodeUnknown { .. } => "NodeUnknown",
-            Self::ContainerUnknown { .. } => "ContainerUnknown",
-            Self::NotDefined { .. } => "NotDefined",
-            Self::IdTakenByVm { .. } => "IdTakenByVm",
-            Self::Locked { .. } => "Locked",
-            Self::Busy { .. } => "Busy",
-            Self::Protected { .. } => "Protected",
-            Self::NoQuorum => "NoQuorum",
-            Self::UnprivilegedMismatch { .. } => "UnprivilegedMismatch",
-            Self::IdmapNotReady { .. } => "IdmapNotReady",
-            Self::OwnerConflict { .. } => "OwnerConflict",
-            Self::IdUnmapped { .. } => "IdUnmapped",
-            Self::UnknownAccount { .. } => "UnknownAccount",
-            Self::ConfirmationRequired { .. } => "ConfirmationRequired",
-            Self::OwnershipUnsupported { .. } => "OwnershipUnsupported",
-            Self::WalkIncomplete { .. } => "WalkIncomplete",
-            Self::SourceMissing { .. } => "SourceMissing",
-            Self::SourceNotDirectory { .. } => "SourceNotDirectory",
-            Self::SourceUnreadable { .. } => "SourceUnreadable",
-            Self::PathUnsafe { .. } => "PathUnsafe",
-            Self::SourceNotMounted { .. } => "SourceNotMounted",
-            Self::SourceChanged { .. } => "SourceChanged",
-            Self::ForeignMount { .. } => "ForeignMount",
-            Self::DuplicateMount { .. } => "DuplicateMount",
-            Self::PendingForeign { .. } => "PendingForeign",
-            Self::NoFreeKey { .. } => "NoFreeKey",
-            Self::ObserveOnly { .. } => "ObserveOnly",
-            Self::NeedsRestart { .. } => "NeedsRestart",
-        }
-    }
+/// Says once, for every hold, its name and when to look again, so that no list can miss one.
+macro_rules! reasons {
+    ($($variant:ident: $recheck:ident,)+) => {
+        impl Hold {
+            /// The names of all holds.
+            pub const REASONS: &[&str] = &[$(stringify!($variant)),+];
 
-    /// Returns when to look again if nothing is heard before.
-    pub const fn recheck(&self) -> Recheck {
-        match self {
-            Self::IdmapNotReady { .. }
-            | Self::Busy { .. }
-            | Self::NodeUnknown { .. }
-            | Self::ContainerUnknown { .. } => Recheck::Backoff,
-            Self::NotDefined { .. }
-            | Self::IdTakenByVm { .. }
-            | Self::Locked { .. }
-            | Self::Protected { .. }
-            | Self::NoQuorum
-            | Self::UnprivilegedMismatch { .. }
-            | Self::OwnerConflict { .. }
-            | Self::IdUnmapped { .. }
-            | Self::UnknownAccount { .. }
-            | Self::ConfirmationRequired { .. }
-            | Self::OwnershipUnsupported { .. }
-            | Self::WalkIncomplete { .. }
-            | Self::SourceMissing { .. }
-            | Self::SourceNotDirectory { .. }
-            | Self::SourceUnreadable { .. }
-            | Self::PathUnsafe { .. }
-            | Self::SourceNotMounted { .. }
-            | Self::SourceChanged { .. }
-            | Self::ForeignMount { .. }
-            | Self::DuplicateMount { .. }
-            | Self::PendingForeign { .. }
-            | Self::NoFreeKey { .. }
-            | Self::ObserveOnly { .. }
-            | Self::NeedsRestart { .. } => Recheck::Calm,
+            /// Returns the stable name of the reason.
+            pub const fn reason(&self) -> &'static str {
+                match self {
+                    $(Self::$variant { .. } => stringify!($variant),)+
+                }
+            }
+
+            /// Returns when to look again if nothing is heard before.
+            pub const fn recheck(&self) -> Recheck {
+                match self {
+                    $(Self::$variant { .. } => Recheck::$recheck,)+
+                }
+            }
         }
-    }
+    };
+}
+
+reasons! {
+    NodeUnknown: Backoff,
+    ContainerUnknown: Backoff,
+    NotDefined: Calm,
+    IdTakenByVm: Calm,
+    Locked: Calm,
+    Busy: Backoff,
+    Protected: Calm,
+    NoQuorum: Calm,
+    UnprivilegedMismatch: Calm,
+    IdmapNotReady: Backoff,
+    OwnerConflict: Calm,
+    IdUnmapped: Calm,
+    UnknownAccount: Calm,
+    ConfirmationRequired: Calm,
+    OwnershipUnsupported: Calm,
+    WalkIncomplete: Calm,
+    SourceMissing: Calm,
+    SourceNotDirectory: Calm,
+    SourceUnreadable: Calm,
+    PathUnsafe: Calm,
+    SourceNotMounted: Calm,
+    SourceChanged: Calm,
+    ForeignMount: Calm,
+    DuplicateMount: Calm,
+    PendingForeign: Calm,
+    NoFreeKey: Calm,
+    ObserveOnly: Calm,
+    NeedsRestart: Calm,
 }
 
 const fn privilege(unprivileged: bool) -> &'static str {

@@ -76,7 +76,7 @@ impl<'a> MountTable<'a> {
         self.taken.insert(key);
         let value = MountPoint::bind(&volume.host_path, &mount.target, &mount.options).render().to_string();
         let effective = if self.running { Effective::Now } else { Effective::NextStart };
-        MountPlan::Set(self.set(key, value, None, volume, effective))
+        MountPlan::Set(set(key, value, None, volume, effective))
     }
 
     fn compare(&self, key: MpKey, volume: &Volume, mount: &Mount) -> MountPlan {
@@ -111,18 +111,7 @@ impl<'a> MountTable<'a> {
         };
         let was = Some(from.raw.to_string());
         let effective = if self.running { Effective::AfterRestart } else { Effective::NextStart };
-        MountPlan::Set(self.set(key, value, was, volume, effective))
-    }
-
-    fn set(
-        &self,
-        key: MpKey,
-        value: String,
-        was: Option<String>,
-        volume: &Volume,
-        effective: Effective,
-    ) -> SetMount {
-        SetMount { key, value, was, volume: volume.name.clone(), effective, after_volume: false }
+        MountPlan::Set(set(key, value, was, volume, effective))
     }
 
     fn is_written(&self, key: MpKey, entry: &MountEntry) -> bool {
@@ -137,6 +126,16 @@ impl<'a> MountTable<'a> {
         };
         Hold::ForeignMount { ctid: self.ctid, key, source_path, target: mount.target.clone() }
     }
+}
+
+fn set(
+    key: MpKey,
+    value: String,
+    was: Option<String>,
+    volume: &Volume,
+    effective: Effective,
+) -> SetMount {
+    SetMount { key, value, was, volume: volume.name.clone(), effective, after_volume: false }
 }
 
 /// How a mount point compares with a desired mount at the same target.

@@ -78,6 +78,10 @@ pub enum Effective {
 }
 
 impl Step {
+    /// The names of all steps.
+    pub const NAMES: &[&str] =
+        &["create_directory", "set_ownership", "set_mount", "reboot_container"];
+
     /// Returns the step's name as in logs and JSON.
     pub const fn name(&self) -> &'static str {
         match self {

@@ -2,8 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use sha1::{Digest as _, Sha1};
-
+use crate::conf::Digest;
 use crate::desired::{Desired, Enforce, RequireMount, Volume};
 use crate::ids::HostIds;
 use crate::ledger::{LedgerEntry, VolumeRecord};
@@ -373,7 +372,7 @@ pub(crate) fn declaration(volume: &Volume, rule: &OwnershipRule) -> String {
         volume.host_path, rule.dir_mode, rule.file_mode, volume.enforce, rule.recurse
     );
     for (pattern, mode) in &rule.file_modes {
-        text.push_str(&format!("{}={mode}\n", pattern.as_str()));
+        text += &format!("{}={mode}\n", pattern.as_str());
     }
     if volume.enforce == Enforce::Adopt
         && let Scope::Foreign(maps) = &rule.scope
@@ -381,9 +380,8 @@ pub(crate) fn declaration(volume: &Volume, rule: &OwnershipRule) -> String {
         let ranges: BTreeSet<String> =
             maps.iter().flat_map(|map| map.ranges().iter().map(ToString::to_string)).collect();
         for range in ranges {
-            text.push_str(&format!("{range}\n"));
+            text += &format!("{range}\n");
         }
     }
-    let digest = Sha1::digest(text.as_bytes());
-    digest.iter().map(|byte| format!("{byte:02x}")).collect()
+    Digest::of(text.as_bytes()).to_string()
 }

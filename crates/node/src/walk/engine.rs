@@ -48,7 +48,12 @@ pub fn walk(volume: &OpenVolume, walk: Walk<'_>) -> Result<WalkReport, rustix::i
     };
     let mut finished = true;
     if walk.rule.looks_below() {
-        let root = Frame::new(CString::default(), open_for_reading(volume.fd())?, volume.identity(), false);
+        let root = Frame::new(
+            CString::default(),
+            open_for_reading(volume.fd())?,
+            volume.identity(),
+            false,
+        );
         finished = engine.below(Stack::new(root, walk.fds));
     }
     if finished && !engine.tally.is_hopeless() {
@@ -87,14 +92,13 @@ impl Engine<'_> {
                 return true;
             }
             if let Some(name) = stack.next_pending() {
-                self.enter(&mut stack, name);
+                self.enter(&mut stack, &name);
                 continue;
             }
-            let Some(top) = stack.top() else { return true };
-            match top.reading {
-                Reading::At(_) => self.batch(&mut stack, &mut buffer),
-                Reading::Done if stack.at_root() => return true,
-                Reading::Done => self.leave(&mut stack),
+            match stack.top().map(|top| top.reading) {
+                Some(Reading::At(_)) => self.batch(&mut stack, &mut buffer),
+                Some(Reading::Done) if !stack.at_root() => self.leave(&mut stack),
+                Some(Reading::Done) | None => return true,
             }
             (self.walk.progress)(self.tally.progress());
         }
@@ -106,6 +110,9 @@ impl Engine<'_> {
         let mut cut_at = None;
         let mut iter = RawDir::new(stack.top_fd(), buffer);
         let mut reading = loop {
+            if self.tally.is_hopeless() {
+                break Reading::Done;
+            }
             let entry = match iter.next() {
                 Some(Ok(entry)) => entry,
                 Some(Err(Errno::INTR)) => continue,
@@ -214,7 +221,9 @@ impl Engine<'_> {
         if let (Mode::Repair, Some(change)) = (self.walk.mode, finding.change) {
             match entry::apply(&self.procfs, &fd, stat, change) {
                 Applied::Done => self.tally.changed(),
-                Applied::Refused(refusal) => self.tally.refused(&self.volume.file_system().kind, refusal),
+                Applied::Refused(refusal) => {
+                    self.tally.refused(&self.volume.file_system().kind, refusal);
+                }
                 Applied::Failed(problem) => self.tally.error(path, &problem),
             }
         }
@@ -222,30 +231,30 @@ impl Engine<'_> {
     }
 
     /// Goes down into a directory of the current one.
-    fn enter(&mut self, stack: &mut Stack, name: CString) {
-        if let Err(errno) = self.try_enter(stack, name.clone()) {
-            self.failed(stack, &name, errno);
+    fn enter(&mut self, stack: &mut Stack, name: &CStr) {
+        if let Err(errno) = self.try_enter(stack, name) {
+            self.failed(stack, name, errno);
         }
     }
 
-    fn try_enter(&mut self, stack: &mut Stack, name: CString) -> Result<(), Errno> {
+    fn try_enter(&mut self, stack: &mut Stack, name: &CStr) -> Result<(), Errno> {
         let nested = |engine: &mut Self, stack: &Stack| {
-            engine.tally.nested_mount(stack.path(Some(&name)));
+            engine.tally.nested_mount(stack.path(Some(name)));
             Ok(())
         };
-        if self.ask_first && Stat::at(stack.top_fd(), &name)?.mount != self.volume.mount() {
+        if self.ask_first && Stat::at(stack.top_fd(), name)?.mount != self.volume.mount() {
             return nested(self, stack);
         }
         let mut swaps = 0;
         let fd = loop {
-            match open_dir_here(stack.top_fd(), &name) {
+            match open_dir_here(stack.top_fd(), name) {
                 // Others take fds too; a shorter tail of open directories does as well.
                 Err(Errno::MFILE | Errno::NFILE) if stack.close_one() => {}
                 Err(Errno::XDEV) => return nested(self, stack),
                 // It was swapped for something else since its name was read, perhaps back again.
                 Err(errno @ (Errno::NOTDIR | Errno::LOOP)) => {
                     swaps += 1;
-                    if self.leaf(stack, &name) == Leaf::Dealt {
+                    if self.leaf(stack, name) == Leaf::Dealt {
                         return Ok(());
                     }
                     if swaps > SWAPS_FOLLOWED {
@@ -257,13 +266,15 @@ impl Engine<'_> {
         };
         let stat = Stat::of(&fd)?;
         // A btrfs subvolume is on the same mount and yet a file system of its own.
-        if stat.mount != self.volume.mount() || stat.identity.device != self.volume.identity().device {
+        if stat.mount != self.volume.mount()
+            || stat.identity.device != self.volume.identity().device
+        {
             return nested(self, stack);
         }
         self.tally.entry();
         let place = Place::Below(name.to_bytes());
         let due = entry::decide(self.walk.rule, place, &stat.entry).is_some();
-        stack.push(Frame::new(name, fd, stat.identity, due));
+        stack.push(Frame::new(name.to_owned(), fd, stat.identity, due));
         Ok(())
     }
 

@@ -34,8 +34,8 @@ const EXECUTE: u32 = 0o111;
 pub(super) struct Finding {
     /// The change; none where only an ACL stands between the entry and its declared mode.
     pub(super) change: Option<Change>,
-    pub(super) owner_differs: bool,
-    pub(super) mode_differs: bool,
+    /// The mode it has.
+    pub(super) mode: u32,
     /// Its mode is left alone because it carries an access ACL.
     pub(super) acl: bool,
     /// It has other names, which change with it.
@@ -104,13 +104,13 @@ impl ProcFds {
     }
 
     fn chmod(&self, fd: impl AsFd, mode: u32) -> Result<(), Errno> {
-        let name = DecInt::from_fd(fd);
+        let name = DecInt::from_fd(&fd);
         chmodat(&self.dir, name.as_c_str(), Mode::from_raw_mode(mode), AtFlags::empty())
     }
 
     /// Returns whether an open file has an extended attribute.
     fn has_xattr(fd: impl AsFd, attribute: &'static str) -> Result<bool, Errno> {
-        let link = format!("/proc/self/fd/{}", DecInt::from_fd(fd).as_str());
+        let link = format!("/proc/self/fd/{}", DecInt::from_fd(&fd).as_str());
         let link = CString::new(link).map_err(|_| Errno::INVAL)?;
         match getxattr_query(link.as_c_str(), attribute) {
             Ok(_) => Ok(true),
@@ -133,8 +133,7 @@ pub(super) fn examine(fd: impl AsFd, stat: &Stat, change: Change) -> Result<Find
             || (mode & EXECUTE != 0 && ProcFds::has_xattr(&fd, "security.capability")?));
     Ok(Finding {
         change: (change.owner.is_some() || change.mode.is_some()).then_some(change),
-        owner_differs: change.owner.is_some(),
-        mode_differs: change.mode.is_some_and(|new| new != mode),
+        mode,
         acl,
         hard_link: !stat.is_dir() && stat.links > 1,
         privileged,
@@ -171,9 +170,7 @@ pub(super) fn apply(procfs: &ProcFds, fd: impl AsFd, stat: &Stat, change: Change
 }
 
 fn set(procfs: &ProcFds, fd: impl AsFd, old: u32, change: Change) -> Result<(), Refusal> {
-    let set_mode = |mode| {
-        procfs.chmod(&fd, mode).map_err(|errno| Refusal { call: "chmod", errno })
-    };
+    let set_mode = |mode| procfs.chmod(&fd, mode).map_err(|errno| Refusal { call: "chmod", errno });
     let reduced = match change {
         Change { owner: Some(_), mode: Some(new) } => old & new,
         _ => old,

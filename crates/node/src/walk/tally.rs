@@ -27,12 +27,10 @@ impl Tally {
     pub(super) fn finding(&mut self, finding: &Finding) {
         let audit = &mut self.report.audit;
         audit.acls += u64::from(finding.acl);
-        if finding.change.is_none() {
-            return;
-        }
+        let Some(change) = finding.change else { return };
         audit.changes += 1;
-        audit.owners += u64::from(finding.owner_differs);
-        audit.modes += u64::from(finding.mode_differs);
+        audit.owners += u64::from(change.owner.is_some());
+        audit.modes += u64::from(change.mode.is_some_and(|new| new != finding.mode));
         audit.hard_links += u64::from(finding.hard_link);
         audit.privileges += u64::from(finding.privileged);
     }

@@ -9,9 +9,10 @@ use pctd_core::desired::Desired;
 use pctd_core::ids::Key;
 use pctd_core::plan::{Reason, Step};
 use pctd_core::report::{KeyReport, PlanReport};
+use pctd_node::NodeLock;
 
 use super::args::Global;
-use super::{Ended, Failure, client, config_paths, open_node, print_report, render};
+use super::{Ended, Failure, client, config_paths, open_engine, print_report, render};
 use crate::controller::board::keys_of;
 use crate::controller::followers::Answer;
 use crate::daemon::socket::{WireOp, WireRequest};
@@ -29,8 +30,8 @@ pub(super) fn run(global: &Global, keys: &[Key], yes: bool) -> Result<Ended, Fai
     let (loaded, _) = config.load()?;
     super::check_keys(&loaded.desired, keys)?;
     let confirm = yes || !keys.is_empty();
-    let node = open_node(global)?;
-    let socket = node.paths().socket();
+    let engine = open_engine(global)?;
+    let socket = engine.node().paths().socket();
     let request = WireRequest {
         version: pctd_core::report::REPORT_VERSION,
         op: WireOp::Reconcile,
@@ -43,8 +44,8 @@ pub(super) fn run(global: &Global, keys: &[Key], yes: bool) -> Result<Ended, Fai
         Some(Answer::Error { error, .. }) => return Err(error.into()),
         Some(Answer::Status(_)) => return Err("the daemon answered something else".into()),
         None => {
-            let _lock = node.lock()?;
-            converge(&Engine::new(node), &loaded.desired, keys, confirm)
+            let _lock = NodeLock::acquire(engine.node().paths())?;
+            converge(&engine, &loaded.desired, keys, confirm)
         }
     };
     print_report(global, &report, |palette| render::plan(&report, render::Tense::Done, palette))?;

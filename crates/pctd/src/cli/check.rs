@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use pctd_core::config::{self, Place, Severity, Strictness};
+use pctd_core::config::{self, Place, Problem, Severity, Strictness};
 use pctd_core::report::{CheckEntry, CheckReport, REPORT_VERSION};
 
 use super::args::Global;
@@ -36,12 +36,21 @@ pub(super) fn run(global: &Global, paths: Vec<PathBuf>, strict: bool) -> Result<
         }
         Err(problems) => {
             report.valid = false;
-            let problems = problems.iter();
-            report.problems = problems.map(|p| entry("error", &p.place, &p.message)).collect();
+            let each = problems.problems.iter();
+            report.problems = each.map(|p| entry("error", &p.place, &told(p))).collect();
+            let notes = problems.notes.iter();
+            report.notes = notes.map(|n| entry(word(n.severity), &n.place, &n.message)).collect();
         }
     }
     print_report(global, &report, |palette| render::check(&report, palette))?;
     Ok(if report.valid { Ended::InSync } else { Ended::Bad })
+}
+
+fn told(problem: &Problem) -> String {
+    match &problem.remedy {
+        Some(remedy) => format!("{}; {remedy}", problem.message),
+        None => problem.message.clone(),
+    }
 }
 
 const fn word(severity: Severity) -> &'static str {

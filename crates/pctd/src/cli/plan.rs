@@ -5,15 +5,15 @@ use pctd_core::observed::Requests;
 use pctd_core::report::PlanReport;
 
 use super::args::Global;
-use super::{Ended, Failure, config_paths, open_node, print_report, render};
-use crate::engine::{Depth, Engine, Scope};
+use super::{Ended, Failure, config_paths, open_engine, print_report, render};
+use crate::engine::{Depth, Scope};
 use crate::reconciler::Job;
 
 pub(super) fn run(global: &Global, keys: &[Key]) -> Result<Ended, Failure> {
     let (loaded, _) = config_paths(global)?.load()?;
     let desired = loaded.desired;
     super::check_keys(&desired, keys)?;
-    let engine = Engine::new(open_node(global)?);
+    let engine = open_engine(global)?;
     let scope =
         if keys.is_empty() { Scope::all(&desired) } else { Scope::of_keys(&desired, keys) };
     let (_, plans) =

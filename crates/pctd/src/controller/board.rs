@@ -10,7 +10,6 @@ use pctd_core::desired::Desired;
 use pctd_core::ids::Key;
 use pctd_core::plan::{Hold, Reason};
 use pctd_core::report::{ConditionReport, KeyState, KeyStatus, ProgressReport};
-use tracing::{info, warn};
 
 use crate::reconciler::{Progress, Verdict, View};
 

@@ -3,12 +3,13 @@
 use std::sync::Arc;
 
 use pctd_core::desired::Desired;
+use pctd_core::observed::NodeState;
 use pctd_core::vmlist::Fingerprint;
 use tokio::sync::{mpsc, watch};
 use tracing::debug;
 
 use crate::controller::Event;
-use crate::daemon::watch::Watches;
+use crate::daemon::watches::Watches;
 use crate::engine::Engine;
 
 /// When more confs than this changed at once, looking at everything once is cheaper.
@@ -35,11 +36,10 @@ impl Poller {
         let mut last: Option<Result<Fingerprint, String>> = None;
         loop {
             let engine = Arc::clone(&self.engine);
-            let name = self.desired.borrow().settings.node.clone();
             // On the blocking pool: a read of a dying pmxcfs can hang.
             let polled = tokio::task::spawn_blocking(move || {
                 let renewed = watches.renew();
-                (engine.node().fingerprint(name.as_deref()), renewed, watches)
+                (fingerprint(&engine), renewed, watches)
             });
             let Ok((now, renewed, back)) = polled.await else { return };
             watches = back;
@@ -82,5 +82,13 @@ impl Poller {
             }
             (Some(Err(_)), Ok(_)) => self.events.send(Event::All("/etc/pve answers again")).await,
         }
+    }
+}
+
+fn fingerprint(engine: &Engine) -> Result<Fingerprint, String> {
+    match engine.node().cluster() {
+        (NodeState::Up(_), Some(fingerprint)) => Ok(fingerprint),
+        (NodeState::Unknown(why), _) => Err(why),
+        (NodeState::Up(_), None) => Err("no fingerprint".to_owned()),
     }
 }

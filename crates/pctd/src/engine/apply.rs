@@ -1,16 +1,19 @@
 //! Taking one step, and saying what came of it.
 
-use std::sync::atomic::Ordering;
+use std::collections::BTreeMap;
 use std::time::Instant;
 
+use pctd_core::conf::MountEntry;
 use pctd_core::desired::{Desired, Volume};
-use pctd_core::ids::{Ctid, Key};
+use pctd_core::ids::{Ctid, Key, MpKey};
 use pctd_core::ledger::LedgerEntry;
 use pctd_core::observed::{Presence, Snapshot, SourceState};
+use pctd_core::ownership::OwnershipRule;
 use pctd_core::plan::{Plans, SetMount, Step};
-use pctd_node::{PctClass, RepairReport};
+use pctd_node::{PctClass, WalkError, WalkReport};
 use tracing::info;
 
+use super::observe::{chain, walk_request};
 use super::{Engine, StepEnd};
 use crate::reconciler::Job;
 
@@ -31,7 +34,7 @@ impl Engine {
         };
         match (key, step) {
             (Key::Container(ctid), Step::SetMount(set)) => {
-                self.set_mount(desired, snapshot, *ctid, set)
+                self.set_mount(snapshot, *ctid, set)
             }
             (Key::Container(ctid), Step::RebootContainer { keys, others }) => {
                 self.restart(desired, snapshot, *ctid, keys, others)
@@ -42,18 +45,23 @@ impl Engine {
                 else {
                     return StepEnd::Refused;
                 };
-                match self.node.create_directory(volume, file_system) {
-                    Ok(()) => {
+                match self.node.create_directory(volume, &file_system.id) {
+                    Ok(_) => {
                         info!(VOLUME = %name, STEP = step.name(), PATH = path, "created directory");
                         StepEnd::Done
                     }
-                    Err(error) => StepEnd::Failed(error.to_string()),
+                    Err(error) => StepEnd::Failed(chain(&error)),
                 }
             }
             (Key::Volume(name), Step::SetOwnership(_)) => {
                 let rule = plans.volumes.get(name).and_then(|plan| plan.rule.as_ref());
-                let (Some(volume), Some(rule)) = (volume, rule) else { return StepEnd::Refused };
-                self.set_ownership(volume, rule, job)
+                let source = snapshot.volumes.get(name).map(|observed| &observed.source);
+                let (Some(volume), Some(rule), Some(SourceState::Directory(dir))) =
+                    (volume, rule, source)
+                else {
+                    return StepEnd::Refused;
+                };
+                self.set_ownership(volume, rule, &dir.file_system.id, job)
             }
             _ => StepEnd::Failed(format!("{} is no step for {key}", step.name())),
         }
@@ -62,17 +70,20 @@ impl Engine {
     fn set_ownership(
         &self,
         volume: &Volume,
-        rule: &pctd_core::ownership::OwnershipRule,
+        rule: &OwnershipRule,
+        file_system: &str,
         job: &Job,
     ) -> StepEnd {
         let begun = Instant::now();
-        let progress = |entries, changes| {
-            job.progress.entries.store(entries, Ordering::Relaxed);
-            job.progress.changes.store(changes, Ordering::Relaxed);
-        };
-        let report = match self.node.repair(volume, rule, &job.cancel, &progress) {
+        let progress = |now| job.progress.set(now);
+        let request = walk_request(volume, rule, Some(file_system), job, &progress);
+        let report = match self.node.repair(request) {
             Ok(report) => report,
-            Err(error) => return StepEnd::Failed(format!("{}: {error}", volume.host_path)),
+            // Mounted or unmounted in between: look again, and judge the file system anew.
+            Err(error @ WalkError::FileSystemChanged { .. }) => {
+                return StepEnd::Conflict(error.to_string());
+            }
+            Err(error) => return StepEnd::Failed(chain(&error)),
         };
         if report.changed > 0 {
             info!(
@@ -89,9 +100,9 @@ impl Engine {
         self.judge_repair(volume, &report)
     }
 
-    fn judge_repair(&self, volume: &Volume, report: &RepairReport) -> StepEnd {
-        if let Some(why) = &report.unsupported {
-            self.memory().refused.insert(volume.name.clone(), why.clone());
+    fn judge_repair(&self, volume: &Volume, report: &WalkReport) -> StepEnd {
+        if let Some(refusal) = &report.unsupported {
+            self.memory().refused.insert(volume.name.clone(), refusal.message.clone());
             return StepEnd::Refused;
         }
         if report.cancelled || report.audit.errors == 0 {
@@ -105,32 +116,25 @@ impl Engine {
         ))
     }
 
-    fn set_mount(
-        &self,
-        desired: &Desired,
-        snapshot: &Snapshot,
-        ctid: Ctid,
-        set: &SetMount,
-    ) -> StepEnd {
+    fn set_mount(&self, snapshot: &Snapshot, ctid: Ctid, set: &SetMount) -> StepEnd {
         let Some(Presence::Here(container)) = snapshot.containers.get(&ctid) else {
             return StepEnd::Refused;
         };
         let before = snapshot.ledger.mounts.get(&ctid).and_then(|mounts| mounts.get(&set.key));
         let written =
             LedgerEntry::MountWritten { ctid, key: set.key, value: set.value.clone() };
-        if let Err(error) = self.node.enter([written]) {
-            return StepEnd::Failed(error.to_string());
+        if let Err(error) = self.enter([written]) {
+            return StepEnd::Failed(error);
         }
-        let digest = &container.conf.digest;
-        let timeout = desired.settings.pct_timeout;
-        let called = self.node.set_mount(ctid, set.key, &set.value, digest, timeout);
+        let digest = container.conf.digest.to_string();
+        let called = self.node.set_mount(ctid, set.key, &set.value, &digest);
         // Whatever the exit code: a failing `pct set` may have written, and one that succeeded
         // may have been overwritten since (proxmox.md 7, 5). Only the conf tells.
-        let is_there = self.node.read_conf_now(ctid).is_ok_and(|conf| {
-            let of = |mounts: &std::collections::BTreeMap<_, pctd_core::conf::MountEntry>| {
+        let is_there = self.observe_one(ctid).is_some_and(|now| {
+            let of = |mounts: &BTreeMap<MpKey, MountEntry>| {
                 mounts.get(&set.key).is_some_and(|mount| mount.raw == set.value.as_bytes())
             };
-            of(conf.mounts()) || of(conf.pending_mounts())
+            of(now.conf.mounts()) || of(now.conf.pending_mounts())
         });
         if is_there {
             info!(
@@ -152,14 +156,12 @@ impl Engine {
             }
             None => LedgerEntry::MountForgotten { ctid, key: set.key },
         };
-        if let Err(error) = self.node.enter([undo]) {
-            return StepEnd::Failed(error.to_string());
+        if let Err(error) = self.enter([undo]) {
+            return StepEnd::Failed(error);
         }
         match called {
             Ok(()) => StepEnd::Conflict(format!("{} is not in the conf after pct set", set.key)),
-            Err(error) if error.class() == PctClass::Conflict => {
-                StepEnd::Conflict(error.to_string())
-            }
+            Err(error) if error.class == PctClass::Conflict => StepEnd::Conflict(error.to_string()),
             Err(error) => StepEnd::Failed(error.to_string()),
         }
     }

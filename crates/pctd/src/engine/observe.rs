@@ -1,13 +1,19 @@
 //! Observing: from the node to one snapshot, and from there to plans.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::atomic::Ordering;
+use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
-use pctd_core::desired::Desired;
+use pctd_core::desired::{Desired, Volume};
 use pctd_core::ids::{Ctid, Key, VolumeName};
-use pctd_core::observed::{NodeState, ObservedVolume, Presence, Requests, Snapshot};
+use pctd_core::ledger::LedgerEntry;
+use pctd_core::observed::{
+    Accounts, NodeState, ObservedVolume, Presence, Requests, Snapshot, SourceState,
+};
+use pctd_core::ownership::OwnershipRule;
 use pctd_core::plan::{self, Hold, Plans};
+use pctd_node::{NodeOptions, Progress, WalkError, WalkRequest};
+use tracing::debug;
 
 use super::Engine;
 use crate::reconciler::Job;
@@ -123,40 +129,44 @@ impl Engine {
         let rule = plans.volumes.get(name).and_then(|plan| plan.rule.as_ref());
         let (Some(rule), Some(volume)) = (rule, desired.volumes.get(name)) else { return Ok(()) };
         let Some(observed) = snapshot.volumes.get_mut(name) else { return Ok(()) };
-        if !matches!(observed.source, pctd_core::observed::SourceState::Directory(_)) {
+        if !matches!(observed.source, SourceState::Directory(_)) {
             return Ok(());
         }
-        let progress = |entries, changes| {
-            job.progress.entries.store(entries, Ordering::Relaxed);
-            job.progress.changes.store(changes, Ordering::Relaxed);
-        };
-        let audit = self
-            .node
-            .audit(volume, rule, &job.cancel, &progress)
-            .map_err(|error| format!("walking {}: {error}", volume.host_path))?;
-        if !job.is_cancelled() {
-            observed.audit = Some(audit);
+        match self.node.audit(walk_request(volume, rule, None, job, &|p| job.progress.set(p))) {
+            Ok(audit) => observed.audit = Some(audit),
+            Err(WalkError::Cancelled) => {}
+            Err(error) => return Err(chain(&error)),
         }
         Ok(())
     }
 
     fn snapshot(&self, desired: &Desired, scope: &Scope, requests: Requests) -> Snapshot {
-        let node = self.node.cluster(desired.settings.node.as_deref());
+        self.node.configure(NodeOptions {
+            pct_timeout: desired.settings.pct_timeout,
+            node: desired.settings.node.clone(),
+            ..self.options.clone()
+        });
+        let (node, _) = self.node.cluster();
         let (containers, volumes) = match &node {
             NodeState::Unknown(_) => (BTreeMap::new(), BTreeMap::new()),
-            NodeState::Up(cluster) => {
+            NodeState::Up(_) => {
                 let observed = |name: &VolumeName| {
                     let volume = desired.volumes.get(name)?;
                     let source = self.node.observe_source(volume);
                     Some((name.clone(), ObservedVolume { source, audit: None }))
                 };
                 (
-                    self.node.observe_containers(&scope.containers, &cluster.node),
+                    self.node.observe_containers(&scope.containers),
                     scope.volumes.iter().filter_map(observed).collect(),
                 )
             }
         };
-        let ledger = self.node.ledger();
+        let ledger = Arc::clone(self.node.ledger().ledger());
+        let accounts = self.node.accounts().unwrap_or_else(|error| {
+            // Owners by name are then unknown accounts, which is a hold with its own message.
+            debug!("users and groups cannot be read: {error}");
+            Accounts::default()
+        });
         let restarted = restarted(&ledger.restarted);
         let mut snapshot = Snapshot {
             node,
@@ -165,7 +175,7 @@ impl Engine {
             ledger,
             waited: BTreeMap::new(),
             restarted,
-            accounts: self.node.accounts(),
+            accounts,
             requests,
         };
         snapshot.waited = self.waits(&snapshot.containers);
@@ -210,11 +220,40 @@ impl Engine {
         };
         match records {
             Some(records) if !records.is_empty() => {
-                self.node.enter(records.iter().cloned()).map_err(|error| error.to_string())
+                self.enter(records.iter().cloned())
             }
             _ => Ok(()),
         }
     }
+
+    /// Enters changes into the ledger.
+    ///
+    /// # Errors
+    ///
+    /// The ledger could not be written.
+    pub(super) fn enter(
+        &self,
+        entries: impl IntoIterator<Item = LedgerEntry>,
+    ) -> Result<(), String> {
+        self.node.ledger().enter(entries).map(drop).map_err(|error| chain(&error))
+    }
+}
+
+/// Returns an error with what it comes from, on one line.
+pub(super) fn chain(error: &dyn std::error::Error) -> String {
+    let causes = std::iter::successors(error.source(), |cause| cause.source());
+    causes.fold(error.to_string(), |text, cause| format!("{text}: {cause}"))
+}
+
+/// Returns how a volume is walked for a job.
+pub(super) fn walk_request<'a>(
+    volume: &'a Volume,
+    rule: &'a OwnershipRule,
+    file_system: Option<&'a str>,
+    job: &'a Job,
+    progress: &'a (dyn Fn(Progress) + Sync),
+) -> WalkRequest<'a> {
+    WalkRequest { volume, rule, file_system, cancel: &job.cancel, progress }
 }
 
 /// Returns how long ago each restart was; a clock that was set back makes it "just now".

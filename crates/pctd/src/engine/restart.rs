@@ -5,7 +5,7 @@
 //! conf (proxmox.md 12.1). So every source is looked at first, and the values in force are kept
 //! until the container has been seen running again.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant, SystemTime};
 
 use pctd_core::conf::{Conf, MountClass};
@@ -41,8 +41,8 @@ impl Engine {
         let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
         // Entered first: a crash in between must not make two restarts out of one.
         let entry = LedgerEntry::Restarted { ctid, at: now.as_secs() };
-        if let Err(error) = self.node.enter([entry]) {
-            return StepEnd::Failed(error.to_string());
+        if let Err(error) = self.enter([entry]) {
+            return StepEnd::Failed(error);
         }
         info!(
             CTID = %ctid,
@@ -51,12 +51,12 @@ impl Engine {
             "restarting the container for its pending mounts"
         );
         let called = self.node.reboot(ctid, desired.settings.restart_timeout);
-        if self.comes_back(snapshot, ctid, container) {
+        if self.comes_back(ctid, container) {
             info!(CTID = %ctid, STEP = "reboot_container", "restarted");
             return StepEnd::Done;
         }
         let why = called.err().map_or_else(|| "it is not running".to_owned(), |e| e.to_string());
-        let why = self.take_back(desired, snapshot, ctid, container, keys, why);
+        let why = self.take_back(ctid, container, keys, why);
         error!(CTID = %ctid, STEP = "reboot_container", "the container did not come back: {why}");
         self.memory().restart_failed.insert(ctid, why);
         StepEnd::Refused
@@ -71,15 +71,15 @@ impl Engine {
             let mp = mount.parsed.as_ref().ok()?;
             (mp.class == MountClass::Bind).then(|| mp.volume.to_string())
         });
-        sources.into_iter().find(|source| !self.node.is_safe_directory(source))
+        sources.into_iter().find(|source| !self.node.is_bind_source(source))
     }
 
     /// Waits until the container runs with another init than before.
-    fn comes_back(&self, snapshot: &Snapshot, ctid: Ctid, before: &ObservedContainer) -> bool {
+    fn comes_back(&self, ctid: Ctid, before: &ObservedContainer) -> bool {
         let old = init_of(before);
         let deadline = Instant::now() + SEEN_RUNNING;
         loop {
-            if let Some(now) = self.observe_one(snapshot, ctid)
+            if let Some(now) = self.observe_one(ctid)
                 && now.running != Running::No
                 && (old.is_none() || init_of(&now) != old)
             {
@@ -92,10 +92,9 @@ impl Engine {
         }
     }
 
-    fn observe_one(&self, snapshot: &Snapshot, ctid: Ctid) -> Option<ObservedContainer> {
-        let pctd_core::observed::NodeState::Up(cluster) = &snapshot.node else { return None };
-        let one = std::collections::BTreeSet::from([ctid]);
-        match self.node.observe_containers(&one, &cluster.node).remove(&ctid) {
+    /// Returns a container as it is now, where it is here.
+    pub(super) fn observe_one(&self, ctid: Ctid) -> Option<ObservedContainer> {
+        match self.node.observe_containers(&BTreeSet::from([ctid])).remove(&ctid) {
             Some(Presence::Here(container)) => Some(*container),
             _ => None,
         }
@@ -104,29 +103,27 @@ impl Engine {
     /// Puts the old mounts back and starts the container; returns what there is to say of it.
     fn take_back(
         &self,
-        desired: &Desired,
-        snapshot: &Snapshot,
         ctid: Ctid,
         before: &ObservedContainer,
         keys: &[MpKey],
         mut why: String,
     ) -> String {
-        let timeout = desired.settings.pct_timeout;
         for key in keys {
             let Some(old) = before.conf.mounts().get(key).map(|mount| mount.raw.to_string()) else {
                 continue;
             };
-            let Some(now) = self.observe_one(snapshot, ctid) else { continue };
+            let Some(now) = self.observe_one(ctid) else { continue };
             if now.running != Running::No {
                 continue;
             }
-            let put = self.node.set_mount(ctid, *key, &old, &now.conf.digest, timeout);
-            let forget = self.node.enter([LedgerEntry::MountForgotten { ctid, key: *key }]);
-            if let Err(error) = put.map_err(|e| e.to_string()).and(forget.map_err(|e| e.to_string())) {
+            let digest = now.conf.digest.to_string();
+            let put = self.node.set_mount(ctid, *key, &old, &digest).map_err(|e| e.to_string());
+            let forget = self.enter([LedgerEntry::MountForgotten { ctid, key: *key }]);
+            if let Err(error) = put.and(forget) {
                 why.push_str(&format!("; {key} could not be put back: {error}"));
             }
         }
-        match self.node.start(ctid, timeout) {
+        match self.node.start(ctid) {
             Ok(()) => why.push_str("; its old mounts were put back and it was started"),
             Err(error) => why.push_str(&format!("; starting it with its old mounts failed: {error}")),
         }

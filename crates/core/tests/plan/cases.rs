@@ -1,0 +1,541 @@
+//! The cases.
+
+use std::time::Duration;
+
+use pctd_core::idmap::IdMap;
+use pctd_core::ids::HostIds;
+use pctd_core::observed::{Audit, NodeState, Presence, SourceState};
+
+use crate::world::{PRIVILEGED, SHIFTED, UNPRIVILEGED, World, ctid, file_system, volume};
+
+/// One case: what is wanted and there, and what follows.
+pub(crate) struct Case {
+    pub(crate) name: &'static str,
+    pub(crate) world: World,
+    pub(crate) expected: Vec<&'static str>,
+}
+
+fn case(name: &'static str, world: World, expected: &[&'static str]) -> Case {
+    Case { name, world, expected: expected.to_vec() }
+}
+
+/// One volume with these fields, mounted in 100 at /data.
+fn with_fields(fields: &str) -> World {
+    let text = r#"{"settings": {"seed_defaults": false}, "shared_volumes": {"data": {
+        "host_path": "/tank/data", "mounts": {"100": "/data"}, FIELDS}}}"#;
+    World::new(&text.replace("FIELDS", fields))
+}
+
+fn with_settings(settings: &str) -> World {
+    let text = r#"{"settings": {"seed_defaults": false, SETTINGS}, "shared_volumes": {"data": {
+        "host_path": "/tank/data", "owner": "container_root", "mounts": {"100": "/data"}}}}"#;
+    World::new(&text.replace("SETTINGS", settings))
+}
+
+/// One volume mounted in 900 and 901.
+fn shared(fields: &str) -> World {
+    let text = r#"{"settings": {"seed_defaults": false}, "shared_volumes": {"data": {
+        "host_path": "/tank/data", "owner": "container_root", FIELDS
+        "mounts": {"900": "/data", "901": "/data"}}}}"#;
+    World::new(&text.replace("FIELDS", fields)).here(900, UNPRIVILEGED).here(901, SHIFTED)
+}
+
+fn conf(lines: &str) -> String {
+    format!("{UNPRIVILEGED}{lines}\n")
+}
+
+fn defined(fields: &str) -> World {
+    let text = r#"{"settings": {"seed_defaults": false}, "lxc_configs": {"100": {FIELDS}},
+        "shared_volumes": {"data": {"host_path": "/tank/data", "owner": "container_root",
+        "mounts": {"100": "/data"}}}}"#;
+    World::new(&text.replace("FIELDS", fields))
+}
+
+/// Every case.
+pub(crate) fn all() -> Vec<Case> {
+    let mut cases = mounts();
+    cases.extend(restarts());
+    cases.extend(containers());
+    cases.extend(owners());
+    cases.extend(sources());
+    cases
+}
+
+fn mounts() -> Vec<Case> {
+    let plain = World::one_mount;
+    let full: String = (0..256).map(|n| format!("mp{n}: /srv/{n},mp=/m{n}\n")).collect();
+    vec![
+        case(
+            "a missing mount is added at the lowest key",
+            plain().here(100, UNPRIVILEGED),
+            &["100 +mp0: /tank/data,mp=/data"],
+        ),
+        case(
+            "a mount that is there is left",
+            plain().here(100, &conf("mp3: /tank/data,mp=/data,ro=1,backup=0")),
+            &[],
+        ),
+        case(
+            "a longer target that begins alike is another target",
+            plain().here(100, &conf("mp0: /tank/data2,mp=/data2")),
+            &["100 +mp1: /tank/data,mp=/data"],
+        ),
+        case(
+            "targets are the same when they normalise to the same",
+            plain().here(100, &conf("mp0: /tank//data/,mp=//data/")),
+            &[],
+        ),
+        case(
+            "a relative target is Proxmox's absolute one",
+            plain().here(100, &conf("mp0: /tank/data,mp=data")),
+            &[],
+        ),
+        case(
+            "two mount points that normalise to one target are reported",
+            plain().here(100, &conf("mp0: /tank/data,mp=/data\nmp4: /srv/x,mp=/data/")),
+            &["100 ! DuplicateMount"],
+        ),
+        case(
+            "the lowest free key is free in current, pending and pending delete",
+            plain().here(
+                100,
+                &conf("mp0: /a,mp=/a\nmp2: /c,mp=/c\n[pve:pending]\nmp1: /b,mp=/b\ndelete: mp3"),
+            ),
+            &["100 +mp4: /tank/data,mp=/data"],
+        ),
+        case(
+            "a volume mount point takes a key like any other",
+            plain().here(100, &conf("mp0: local:1/v.raw,mp=/v,size=1G")),
+            &["100 +mp1: /tank/data,mp=/data"],
+        ),
+        case("no key is left", plain().here(100, &conf(&full)), &["100 ! NoFreeKey"]),
+        case(
+            "another source that pctd did not write is left",
+            plain().here(100, &conf("mp0: /srv/other,mp=/data")),
+            &["100 ! ForeignMount"],
+        ),
+        case(
+            "a volume of a storage at the target is left",
+            plain().here(100, &conf("mp0: local:1/v.raw,mp=/data,size=1G")),
+            &["100 ! ForeignMount"],
+        ),
+        case(
+            "another source that pctd wrote is changed at the same key",
+            plain()
+                .here(100, &conf("mp5: /srv/old,mp=/data,ro=1"))
+                .wrote(100, "mp5", "/srv/old,mp=/data,ro=1"),
+            &["100 ~mp5: /tank/data,mp=/data"],
+        ),
+        case(
+            "what pctd wrote and somebody changed since is foreign",
+            plain()
+                .here(100, &conf("mp5: /srv/old,mp=/data,ro=1"))
+                .wrote(100, "mp5", "/srv/old,mp=/data"),
+            &["100 ! ForeignMount"],
+        ),
+        case(
+            "a managed option changes and all others are kept",
+            World::new(
+                r#"{"settings": {"seed_defaults": false}, "shared_volumes": {"data": {
+                "host_path": "/tank/data", "owner": "container_root",
+                "mounts": {"100": {"path": "/data", "read_only": true, "mount_options": ["nosuid", "noatime"]}}}}}"#,
+            )
+            .here(100, &conf("mp7: /tank/data,mp=/data,backup=1,replicate=0,shared=1")),
+            &["100 ~mp7: /tank/data,mp=/data,backup=1,mountoptions=noatime;nosuid,replicate=0,ro=1,shared=1"],
+        ),
+        case(
+            "an option that says the default is the same as none, and lists have no order",
+            World::new(
+                r#"{"settings": {"seed_defaults": false}, "shared_volumes": {"data": {
+                "host_path": "/tank/data", "owner": "container_root",
+                "mounts": {"100": {"path": "/data", "read_only": false, "mount_options": ["nosuid", "noatime"]}}}}}"#,
+            )
+            .here(100, &conf("mp7: /tank/data,mp=/data,mountoptions=nosuid;noatime")),
+            &[],
+        ),
+        case(
+            "a running container gets a new mount at once",
+            plain().here(100, UNPRIVILEGED).running(100),
+            &["100 +mp0: /tank/data,mp=/data now"],
+        ),
+        case(
+            "a pending change of somebody else is left",
+            plain()
+                .here(100, &conf("mp0: /tank/data,mp=/data\n[pve:pending]\nmp0: /x,mp=/data"))
+                .running(100),
+            &["100 ! PendingForeign"],
+        ),
+        case(
+            "a pending delete of somebody else is left",
+            plain()
+                .here(100, &conf("mp0: /tank/data,mp=/data\n[pve:pending]\ndelete: mp0"))
+                .running(100),
+            &["100 ! PendingForeign"],
+        ),
+        case(
+            "a mount waits while its volume is not there",
+            plain().here(100, UNPRIVILEGED).source("data", SourceState::NotDirectory),
+            &["data ! SourceNotDirectory", "100 waits for data"],
+        ),
+        case(
+            "a mount comes after its volume",
+            plain().here(100, UNPRIVILEGED).drift("data", 3),
+            &["data own 100000:100000 3/10", "100 +mp0: /tank/data,mp=/data after volume"],
+        ),
+    ]
+}
+
+fn restarts() -> Vec<Case> {
+    let waiting = "mp0: /tank/data,mp=/data,ro=1\n[pve:pending]\nmp0: /tank/data,mp=/data\ncores: 2";
+    let own = |world: World| {
+        world.here(100, &conf(waiting)).running(100).wrote(100, "mp0", "/tank/data,mp=/data")
+    };
+    vec![
+        case(
+            "a changed option of a running container waits for a restart",
+            World::new(
+                r#"{"settings": {"seed_defaults": false}, "shared_volumes": {"data": {
+                "host_path": "/tank/data", "owner": "container_root",
+                "mounts": {"100": {"path": "/data", "read_only": true}}}}}"#,
+            )
+            .here(100, &conf("mp0: /tank/data,mp=/data"))
+            .running(100),
+            &["100 ~mp0: /tank/data,mp=/data,ro=1 after restart"],
+        ),
+        case(
+            "what waits is restarted for, and others' changes are named",
+            own(World::one_mount()),
+            &["100 reboot for [MpKey(0)], also [\"cores\"]"],
+        ),
+        case(
+            "restart: never",
+            own(with_settings(r#""restart": "never""#)),
+            &["100 ! NeedsRestart"],
+        ),
+        case(
+            "not twice within the limit",
+            own(World::one_mount())
+                .with(|w| drop(w.snapshot.restarted.insert(ctid(100), Duration::from_secs(1)))),
+            &["100 ! NeedsRestart"],
+        ),
+        case(
+            "again after the limit",
+            own(World::one_mount())
+                .with(|w| drop(w.snapshot.restarted.insert(ctid(100), Duration::from_secs(600)))),
+            &["100 reboot for [MpKey(0)], also [\"cores\"]"],
+        ),
+        case(
+            "after a restart that failed nothing is left pending",
+            World::new(
+                r#"{"settings": {"seed_defaults": false}, "shared_volumes": {"data": {
+                "host_path": "/tank/data", "owner": "container_root",
+                "mounts": {"100": {"path": "/data", "read_only": true}}}}}"#,
+            )
+            .here(100, &conf("mp0: /tank/data,mp=/data"))
+            .running(100)
+            .with(|w| drop(w.snapshot.requests.restart_failed.insert(ctid(100), "it is stopped".into()))),
+            &["100 ! NeedsRestart"],
+        ),
+        case(
+            "not while it is locked",
+            own(World::one_mount()).container(100, |c| c.conf.current.set("lock", "backup")),
+            &["100 ! Locked"],
+        ),
+    ]
+}
+
+fn containers() -> Vec<Case> {
+    let plain = World::one_mount;
+    vec![
+        case(
+            "an unknown node plans nothing",
+            plain().here(100, UNPRIVILEGED).with(|w| {
+                w.snapshot.node = NodeState::Unknown("/etc/pve/.vmlist: no such file".into());
+            }),
+            &["! NodeUnknown"],
+        ),
+        case(
+            "an unknown container plans nothing",
+            plain().presence(100, Presence::Unknown("it is in .vmlist and has no conf".into())),
+            &["data ! IdmapNotReady", "100 ! ContainerUnknown"],
+        ),
+        case("an absent container blocks nobody", plain(), &[]),
+        case(
+            "a container on another node is that node's",
+            plain().presence(100, Presence::OnNode("pve2".into())),
+            &[],
+        ),
+        case("a virtual machine has the id", plain().presence(100, Presence::Vm), &["100 ! IdTakenByVm"]),
+        case(
+            "a definition whose container is absent is reported",
+            defined(r#""template": "local:vztmpl/debian.tar.zst""#),
+            &["100 ! NotDefined"],
+        ),
+        case(
+            "a lock holds the conf, not the ownership",
+            plain().here(100, &conf("lock: backup")).drift("data", 1),
+            &["data own 100000:100000 1/10", "100 ! Locked"],
+        ),
+        case("a lock without anything to do is nobody's business", plain().here(100, &conf("lock: backup\nmp0: /tank/data,mp=/data")), &[]),
+        case("a protected container is left", plain().here(100, &conf("protection: 1")), &["100 ! Protected"]),
+        case(
+            "without quorum no conf is written and ownership goes on",
+            plain().here(100, UNPRIVILEGED).drift("data", 1).with(|w| {
+                let NodeState::Up(cluster) = &mut w.snapshot.node else { panic!() };
+                cluster.quorate = false;
+            }),
+            &["data own 100000:100000 1/10", "100 ! NoQuorum"],
+        ),
+        case(
+            "a running container whose flock is held is busy",
+            plain().here(100, UNPRIVILEGED).running(100).flock(100),
+            &["100 ! Busy"],
+        ),
+        case(
+            "a privileged container that is declared unprivileged",
+            defined(r#""unprivileged": true"#).here(100, PRIVILEGED),
+            &["data ! IdmapNotReady", "100 ! UnprivilegedMismatch", "100 waits for data"],
+        ),
+        case(
+            "an unprivileged container that is declared privileged keeps its mounts",
+            defined(r#""unprivileged": false"#).here(100, UNPRIVILEGED),
+            &["100 +mp0: /tank/data,mp=/data", "100 ! UnprivilegedMismatch"],
+        ),
+        case(
+            "in observe mode steps are shown and not taken",
+            with_settings(r#""mode": "observe""#).here(100, UNPRIVILEGED),
+            &["100 +mp0: /tank/data,mp=/data", "100 ! ObserveOnly"],
+        ),
+    ]
+}
+
+fn owners() -> Vec<Case> {
+    let plain = World::one_mount;
+    let not_ready = ["data ! IdmapNotReady", "100 ! IdmapNotReady"];
+    let not_ready_waits = ["data ! IdmapNotReady", "100 ! IdmapNotReady", "100 waits for data"];
+    vec![
+        case("an empty conf has no map yet", plain().here(100, "").drift("data", 9), &not_ready),
+        case("a conf being created has no map yet", plain().here(100, &conf("lock: create")).drift("data", 9), &not_ready),
+        case("a conf without a rootfs has no map yet", plain().here(100, "unprivileged: 1\n"), &not_ready),
+        case(
+            "a stopped container whose flock is held may still be in the making",
+            plain().here(100, UNPRIVILEGED).flock(100),
+            &not_ready_waits,
+        ),
+        case("a map that cannot be read is none", plain().here(100, &conf("lxc.idmap: b 0 100000 65536")), &not_ready_waits),
+        case(
+            "a map that overlaps is none",
+            plain().here(100, &conf("lxc.idmap: u 0 100000 65536\nlxc.idmap: u 5 200000 1\nlxc.idmap: g 0 100000 65536")),
+            &not_ready_waits,
+        ),
+        case(
+            "explicit lines are asked for and not there",
+            with_settings(r#""idmap_source": "explicit""#).here(100, UNPRIVILEGED),
+            &not_ready_waits,
+        ),
+        case(
+            "the fallback applies after the timeout to what never was owned",
+            with_settings(r#""idmap_source": "explicit", "idmap_fallback": "nobody""#)
+                .here(100, UNPRIVILEGED)
+                .waited(100)
+                .drift("data", 2),
+            &["data own 65534:65534 2/10", "100 +mp0: /tank/data,mp=/data after volume", "100 ! IdmapNotReady"],
+        ),
+        case(
+            "a privileged container's root is the host's",
+            plain().here(100, PRIVILEGED).dir("data", |d| d.ids = HostIds::ROOT),
+            &["100 +mp0: /tank/data,mp=/data"],
+        ),
+        case(
+            "the map in force wins over the conf",
+            plain()
+                .here(100, &conf("lxc.idmap: u 0 300000 65536\nlxc.idmap: g 0 300000 65536"))
+                .running_with(100, IdMap::default_unprivileged())
+                .drift("data", 1),
+            &["data own 100000:100000 1/10", "100 +mp0: /tank/data,mp=/data now after volume"],
+        ),
+        case(
+            "different maps are a conflict, and the mounts go on",
+            shared("").drift("data", 5),
+            &["data ! OwnerConflict", "900 +mp0: /tank/data,mp=/data", "901 +mp0: /tank/data,mp=/data"],
+        ),
+        case(
+            "owner_ctid resolves it",
+            shared(r#""owner_ctid": "901","#).drift("data", 5),
+            &[
+                "data own 200000:200000 5/10",
+                "900 +mp0: /tank/data,mp=/data after volume",
+                "901 +mp0: /tank/data,mp=/data after volume",
+            ],
+        ),
+        case(
+            "owner_ctid has to be here",
+            shared(r#""owner_ctid": "901","#).presence(901, Presence::Absent),
+            &["data ! IdmapNotReady", "900 waits for data"],
+        ),
+        case(
+            "one that is not ready is waited for",
+            shared("").here(901, "").drift("data", 5),
+            &["data ! IdmapNotReady", "901 ! IdmapNotReady", "900 waits for data"],
+        ),
+        case(
+            "but not for ever",
+            shared("").here(901, "").waited(901).drift("data", 5),
+            &[
+                "data own 100000:100000 5/10",
+                "900 +mp0: /tank/data,mp=/data after volume",
+                "901 ! IdmapNotReady",
+            ],
+        ),
+        case(
+            "one on another node does not count",
+            shared("").presence(901, Presence::OnNode("pve2".into())),
+            &["900 +mp0: /tank/data,mp=/data"],
+        ),
+        case(
+            "an id in a hole of the map",
+            with_fields(r#""owner": "container:70000""#).here(100, UNPRIVILEGED),
+            &["data ! IdUnmapped", "100 +mp0: /tank/data,mp=/data"],
+        ),
+        case(
+            "an account that is not there",
+            with_fields(r#""owner": "alice""#).here(100, UNPRIVILEGED),
+            &["data ! UnknownAccount", "100 +mp0: /tank/data,mp=/data"],
+        ),
+        case(
+            "a host owner by name",
+            with_fields(r#""owner": "nobody:nogroup""#).here(100, UNPRIVILEGED).drift("data", 4),
+            &["data own 65534:65534 4/10", "100 +mp0: /tank/data,mp=/data after volume"],
+        ),
+        case(
+            "what was never walked is walked first",
+            plain().here(100, UNPRIVILEGED).audit("data", None),
+            &["100 +mp0: /tank/data,mp=/data after volume", "data ? Soon"],
+        ),
+        case(
+            "what is in the ledger and right at the root needs no walk",
+            plain().here(100, &conf("mp0: /tank/data,mp=/data")).settle().audit("data", None),
+            &[],
+        ),
+        case(
+            "a root that differs needs one, whatever the ledger says",
+            plain()
+                .here(100, &conf("mp0: /tank/data,mp=/data"))
+                .settle()
+                .audit("data", None)
+                .dir("data", |d| d.ids = HostIds::ROOT),
+            &["data ? Soon"],
+        ),
+        case(
+            "a big pass waits for a word",
+            with_settings(r#""confirm_above": 5"#).here(100, UNPRIVILEGED).drift("data", 6),
+            &["data ! ConfirmationRequired", "100 +mp0: /tank/data,mp=/data"],
+        ),
+        case(
+            "a big pass that was confirmed",
+            with_settings(r#""confirm_above": 5"#)
+                .here(100, UNPRIVILEGED)
+                .drift("data", 6)
+                .with(|w| drop(w.snapshot.requests.confirmed.insert(volume("data")))),
+            &["data own 100000:100000 6/10", "100 +mp0: /tank/data,mp=/data after volume"],
+        ),
+        case(
+            "a file system that refuses owners",
+            plain()
+                .here(100, UNPRIVILEGED)
+                .drift("data", 6)
+                .dir("data", |d| d.file_system = file_system("nfs4:/tank"))
+                .with(|w| drop(w.snapshot.requests.refused.insert(volume("data"), "EPERM".into()))),
+            &["data ! OwnershipUnsupported", "100 +mp0: /tank/data,mp=/data"],
+        ),
+        case(
+            "entries that cannot be read are not in place",
+            plain().here(100, &conf("mp0: /tank/data,mp=/data")).audit(
+                "data",
+                Some(Audit { entries: 2, errors: 1, first_errors: vec!["x: EIO".into()], ..Audit::default() }),
+            ),
+            &["data ! WalkIncomplete"],
+        ),
+    ]
+}
+
+fn sources() -> Vec<Case> {
+    let plain = || World::one_mount().here(100, UNPRIVILEGED);
+    let missing = || SourceState::Missing { file_system: file_system("ext4:1") };
+    let waits = |reason: &'static str| vec![reason, "100 waits for data"];
+    vec![
+        case(
+            "a missing directory is made and owned, then mounted",
+            plain().source("data", missing()),
+            &[
+                "data mkdir /tank/data",
+                "data own 100000:100000 1/1",
+                "100 +mp0: /tank/data,mp=/data after volume",
+            ],
+        ),
+        case(
+            "a missing directory that is not to be made",
+            with_fields(r#""create": false"#).here(100, UNPRIVILEGED).source("data", missing()),
+            &waits("data ! SourceMissing"),
+        ),
+        case(
+            "a link is never followed",
+            plain().source(
+                "data",
+                SourceState::Symlink { link: "/tank".into(), resolved: Some("/pool/data".into()) },
+            ),
+            &waits("data ! PathUnsafe"),
+        ),
+        case(
+            "a parent that everybody may write to",
+            plain().source("data", SourceState::WritableByAll { ancestor: "/tank".into() }),
+            &waits("data ! PathUnsafe"),
+        ),
+        case(
+            "a path that cannot be read",
+            plain().source("data", SourceState::Unreadable("input/output error".into())),
+            &waits("data ! SourceUnreadable"),
+        ),
+        case(
+            "a disk that is not mounted",
+            with_fields(r#""require_mount": true"#)
+                .here(100, UNPRIVILEGED)
+                .dir("data", |d| d.file_system.is_root = true),
+            &waits("data ! SourceNotMounted"),
+        ),
+        case(
+            "a named mount point that is none",
+            with_fields(r#""require_mount": "/tank""#)
+                .here(100, UNPRIVILEGED)
+                .dir("data", |d| d.file_system.required_mounted = Some(false)),
+            &waits("data ! SourceNotMounted"),
+        ),
+        case(
+            "a missing directory on a disk that is not mounted is not made",
+            with_fields(r#""require_mount": "/tank""#)
+                .here(100, UNPRIVILEGED)
+                .source("data", missing()),
+            &waits("data ! SourceNotMounted"),
+        ),
+        case(
+            "another file system than before",
+            plain().settle().dir("data", |d| d.file_system = file_system("ext4:2")),
+            &waits("data ! SourceChanged"),
+        ),
+        case(
+            "another file system than before, and the directory is missing there",
+            plain()
+                .settle()
+                .source("data", SourceState::Missing { file_system: file_system("ext4:2") }),
+            &waits("data ! SourceChanged"),
+        ),
+        case(
+            "another file system that is meant",
+            plain()
+                .settle()
+                .dir("data", |d| d.file_system = file_system("ext4:2"))
+                .with(|w| drop(w.snapshot.requests.confirmed.insert(volume("data")))),
+            &["100 +mp0: /tank/data,mp=/data"],
+        ),
+    ]
+}

@@ -1,0 +1,1 @@
+//! Laws of the planner, for worlds nobody thought of.

@@ -1,0 +1,220 @@
+//! A small world for the planner: a configuration, confs and directories as short texts.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use pctd_core::conf::Conf;
+use pctd_core::config::{Strictness, load};
+use pctd_core::desired::Desired;
+use pctd_core::idmap::IdMap;
+use pctd_core::ids::{Ctid, HostIds, VolumeName};
+use pctd_core::ledger::{Ledger, LedgerEntry};
+use pctd_core::observed::{
+    Accounts, Audit, Cluster, FileSystem, NodeState, ObservedContainer, ObservedVolume, Presence,
+    Requests, Running, Snapshot, SourceDir, SourceState,
+};
+use pctd_core::plan::{Effective, Plans, Step, plan};
+
+/// A conf of an ordinary unprivileged container, without mounts.
+pub(crate) const UNPRIVILEGED: &str = "arch: amd64\nrootfs: local:1/x.raw,size=1G\nunprivileged: 1\n";
+/// A conf of a privileged container.
+pub(crate) const PRIVILEGED: &str = "arch: amd64\nrootfs: local:1/x.raw,size=1G\n";
+/// The second container of the classic conflict.
+pub(crate) const SHIFTED: &str = "rootfs: local:1/x.raw\nunprivileged: 1\nlxc.idmap: u 0 200000 65536\nlxc.idmap: g 0 200000 65536\n";
+
+/// Everything a plan is made from.
+#[derive(Debug, Clone)]
+pub(crate) struct World {
+    pub(crate) desired: Desired,
+    pub(crate) snapshot: Snapshot,
+}
+
+pub(crate) fn ctid(id: u32) -> Ctid {
+    Ctid::new(id).unwrap()
+}
+
+pub(crate) fn volume(name: &str) -> VolumeName {
+    name.parse().unwrap()
+}
+
+pub(crate) fn file_system(id: &str) -> FileSystem {
+    FileSystem {
+        id: id.to_owned(),
+        kind: id.split(':').next().unwrap().to_owned(),
+        mount_point: "/tank".to_owned(),
+        is_root: false,
+        required_mounted: None,
+    }
+}
+
+impl World {
+    /// A world with this configuration, in which every volume is a directory owned by 100000 and
+    /// nothing else exists.
+    pub(crate) fn new(config: &str) -> Self {
+        let files = [("config.json".to_owned(), config.as_bytes().to_vec())];
+        let desired = load(&files, Strictness::Lenient).map_err(|e| e.to_string()).unwrap().desired;
+        let ids = HostIds::new(100_000, 100_000);
+        let directory = |_: &VolumeName| ObservedVolume {
+            source: SourceState::Directory(SourceDir {
+                ids,
+                mode: 0o755,
+                file_system: file_system("ext4:1"),
+            }),
+            audit: Some(Audit { entries: 10, ..Audit::default() }),
+        };
+        let users = BTreeMap::from([("nobody".to_owned(), HostIds::new(65_534, 65_534))]);
+        let groups = BTreeMap::from([("nogroup".to_owned(), 65_534)]);
+        let cluster = Cluster { node: "pve".to_owned(), quorate: true };
+        let snapshot = Snapshot {
+            node: NodeState::Up(cluster),
+            containers: desired.ctids().into_iter().map(|id| (id, Presence::Absent)).collect(),
+            volumes: desired.volumes.keys().map(|name| (name.clone(), directory(name))).collect(),
+            ledger: Arc::new(Ledger::default()),
+            waited: BTreeMap::new(),
+            restarted: BTreeMap::new(),
+            accounts: Accounts { users, groups },
+            requests: Requests::default(),
+        };
+        Self { desired, snapshot }
+    }
+
+    /// One volume `data` at /tank/data for container root of 100, mounted there at /data.
+    pub(crate) fn one_mount() -> Self {
+        Self::new(
+            r#"{"settings": {"seed_defaults": false}, "shared_volumes": {"data": {
+                "host_path": "/tank/data", "owner": "container_root", "mounts": {"100": "/data"}}}}"#,
+        )
+    }
+
+    pub(crate) fn here(mut self, id: u32, conf: &str) -> Self {
+        let conf = Conf::parse(ctid(id), conf.as_bytes()).unwrap();
+        let container = ObservedContainer { conf, flock_held: false, running: Running::No };
+        self.snapshot.containers.insert(ctid(id), Presence::Here(Box::new(container)));
+        self
+    }
+
+    pub(crate) fn presence(mut self, id: u32, presence: Presence) -> Self {
+        self.snapshot.containers.insert(ctid(id), presence);
+        self
+    }
+
+    pub(crate) fn container(mut self, id: u32, change: impl FnOnce(&mut ObservedContainer)) -> Self {
+        match self.snapshot.containers.get_mut(&ctid(id)) {
+            Some(Presence::Here(container)) => change(container),
+            other => panic!("{id} is {other:?}"),
+        }
+        self
+    }
+
+    pub(crate) fn running(self, id: u32) -> Self {
+        self.container(id, |c| c.running = Running::Yes { init: Some(1), map: None })
+    }
+
+    pub(crate) fn running_with(self, id: u32, map: IdMap) -> Self {
+        self.container(id, |c| c.running = Running::Yes { init: Some(1), map: Some(map) })
+    }
+
+    pub(crate) fn flock(self, id: u32) -> Self {
+        self.container(id, |c| c.flock_held = true)
+    }
+
+    pub(crate) fn source(mut self, name: &str, source: SourceState) -> Self {
+        self.snapshot.volumes.get_mut(&volume(name)).unwrap().source = source;
+        self
+    }
+
+    pub(crate) fn dir(self, name: &str, change: impl FnOnce(&mut SourceDir)) -> Self {
+        let mut world = self;
+        match &mut world.snapshot.volumes.get_mut(&volume(name)).unwrap().source {
+            SourceState::Directory(dir) => change(dir),
+            other => panic!("{name} is {other:?}"),
+        }
+        world
+    }
+
+    pub(crate) fn audit(mut self, name: &str, audit: Option<Audit>) -> Self {
+        self.snapshot.volumes.get_mut(&volume(name)).unwrap().audit = audit;
+        self
+    }
+
+    /// A walk found this many of ten entries to be different.
+    pub(crate) fn drift(self, name: &str, changes: u64) -> Self {
+        let audit = Audit { entries: 10, changes, owners: changes, ..Audit::default() };
+        self.audit(name, Some(audit))
+    }
+
+    pub(crate) fn wrote(mut self, id: u32, key: &str, value: &str) -> Self {
+        let (key, value) = (key.parse().unwrap(), value.to_owned());
+        let entry = LedgerEntry::MountWritten { ctid: ctid(id), key, value };
+        Arc::make_mut(&mut self.snapshot.ledger).enter(entry);
+        self
+    }
+
+    pub(crate) fn waited(mut self, id: u32) -> Self {
+        self.snapshot.waited.insert(ctid(id), Duration::from_secs(3600));
+        self
+    }
+
+    pub(crate) fn with(mut self, change: impl FnOnce(&mut Self)) -> Self {
+        change(&mut self);
+        self
+    }
+
+    pub(crate) fn plans(&self) -> Plans {
+        plan(&self.desired, &self.snapshot)
+    }
+
+    /// Enters everything the plan found in place, as a run would.
+    pub(crate) fn settle(mut self) -> Self {
+        let plans = self.plans();
+        let ledger = Arc::make_mut(&mut self.snapshot.ledger);
+        let volumes = plans.volumes.values().flat_map(|plan| plan.records.clone());
+        let containers = plans.containers.values().flat_map(|plan| plan.records.clone());
+        for record in volumes.chain(containers) {
+            ledger.enter(record);
+        }
+        self
+    }
+}
+
+/// Returns every step and hold as a short line, volumes first.
+pub(crate) fn lines(plans: &Plans) -> Vec<String> {
+    let mut lines = Vec::new();
+    if let Some(hold) = &plans.node {
+        lines.push(format!("! {}", hold.reason()));
+        return lines;
+    }
+    for key in plans.keys() {
+        lines.extend(plans.steps(&key).iter().map(|step| format!("{key} {}", line(step))));
+        lines.extend(plans.holds(&key).iter().map(|hold| format!("{key} ! {}", hold.reason())));
+    }
+    for (name, plan) in plans.volumes.iter().filter(|(_, plan)| plan.needs_audit) {
+        lines.push(format!("{name} ? {:?}", plan.readiness));
+    }
+    for (ctid, plan) in &plans.containers {
+        lines.extend(plan.waits_for.iter().map(|volume| format!("{ctid} waits for {volume}")));
+    }
+    lines
+}
+
+fn line(step: &Step) -> String {
+    match step {
+        Step::CreateDirectory { path } => format!("mkdir {path}"),
+        Step::SetOwnership(set) => {
+            let owner = set.owner.map_or("keep".to_owned(), |ids| ids.to_string());
+            format!("own {owner} {}/{}", set.changes, set.entries)
+        }
+        Step::SetMount(set) => {
+            let sign = if set.was.is_some() { "~" } else { "+" };
+            let when = match set.effective {
+                Effective::Now => " now",
+                Effective::NextStart => "",
+                Effective::AfterRestart => " after restart",
+            };
+            let after = if set.after_volume { " after volume" } else { "" };
+            format!("{sign}{}: {}{when}{after}", set.key, set.value)
+        }
+        Step::RebootContainer { keys, others } => format!("reboot for {keys:?}, also {others:?}"),
+    }
+}

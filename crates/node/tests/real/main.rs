@@ -1,0 +1,12 @@
+//! The node's effects on real files, as root, in directories of their own.
+//!
+//! What a machine does not permit (mounts, mostly) is skipped with a line that says so, or fails
+//! where `PCTD_REQUIRE_REAL` is set.
+
+#![expect(clippy::unwrap_used, reason = "a helper that fails is a test that fails")]
+
+mod hostile;
+mod observe;
+mod source;
+mod support;
+mod walk;

@@ -1,0 +1,193 @@
+//! A node in a temporary directory, with one volume.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicBool;
+
+use pctd_core::desired::{Enforce, Owner, RequireMount, Volume};
+use pctd_core::ids::HostIds;
+use pctd_core::modes::ModeRule;
+use pctd_core::ownership::{OwnershipRule, Scope};
+use pctd_node::{FdBudget, Mode, NodePaths, Progress, Walk, WalkReport, source};
+use rustix::fs::{AtFlags, CWD, Gid, Uid, chmod, chownat};
+use rustix::io::Errno;
+use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
+
+/// Ids that nobody has.
+pub(crate) const OWNER: HostIds = HostIds::new(100_000, 100_001);
+
+/// A node with a volume at `/vol`.
+pub(crate) struct Tree {
+    pub(crate) dir: tempfile::TempDir,
+    pub(crate) paths: NodePaths,
+    pub(crate) volume: Volume,
+}
+
+impl Tree {
+    pub(crate) fn new() -> Self {
+        Self::in_dir(tempfile::tempdir().unwrap())
+    }
+
+    /// A tree in memory, for many files.
+    pub(crate) fn in_memory() -> Self {
+        let shm = Path::new("/dev/shm");
+        Self::in_dir(if shm.is_dir() {
+            tempfile::tempdir_in(shm).unwrap()
+        } else {
+            tempfile::tempdir().unwrap()
+        })
+    }
+
+    fn in_dir(dir: tempfile::TempDir) -> Self {
+        fs::create_dir(dir.path().join("vol")).unwrap();
+        let paths = NodePaths::new(Some(dir.path().into())).unwrap();
+        Self { dir, paths, volume: volume("/vol") }
+    }
+
+    /// A path outside of the volume.
+    pub(crate) fn outside(&self, path: &str) -> PathBuf {
+        self.dir.path().join(path)
+    }
+
+    /// A path in the volume.
+    pub(crate) fn at(&self, path: &str) -> PathBuf {
+        self.dir.path().join("vol").join(path)
+    }
+
+    pub(crate) fn file(&self, path: &str) -> PathBuf {
+        let path = self.at(path);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(&path, "content").unwrap();
+        path
+    }
+
+    pub(crate) fn repair(&self, rule: &OwnershipRule) -> WalkReport {
+        self.walk(rule, Mode::Repair, FdBudget::default(), &|_| {})
+    }
+
+    pub(crate) fn audit(&self, rule: &OwnershipRule) -> WalkReport {
+        self.walk(rule, Mode::Audit, FdBudget::default(), &|_| {})
+    }
+
+    pub(crate) fn walk(
+        &self,
+        rule: &OwnershipRule,
+        mode: Mode,
+        fds: FdBudget,
+        progress: &(dyn Fn(Progress) + Sync),
+    ) -> WalkReport {
+        let cancel = AtomicBool::new(false);
+        self.walk_with(Walk { mode, rule, cancel: &cancel, progress, fds })
+    }
+
+    pub(crate) fn walk_with(&self, walk: Walk<'_>) -> WalkReport {
+        let (state, open) = source::open(&self.paths, &self.volume);
+        let open = open.unwrap_or_else(|| panic!("{state:?}"));
+        pctd_node::walk::walk(&open, walk).unwrap()
+    }
+}
+
+pub(crate) fn volume(host_path: &str) -> Volume {
+    Volume {
+        name: "test".parse().unwrap(),
+        host_path: host_path.into(),
+        owner: Owner::Keep,
+        owner_ctid: None,
+        dir_mode: ModeRule::Keep,
+        file_mode: ModeRule::Keep,
+        file_modes: Vec::new(),
+        enforce: Enforce::Always,
+        recurse: true,
+        create: true,
+        require_mount: RequireMount::No,
+        mounts: BTreeMap::new(),
+        certificates: Vec::new(),
+    }
+}
+
+/// Every entry is to be [`OWNER`]'s, with these modes.
+pub(crate) fn rule(dir_mode: &str, file_mode: &str) -> OwnershipRule {
+    OwnershipRule {
+        owner: Some(OWNER),
+        scope: Scope::All,
+        dir_mode: dir_mode.parse().unwrap(),
+        file_mode: file_mode.parse().unwrap(),
+        file_modes: Vec::new(),
+        recurse: true,
+    }
+}
+
+pub(crate) fn ids(path: impl AsRef<Path>) -> HostIds {
+    let metadata = fs::symlink_metadata(path).unwrap();
+    HostIds::new(metadata.uid(), metadata.gid())
+}
+
+pub(crate) fn mode(path: impl AsRef<Path>) -> u32 {
+    fs::symlink_metadata(path).unwrap().mode() & 0o7777
+}
+
+pub(crate) fn ctime(path: impl AsRef<Path>) -> (i64, i64) {
+    let metadata = fs::symlink_metadata(path).unwrap();
+    (metadata.ctime(), metadata.ctime_nsec())
+}
+
+pub(crate) fn set_mode(path: impl AsRef<Path>, mode: u32) {
+    chmod(path.as_ref(), mode.into()).unwrap();
+}
+
+pub(crate) fn set_ids(path: impl AsRef<Path>, ids: HostIds) {
+    let (uid, gid) = (Uid::from_raw(ids.uid), Gid::from_raw(ids.gid));
+    chownat(CWD, path.as_ref(), Some(uid), Some(gid), AtFlags::SYMLINK_NOFOLLOW).unwrap();
+}
+
+/// All paths below `dir`, itself included.
+pub(crate) fn all_below(dir: &Path) -> Vec<PathBuf> {
+    let mut all = vec![dir.to_owned()];
+    let mut next = 0;
+    while let Some(path) = all.get(next).cloned() {
+        next += 1;
+        if fs::symlink_metadata(&path).unwrap().is_dir() {
+            all.extend(fs::read_dir(&path).unwrap().map(|entry| entry.unwrap().path()));
+        }
+    }
+    all
+}
+
+/// Something mounted for the time of a test.
+pub(crate) struct Mounted(PathBuf);
+
+impl Mounted {
+    /// Mounts an empty tmpfs, or says that this machine does not permit it.
+    pub(crate) fn tmpfs(at: &Path) -> Option<Self> {
+        Self::done(at, mount("tmpfs", at, "tmpfs", MountFlags::empty(), None))
+    }
+
+    /// Shows `from` at `at` as well.
+    pub(crate) fn bind(from: &Path, at: &Path) -> Option<Self> {
+        Self::done(at, rustix::mount::mount_bind(from, at))
+    }
+
+    pub(crate) fn make_read_only(&self) {
+        let flags = MountFlags::BIND | MountFlags::RDONLY;
+        rustix::mount::mount_remount(&self.0, flags, "").unwrap();
+    }
+
+    fn done(at: &Path, result: rustix::io::Result<()>) -> Option<Self> {
+        result.map(|()| Self(at.to_owned())).map_err(|errno| skip("mounts", errno)).ok()
+    }
+}
+
+impl Drop for Mounted {
+    fn drop(&mut self) {
+        // The directory goes with its test; a mount that stays behind would only be in the way.
+        let _ = unmount(&self.0, UnmountFlags::DETACH);
+    }
+}
+
+/// Says that a test cannot do its work here.
+pub(crate) fn skip(what: &str, errno: Errno) {
+    assert!(std::env::var_os("PCTD_REQUIRE_REAL").is_none(), "{what}: {errno}");
+    println!("skipped: this machine does not permit {what}: {errno}");
+}

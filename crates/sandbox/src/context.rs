@@ -1,0 +1,252 @@
+//! What every command of a run works with: the node, its streams, and the few operations that
+//! all share (`PVE::AbstractConfig`): load, check the lock, hold the flock, write.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use bstr::{BStr, BString, ByteSlice};
+use pctd_core::conf::{Conf, Section};
+use pctd_core::ids::Ctid;
+
+use crate::error::NodeError;
+use crate::flock::{self, FlockGuard, Locked};
+use crate::output::{Die, Streams};
+use crate::paths::Root;
+use crate::perl::{WIDE_CHARACTER, from_file};
+use crate::pmxcfs::Pmxcfs;
+use crate::running;
+use crate::settings::Settings;
+use crate::storage::Storages;
+
+/// How often a wait looks whether it was interrupted.
+const TICK: Duration = Duration::from_millis(5);
+
+/// One run of a command on a node.
+#[derive(Debug)]
+pub(crate) struct Context {
+    pub(crate) root: Root,
+    pub(crate) settings: Settings,
+    pub(crate) pmxcfs: Pmxcfs,
+    pub(crate) streams: Streams,
+    /// The program that holds a container, if there is one.
+    pub(crate) program: Option<PathBuf>,
+    /// Set by SIGTERM and the like.
+    pub(crate) interrupted: Arc<AtomicBool>,
+    /// What was parsed last: `cfs_read_file` parses a file again only when its version moved.
+    parsed: BTreeMap<Ctid, Vec<u8>>,
+}
+
+/// An id from a command line that passed its check.
+pub(crate) fn ctid(text: &str) -> Result<Ctid, Die> {
+    text.parse().map_err(|_| Die::internal(&format!("got strange id '{text}'")))
+}
+
+impl Context {
+    pub(crate) fn new(root: Root, streams: Streams) -> Result<Self, NodeError> {
+        let settings = Settings::load(&root)?;
+        Ok(Self {
+            pmxcfs: Pmxcfs::new(root.clone()),
+            program: settings.program.clone(),
+            root,
+            settings,
+            streams,
+            interrupted: Arc::default(),
+            parsed: BTreeMap::new(),
+        })
+    }
+
+    /// Returns the storages.
+    pub(crate) const fn storages(&self) -> Storages<'_> {
+        Storages::new(&self.root, &self.settings)
+    }
+
+    /// Returns whether a container runs.
+    pub(crate) fn is_running(&self, ctid: Ctid) -> bool {
+        running::is_running(&self.root, &ctid.to_string())
+    }
+
+    /// Reads a conf of this node; what is odd in it goes to stderr (`load_config`).
+    pub(crate) fn load(&mut self, ctid: Ctid) -> Result<Conf, Die> {
+        let path = self.root.conf(&self.settings.node, &ctid.to_string());
+        let Ok(bytes) = std::fs::read(path) else {
+            let name = format!("nodes/{}/lxc/{ctid}.conf", self.settings.node);
+            return Err(Die::new(format!("Configuration file '{name}' does not exist\n")).exit(2));
+        };
+        let parsed = Conf::parse(ctid, &bytes);
+        let warnings = match &parsed {
+            Ok(conf) => &conf.warnings,
+            Err(error) => &error.warnings,
+        };
+        if self.parsed.get(&ctid) != Some(&bytes) {
+            for warning in warnings {
+                self.streams.warn(&from_file(warning));
+            }
+        }
+        self.parsed.insert(ctid, bytes);
+        parsed.map_err(|error| Die::internal(&from_file(&error.cause.text())))
+    }
+
+    /// Writes a conf (`write_config`).
+    pub(crate) fn write(&mut self, ctid: Ctid, conf: &Conf) -> Result<(), Die> {
+        let bytes = conf.rewritten().map_err(|error| Die::new(format!("{error}\n")))?;
+        if is_wide(&bytes) {
+            self.streams.warn(WIDE_CHARACTER);
+        }
+        self.parsed.remove(&ctid);
+        let (node, id) = (self.settings.node.clone(), ctid.to_string());
+        let gap = Duration::from_millis(self.settings.timings.rename_gap_ms);
+        self.pmxcfs.write(&node, &id, &bytes, gap).map_err(|error| {
+            let tmp = Pmxcfs::tmp_name(&node, &id);
+            Die::new(format!("unable to open file '{tmp}' - {}\n", reason(&error))).exit(2)
+        })
+    }
+
+    /// Removes a conf (`destroy_config`).
+    pub(crate) fn remove_conf(&mut self, ctid: Ctid) -> Result<(), Die> {
+        let id = ctid.to_string();
+        if !self.pmxcfs.is_quorate(&self.settings.node) {
+            return Err("failed to remove config file: Permission denied\n".into());
+        }
+        std::fs::remove_file(self.root.conf(&self.settings.node, &id))
+            .map_err(|error| Die::new(format!("failed to remove config file: {}\n", reason(&error))))?;
+        self.counted(&id)
+    }
+
+    fn counted(&self, id: &str) -> Result<(), Die> {
+        self.pmxcfs.touched(id).map_err(|error| Die::new(format!("{error}\n")))
+    }
+
+    /// Fails where the cluster has no quorum (`PVE::Cluster::check_cfs_quorum`).
+    pub(crate) fn check_quorum(&self) -> Result<(), Die> {
+        if self.pmxcfs.is_quorate(&self.settings.node) {
+            return Ok(());
+        }
+        Err(Die::new("cluster not ready - no quorum?\n").exit(2))
+    }
+
+    /// Runs something while the flock of a conf is held (`lock_config`).
+    pub(crate) fn locked<T>(&mut self, ctid: Ctid, run: impl FnOnce(&mut Self) -> Result<T, Die>) -> Result<T, Die> {
+        let patience = Duration::from_millis(self.settings.timings.lock_ms);
+        let _held = self.take_flock(ctid, patience)?;
+        run(self)
+    }
+
+    /// Takes the flock of a conf.
+    pub(crate) fn take_flock(&mut self, ctid: Ctid, patience: Duration) -> Result<FlockGuard, Die> {
+        let path = self.root.flock(&ctid.to_string());
+        let mut waited = false;
+        let locked = flock::acquire(&path, patience, || waited = true);
+        if waited {
+            self.streams.warn("trying to acquire lock...\n");
+        }
+        match locked {
+            Ok(Locked::Free(guard)) => Ok(guard),
+            Ok(Locked::Waited(guard)) => {
+                self.streams.warn(" OK\n");
+                Ok(guard)
+            }
+            Ok(Locked::TimedOut) => Err(lock_timeout(ctid)),
+            Err(error) => Err(Die::new(format!("can't open lock file - {}\n", reason(&error)))),
+        }
+    }
+
+    /// Sets the property `lock` (`set_lock`) and returns the conf.
+    pub(crate) fn set_lock(&mut self, ctid: Ctid, lock: &str) -> Result<Conf, Die> {
+        self.locked(ctid, |this| {
+            let mut conf = this.load(ctid)?;
+            check_lock(&conf)?;
+            conf.current.set("lock", lock);
+            this.write(ctid, &conf)?;
+            Ok(conf)
+        })
+    }
+
+    /// Removes the property `lock` (`remove_lock`).
+    pub(crate) fn remove_lock(&mut self, ctid: Ctid, lock: Option<&str>) -> Result<(), Die> {
+        self.locked(ctid, |this| {
+            let mut conf = this.load(ctid)?;
+            let found = conf.lock().map(|found| from_file(found));
+            match (found, lock) {
+                (None, lock) => {
+                    let which = lock.map_or_else(|| "any".to_owned(), |lock| format!("'{lock}' "));
+                    Err(Die::new(format!("no lock found trying to remove {which} lock\n")))
+                }
+                (Some(found), Some(lock)) if found != lock => {
+                    Err(Die::new(format!("found lock '{found}' trying to remove '{lock}' lock\n")))
+                }
+                _ => {
+                    conf.current.remove("lock");
+                    this.write(ctid, &conf)
+                }
+            }
+        })
+    }
+
+    /// Waits as long as something takes, unless the run is interrupted.
+    pub(crate) fn pass(&self, millis: u64) -> Result<(), Die> {
+        let end = Instant::now() + Duration::from_millis(millis);
+        loop {
+            if self.interrupted.load(Ordering::Relaxed) {
+                return Err("received interrupt\n".into());
+            }
+            let now = Instant::now();
+            if now >= end {
+                return Ok(());
+            }
+            std::thread::sleep((end - now).min(TICK));
+        }
+    }
+}
+
+/// Fails where a conf has a `lock:` (`check_lock`).
+pub(crate) fn check_lock(conf: &Conf) -> Result<(), Die> {
+    match conf.lock() {
+        Some(lock) => Err(Die::new(format!("CT is locked ({})\n", from_file(lock)))),
+        None => Ok(()),
+    }
+}
+
+/// Fails where a conf is protected (`check_protection`).
+pub(crate) fn check_protection(conf: &Conf, what: &str) -> Result<(), Die> {
+    if conf.is_protected() {
+        return Err(Die::new(format!("{what} - protection mode enabled\n")));
+    }
+    Ok(())
+}
+
+/// Returns what a lock that is not released in time leads to.
+pub(crate) fn lock_timeout(ctid: Ctid) -> Die {
+    // 4 is EINTR, left over from the alarm.
+    Die::new(format!("can't lock file '/run/lock/lxc/pve-config-{ctid}.lock' - got timeout\n")).exit(4)
+}
+
+/// Returns the value of a property as text.
+pub(crate) fn text(section: &Section, name: &str) -> Option<String> {
+    section.get(name).map(|value: &BStr| from_file(value))
+}
+
+/// Returns a copy of a value.
+pub(crate) fn value(section: &Section, name: &str) -> Option<BString> {
+    section.get(name).map(ToOwned::to_owned)
+}
+
+/// Returns the words of `strerror` for an error.
+pub(crate) fn reason(error: &std::io::Error) -> String {
+    match error.kind() {
+        std::io::ErrorKind::PermissionDenied => "Permission denied".into(),
+        std::io::ErrorKind::AlreadyExists => "File exists".into(),
+        std::io::ErrorKind::NotFound => "No such file or directory".into(),
+        _ => error.to_string(),
+    }
+}
+
+/// Returns whether a conf holds a character that no byte stands for.
+///
+/// Values set from an argument are UTF-8 only in that case; what was read is bytes.
+fn is_wide(bytes: &[u8]) -> bool {
+    let wide = |c: char| u32::from(c) > 0xff && !bytes.is_ascii();
+    bytes.to_str().is_ok_and(|text| text.chars().any(wide))
+}

@@ -1,0 +1,121 @@
+//! The `pct` program: which command, with which parameters (`PVE::CLIHandler`,
+//! `PVE::RESTHandler::cli_handler`), and how a run ends.
+
+use std::ffi::OsString;
+use std::os::unix::ffi::OsStrExt;
+
+use crate::context::Context;
+use crate::getopt;
+use crate::output::{Die, Output};
+use crate::perl::{Locale, from_file, to_path};
+
+mod clone;
+mod commands;
+mod create;
+mod destroy;
+mod parameters;
+mod power;
+mod set;
+mod show;
+mod snapshot;
+mod usage;
+
+pub(crate) use parameters::Parameters;
+pub(crate) use power::post_stop;
+
+use commands::Command;
+
+/// Runs `pct` with these arguments.
+pub(crate) fn run(mut cx: Context, arguments: &[OsString], locale: Locale) -> Output {
+    let exit = match dispatch(&mut cx, arguments, locale) {
+        Ok(()) => 0,
+        Err(failure) => {
+            cx.streams.enter_task(false);
+            cx.streams.error(&failure.text);
+            failure.exit
+        }
+    };
+    cx.streams.finish(exit)
+}
+
+struct Failure {
+    text: String,
+    exit: u8,
+}
+
+fn dispatch(cx: &mut Context, arguments: &[OsString], locale: Locale) -> Result<(), Failure> {
+    let usage = |complaint: &str| Failure { text: format!("ERROR: {complaint}\n{}", usage::all()), exit: 255 };
+    if !cx.pmxcfs.is_up() {
+        let refused = "ipcc_send_rec[1] failed: Connection refused\n".repeat(3);
+        let text = format!("{refused}Unable to load access control list: Connection refused\n");
+        return Err(Failure { text, exit: 111 });
+    }
+    let Some((name, rest)) = arguments.split_first() else { return Err(usage("no command specified")) };
+    let name = name.to_string_lossy();
+    let Some(command) = commands::find(&name) else {
+        return Err(usage(&format!("unknown command 'pct {name}'")));
+    };
+    if command.name == "help" {
+        cx.streams.print(&usage::all());
+        return Ok(());
+    }
+    let result = read(cx, command, rest, locale).and_then(|parameters| (command.run)(cx, &parameters));
+    result.map_err(|die| match die {
+        Ended::Died(die) => Failure { text: die.render(&format!("{}\n", command.usage)), exit: die.code() },
+        // `$upid_exit` of PVE::CLI::pct.
+        Ended::TaskFailed(die) => Failure { text: die.folded(), exit: 255 },
+    })
+}
+
+/// How a command that failed did so.
+#[derive(Debug)]
+pub(crate) enum Ended {
+    /// Before or without a worker.
+    Died(Die),
+    /// In its worker.
+    TaskFailed(Die),
+}
+
+impl<T: Into<Die>> From<T> for Ended {
+    fn from(die: T) -> Self {
+        Self::Died(die.into())
+    }
+}
+
+/// Runs the rest of a command as a worker would: its streams are one.
+pub(crate) fn task(cx: &mut Context, run: impl FnOnce(&mut Context) -> Result<(), Die>) -> Result<(), Ended> {
+    cx.streams.enter_task(true);
+    let result = run(cx);
+    cx.streams.enter_task(false);
+    result.map_err(Ended::TaskFailed)
+}
+
+/// Reads and checks the parameters of a command.
+fn read(cx: &mut Context, command: &Command, arguments: &[OsString], locale: Locale) -> Result<Parameters, Ended> {
+    // Options are split as bytes; their values are decoded afterwards.
+    let arguments: Vec<String> = arguments.iter().map(|argument| from_file(argument.as_bytes())).collect();
+    let parsed = getopt::parse(&command.options(), &arguments);
+    for warning in &parsed.warnings {
+        cx.streams.warn(warning);
+    }
+    if !parsed.warnings.is_empty() {
+        return Err(Die::bad_request("unable to parse option\n").into());
+    }
+    let positional = parsed.positional.len();
+    if positional < command.positional.len() {
+        return Err(Die::bad_request("not enough arguments\n").into());
+    }
+    if positional > command.positional.len() {
+        return Err(Die::bad_request("too many arguments\n").into());
+    }
+    let decode = |text: &String| locale.decode(&to_path(text));
+    let mut given: Vec<(String, String)> = Vec::new();
+    for (name, value) in command.positional.iter().zip(&parsed.positional) {
+        given.push(((*name).to_owned(), decode(value)));
+    }
+    for (name, values) in &parsed.options {
+        let values: Vec<String> = values.iter().map(decode).collect();
+        given.push((name.clone(), values.join(",")));
+    }
+    Ok(Parameters::check(command, given)?)
+}

@@ -1,0 +1,482 @@
+//! Changing a conf: what `pct set` does to it, and what is applied at a stop or a start.
+//!
+//! `PVE::LXC::Config::update_pct_config`, `vmconfig_hotplug_pending`, `vmconfig_apply_pending`,
+//! `apply_pending_mountpoint`; nothing here writes a conf.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use bstr::{BStr, BString, ByteSlice};
+use pctd_core::conf::{Conf, Force, MountClass, MountPoint, Section};
+use pctd_core::ids::Ctid;
+
+use crate::context::{Context, check_protection, text, value};
+use crate::id_maps;
+use crate::mounting;
+use crate::network;
+use crate::output::{Die, Errors};
+use crate::perl::{from_file, split_list};
+use crate::running;
+use crate::storage::{new_disk, split_volume_id};
+
+/// What a command asks to change.
+#[derive(Debug, Default)]
+pub(crate) struct Change {
+    /// Properties to set.
+    pub(crate) set: BTreeMap<String, BString>,
+    /// Properties to delete, in the order given.
+    pub(crate) delete: Vec<String>,
+    /// Pending changes to take back.
+    pub(crate) revert: Vec<String>,
+}
+
+/// Whether the container runs while its conf changes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum State {
+    /// What can be done at once is, the rest waits.
+    Running,
+    /// Everything is done at once.
+    Stopped,
+}
+
+/// What needs no restart (`$LXC_FASTPLUG_OPTIONS`).
+const FASTPLUG: &[&str] =
+    &["description", "onboot", "startup", "protection", "hostname", "hookscript", "cores", "tags", "lock"];
+
+/// Which keys to apply; none is all.
+type Selection<'a> = Option<&'a BTreeSet<String>>;
+
+/// Why one option was not applied: it has to wait, or it failed.
+enum NotApplied {
+    Skip,
+    Failed(String),
+}
+
+impl From<String> for NotApplied {
+    fn from(error: String) -> Self {
+        Self::Failed(error)
+    }
+}
+
+/// Changes a conf as `pct set` does (`update_pct_config`); the errors, if any, keep it from being
+/// written.
+pub(crate) fn update(cx: &mut Context, ctid: Ctid, conf: &mut Conf, state: State, change: &Change) -> Result<Errors, Die> {
+    for name in &change.revert {
+        conf.pending.section.remove(name);
+        conf.pending.remove_delete(name);
+    }
+    let mut modified = BTreeSet::new();
+    for name in &change.delete {
+        if conf.current.get(name).is_none() && conf.pending.section.get(name).is_none() {
+            cx.streams.warn(&format!("cannot delete '{name}' - not set in current configuration!\n"));
+            continue;
+        }
+        modified.insert(name.clone());
+        check_delete(conf, ctid, name)?;
+        add_pending_delete(conf, name);
+    }
+    for (name, given) in &change.set {
+        modified.insert(name.clone());
+        let given = accept(cx, ctid, conf, name, given.as_bstr())?;
+        conf.pending.section.set(name, given);
+        conf.pending.remove_delete(name);
+    }
+    cleanup_pending(conf);
+    let mut errors = Errors::new();
+    match state {
+        State::Running => hotplug(cx, ctid, conf, &modified, &mut errors),
+        State::Stopped => apply(cx, ctid, conf, Some(&modified), &mut errors),
+    }
+    Ok(errors)
+}
+
+fn check_delete(conf: &Conf, ctid: Ctid, name: &str) -> Result<(), Die> {
+    match name {
+        "memory" | "rootfs" | "ostype" => Err(Die::new(format!("unable to delete required option '{name}'\n"))),
+        "unprivileged" => Err(Die::new(format!("unable to delete read-only option: '{name}'\n"))),
+        _ if is_numbered(name, "mp") || is_numbered(name, "unused") => {
+            check_protection(conf, &format!("can't remove CT {ctid} drive '{name}'"))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Adds to the pending delete list; a pending change of the same key stays beside it.
+fn add_pending_delete(conf: &mut Conf, name: &str) {
+    let mut deletes = conf.pending.deletes();
+    deletes.insert(name.into(), Force::No);
+    let entries: Vec<Vec<u8>> = deletes
+        .iter()
+        .map(|(name, force)| match force {
+            Force::Yes => [b"!", name.as_slice()].concat(),
+            Force::No => name.to_vec(),
+        })
+        .collect();
+    conf.pending.set_delete_line(Some(entries.join(&b","[..]).into()));
+}
+
+/// Drops what is pending but would change nothing.
+fn cleanup_pending(conf: &mut Conf) {
+    let Conf { current, pending, .. } = conf;
+    for name in names(&pending.section) {
+        if pending.section.get(&name).is_some_and(|value| current.get(&name) == Some(value)) {
+            pending.section.remove(&name);
+        }
+    }
+    pending.retain_deletes(|name| current.get(&from_file(name)).is_some());
+}
+
+/// Returns the names of all properties of a section, sorted.
+pub(crate) fn names(section: &Section) -> Vec<String> {
+    let others = ["description", "env"].into_iter().filter(|name| section.get(name).is_some());
+    let mut names: Vec<String> =
+        section.properties().keys().cloned().chain(others.map(str::to_owned)).collect();
+    names.sort();
+    names
+}
+
+/// Checks a value to be set and returns what goes to pending.
+fn accept(cx: &Context, ctid: Ctid, conf: &Conf, name: &str, given: &BStr) -> Result<BString, Die> {
+    if name == "rootfs" || is_numbered(name, "mp") {
+        check_protection(conf, &format!("can't update CT {ctid} drive '{name}'"))?;
+        let mount = parse_volume(name, given)?;
+        if mount.class == MountClass::Volume {
+            let volume = from_file(&mount.volume);
+            let (storage, _) = split_volume_id(&volume)
+                .ok_or_else(|| format!("unable to parse volume ID '{volume}'\n"))?;
+            cx.storages().get(storage)?;
+        }
+        if let Some(pctd_core::conf::MountIdMap::Lines(lines)) = mount.idmap() {
+            if let Some(message) = id_maps::overlap(&lines) {
+                return Err(Die::new(format!("{message}\n")));
+            }
+        }
+        return Ok(given.to_owned());
+    }
+    match name {
+        "hookscript" => check_hookscript(cx, &from_file(given))?,
+        "nameserver" | "searchdomain" => return Ok(split_list(&from_file(given)).join(" ").into()),
+        "unprivileged" => return Err(Die::new(format!("unable to modify read-only option: '{name}'\n"))),
+        "tags" => return Ok(unique_tags(&from_file(given)).into()),
+        _ if is_numbered(name, "net") => network::check(cx, name, given)?,
+        _ if is_numbered(name, "dev") => check_device(cx, given)?,
+        _ => {}
+    }
+    Ok(given.to_owned())
+}
+
+fn check_hookscript(cx: &Context, volume: &str) -> Result<(), Die> {
+    let path = cx.storages().host_path(volume)?;
+    if !volume.contains(":snippets/") {
+        return Err(Die::new(format!("'{volume}' is not in the snippets directory\n")));
+    }
+    if !cx.root.host(&path).is_file() {
+        return Err(Die::new(format!("script '{volume}' does not exist\n")));
+    }
+    Ok(())
+}
+
+/// Checks that a device exists: below the root, or for want of it on the machine itself, which
+/// has `/dev/null` and the like as any host.
+fn check_device(cx: &Context, given: &BStr) -> Result<(), Die> {
+    use std::os::unix::fs::FileTypeExt;
+    let text = from_file(given);
+    let path = text
+        .split(',')
+        .find_map(|part| part.strip_prefix("path=").or_else(|| (!part.contains('=')).then_some(part)))
+        .ok_or("Path has to be defined\n")?;
+    let meta = std::fs::metadata(cx.root.host(path))
+        .or_else(|_| std::fs::metadata(path))
+        .map_err(|_| format!("Device {path} does not exist\n"))?;
+    let kind = meta.file_type();
+    if kind.is_block_device() || kind.is_char_device() {
+        return Ok(());
+    }
+    Err(Die::new(format!("{path} is not a device\n")))
+}
+
+/// Sorts tags without regard to case and drops repeated ones (`get_unique_tags`).
+fn unique_tags(tags: &str) -> String {
+    let tags: BTreeSet<String> = split_list(tags).into_iter().map(|tag| tag.to_lowercase()).collect();
+    tags.into_iter().collect::<Vec<_>>().join(";")
+}
+
+/// Reads a value of `rootfs` or `mpN`.
+pub(crate) fn parse_volume(name: &str, value: &BStr) -> Result<MountPoint, String> {
+    let parsed = if name == "rootfs" { MountPoint::parse_rootfs(value) } else { MountPoint::parse(value) };
+    parsed.map_err(|error| from_file(&error.0.0))
+}
+
+/// Writes a value of `rootfs` or `mpN`.
+pub(crate) fn print_volume(name: &str, mount: &MountPoint) -> BString {
+    if name == "rootfs" { mount.render_rootfs() } else { mount.render() }
+}
+
+/// Returns whether a name is a prefix and a number.
+pub(crate) fn is_numbered(name: &str, prefix: &str) -> bool {
+    let digits = |rest: &str| !rest.is_empty() && rest.bytes().all(|byte| byte.is_ascii_digit());
+    name.strip_prefix(prefix).is_some_and(digits)
+}
+
+/// Applies to a running container what it can take (`vmconfig_hotplug_pending`).
+fn hotplug(cx: &mut Context, ctid: Ctid, conf: &mut Conf, selection: &BTreeSet<String>, errors: &mut Errors) {
+    for name in names(&conf.pending.section).into_iter().filter(|name| FASTPLUG.contains(&name.as_str())) {
+        if selection.contains(&name) {
+            make_current(conf, &name);
+        }
+    }
+    let mut failed = |name: &str, error: &str| {
+        errors.push((name.to_owned(), format!("unable to hotplug {name}: {error}")));
+    };
+    for name in deletes(conf).into_iter().filter(|name| selection.contains(name)) {
+        let result = if FASTPLUG.contains(&name.as_str()) {
+            Ok(())
+        } else if is_numbered(&name, "unused") {
+            delete_unused(cx, ctid, conf, &name)
+        } else if matches!(name.as_str(), "swap" | "cpulimit" | "cpuunits") || is_numbered(&name, "net") {
+            Ok(())
+        } else {
+            continue;
+        };
+        match result {
+            Ok(()) => {
+                conf.current.remove(&name);
+                conf.pending.remove_delete(&name);
+            }
+            Err(error) => failed(&name, &error),
+        }
+    }
+    for name in names(&conf.pending.section).into_iter().filter(|name| selection.contains(name)) {
+        match hotplug_one(cx, ctid, conf, &name) {
+            Ok(()) => make_current(conf, &name),
+            Err(NotApplied::Skip) => {}
+            Err(NotApplied::Failed(error)) => failed(&name, &error),
+        }
+    }
+}
+
+fn hotplug_one(cx: &mut Context, ctid: Ctid, conf: &mut Conf, name: &str) -> Result<(), NotApplied> {
+    match name {
+        "cpulimit" | "cpuunits" | "memory" | "swap" => Ok(()),
+        _ if is_numbered(name, "net") => {
+            let given = value(&conf.pending.section, name).unwrap_or_default();
+            conf.pending.section.set(name, network::normal(given.as_bstr())?);
+            Ok(())
+        }
+        _ if is_numbered(name, "mp") && conf.current.get(name).is_none() => {
+            apply_mount(cx, ctid, conf, name, State::Running)
+        }
+        _ if is_numbered(name, "dev") && conf.current.get(name).is_none() => Ok(()),
+        _ => Err(NotApplied::Skip),
+    }
+}
+
+/// Moves a property from pending to current.
+fn make_current(conf: &mut Conf, name: &str) {
+    if let Some(value) = conf.pending.section.remove(name) {
+        conf.current.set(name, value);
+    }
+}
+
+fn deletes(conf: &Conf) -> Vec<String> {
+    conf.pending.deletes().into_keys().map(|name| from_file(&name)).collect()
+}
+
+/// Applies what is pending to a stopped container (`vmconfig_apply_pending`).
+pub(crate) fn apply(cx: &mut Context, ctid: Ctid, conf: &mut Conf, selection: Selection<'_>, errors: &mut Errors) {
+    let selected = |name: &String| selection.is_none_or(|selection| selection.contains(name));
+    let failed = |cx: &mut Context, name: &str, error: &str, errors: &mut Errors| {
+        let message = format!("unable to apply pending change {name} : {error}");
+        cx.streams.warn(&message);
+        errors.push((name.to_owned(), message));
+    };
+    for name in deletes(conf).into_iter().filter(selected) {
+        let result = if is_numbered(&name, "mp") {
+            release_mount(cx, conf, &name)
+        } else if is_numbered(&name, "unused") {
+            delete_unused(cx, ctid, conf, &name)
+        } else {
+            Ok(())
+        };
+        match result {
+            Ok(()) => {
+                conf.current.remove(&name);
+                conf.pending.remove_delete(&name);
+            }
+            Err(error) => failed(cx, &name, &error, errors),
+        }
+    }
+    cleanup_pending(conf);
+    for name in names(&conf.pending.section).into_iter().filter(selected) {
+        let result = if is_numbered(&name, "mp") {
+            apply_mount(cx, ctid, conf, &name, State::Stopped)
+        } else if is_numbered(&name, "net") {
+            let given = value(&conf.pending.section, &name).unwrap_or_default();
+            network::normal(given.as_bstr()).map_err(NotApplied::Failed).map(|normal| {
+                conf.pending.section.set(&name, normal);
+            })
+        } else {
+            Ok(())
+        };
+        match result {
+            Ok(()) | Err(NotApplied::Skip) => make_current(conf, &name),
+            Err(NotApplied::Failed(error)) => failed(cx, &name, &error, errors),
+        }
+    }
+}
+
+/// Keeps the volume of a mount point that goes as `unusedN`.
+fn release_mount(cx: &mut Context, conf: &mut Conf, name: &str) -> Result<(), String> {
+    let Some(old) = value(&conf.current, name) else {
+        // Perl reads an empty value, in which everything is missing.
+        return parse_volume(name, BStr::new("")).map(drop);
+    };
+    let mount = parse_volume(name, old.as_bstr())?;
+    if mount.class != MountClass::Volume {
+        return Ok(());
+    }
+    let volume = from_file(&mount.volume);
+    let storage = split_volume_id(&volume).map(|(storage, _)| storage.to_owned());
+    let storage = storage.ok_or_else(|| format!("unable to parse volume ID '{volume}'\n"))?;
+    if cx.storages().get(&storage).is_err() {
+        let lost = format!("storage '{storage}' no longer exists, volume '{volume}' will be removed from config");
+        cx.streams.warn(&format!("WARN: {lost}\n"));
+        return Ok(());
+    }
+    keep_unused(conf, name, &old, &mount.volume)
+}
+
+/// Adds a volume to the unused ones, if no mount but `name` itself has it.
+///
+/// Proxmox asks whether the whole value is in use, not the volume, and so finds a use only where
+/// the value has no options.
+fn keep_unused(conf: &mut Conf, _name: &str, value: &BString, volume: &BString) -> Result<(), String> {
+    if is_in_use(conf, value.as_bstr()) {
+        return Ok(());
+    }
+    add_unused(&mut conf.current, volume)
+}
+
+/// Returns whether a volume is mounted: now, in a snapshot, or pending (`is_volume_in_use`).
+pub(crate) fn is_in_use(conf: &Conf, volume: &BStr) -> bool {
+    let uses = |section: &Section| {
+        section.volumes().any(|(_, mount)| mount.class == MountClass::Volume && mount.volume == volume)
+    };
+    uses(&conf.current) || conf.snapshots.values().any(uses) || uses(&conf.pending.section)
+}
+
+/// Keeps a volume under the lowest free `unusedN` (`add_unused_volume`).
+pub(crate) fn add_unused(section: &mut Section, volume: &BString) -> Result<(), String> {
+    // `$MAX_UNUSED_DISKS`
+    let keys: Vec<String> = (0..256).map(|index| format!("unused{index}")).collect();
+    if keys.iter().any(|key| section.get(key).is_some_and(|unused| unused == volume)) {
+        return Ok(());
+    }
+    let free = keys.iter().find(|key| section.get(key).is_none());
+    let key = free.ok_or("Too many unused volumes - please delete them first.\n")?;
+    section.set(key, volume.clone());
+    Ok(())
+}
+
+/// Frees an unused volume that is deleted.
+fn delete_unused(cx: &mut Context, ctid: Ctid, conf: &Conf, name: &str) -> Result<(), String> {
+    let Some(volume) = text(&conf.current, name) else { return Ok(()) };
+    if is_in_use(conf, BStr::new(&volume)) {
+        return Ok(());
+    }
+    free_volume(cx, ctid, &volume)
+}
+
+/// Frees a volume if it is the container's own (`delete_mountpoint_volume`).
+pub(crate) fn free_volume(cx: &mut Context, ctid: Ctid, volume: &str) -> Result<(), String> {
+    if MountClass::of(volume.as_bytes()) != MountClass::Volume {
+        return Ok(());
+    }
+    cx.storages().split(volume)?;
+    if cx.storages().owner(volume).is_some_and(|owner| owner == ctid.to_string()) {
+        return cx.storages().free(volume);
+    }
+    cx.streams.warn(&format!("ignore deletion of '{volume}', CT {ctid} isn't the owner!\n"));
+    Ok(())
+}
+
+/// Applies a mount point: makes its disk, mounts it where the container runs, and brings its
+/// value into normal form (`apply_pending_mountpoint`).
+fn apply_mount(cx: &mut Context, ctid: Ctid, conf: &mut Conf, name: &str, state: State) -> Result<(), NotApplied> {
+    let given = value(&conf.pending.section, name).unwrap_or_default();
+    let mut mount = parse_volume(name, given.as_bstr())?;
+    let old = value(&conf.current, name);
+    let volume = from_file(&mount.volume);
+    let mut made = None;
+    if let Some((storage, size)) = new_disk(&volume).filter(|_| mount.class == MountClass::Volume) {
+        let allocated = allocate(cx, ctid, storage, size, &mut mount)?;
+        made = Some(allocated);
+    } else if mount.class == MountClass::Volume {
+        rescan_size(cx, &volume, &mut mount)?;
+    }
+    if state == State::Running {
+        if let Err(error) = plug(cx, ctid, conf, &mount) {
+            if let Some(made) = made {
+                cx.storages().free(&made)?;
+            }
+            return Err(NotApplied::Failed(error));
+        }
+    }
+    conf.pending.section.set(name, print_volume(name, &mount));
+    if let Some(old) = old {
+        let before = parse_volume(name, old.as_bstr())?;
+        if before.class == MountClass::Volume {
+            keep_unused(conf, name, &old, &before.volume)?;
+        }
+    }
+    Ok(())
+}
+
+/// Makes a new disk and puts it into the mount point (`create_disks`).
+pub(crate) fn allocate(cx: &mut Context, ctid: Ctid, storage: &str, gib: f64, mount: &mut MountPoint) -> Result<String, String> {
+    let mib = whole(gib * 1024.0);
+    let volume = cx.storages().allocate(storage, &ctid.to_string(), mib << 20)?;
+    mount.volume = volume.as_str().into();
+    mount.options.insert("size".into(), format!("{mib}M"));
+    if mib > 0 {
+        let path = cx.storages().host_path(&volume)?;
+        let bytes = mib << 20;
+        cx.streams.print(&format!("Formatting '{path}', fmt=raw size={bytes} preallocation=off\n"));
+        cx.streams.print(&format!("Creating filesystem with {} 1k blocks\n", mib * 1024));
+    }
+    Ok(volume)
+}
+
+/// Returns a number without its fraction (`int`).
+fn whole(number: f64) -> u64 {
+    format!("{:.0}", number.trunc()).parse().unwrap_or_default()
+}
+
+/// Takes the size of an existing volume from the volume (`$rescan_volume`).
+fn rescan_size(cx: &mut Context, volume: &str, mount: &mut MountPoint) -> Result<(), String> {
+    let path = cx.storages().host_path(volume)?;
+    if let Some(bytes) = cx.storages().size(volume) {
+        mount.options.insert("size".into(), bytes.to_string());
+    } else {
+        cx.streams.warn(&format!("failed to stat '{path}'\n"));
+        mount.options.remove("size");
+    }
+    Ok(())
+}
+
+/// Mounts into a running container (`mountpoint_hotplug`).
+fn plug(cx: &mut Context, ctid: Ctid, conf: &Conf, mount: &MountPoint) -> Result<(), String> {
+    let lines = conf.current.idmap_lines().map_err(|error| format!("{error}\n"))?;
+    let own: Vec<_> = lines.iter().map(pctd_core::conf::IdLine::range).collect();
+    // The walk inside the container starts at `/`, to which a `/` is added.
+    let mounted = mounting::mount(&cx.root, &own, mount, "/").map_err(|failure| {
+        cx.streams.warn(&failure.output);
+        failure.error
+    })?;
+    if let Some(mounted) = mounted {
+        let id = ctid.to_string();
+        let mut mounts = running::mounts(&cx.root, &id);
+        mounts.push(mounted);
+        running::set_mounts(&cx.root, &id, &mounts).map_err(|error| format!("{error}\n"))?;
+    }
+    Ok(())
+}
