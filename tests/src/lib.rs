@@ -1,1 +1,3 @@
-//! Scenarios across the crates; the tests themselves are in `tests/tests`.
+//! What the scenarios in `tests/tests` share.
+
+pub mod daemon;

@@ -2,6 +2,8 @@
 //!
 //! The format is described with the recordings; every field of every case is compared.
 
+#![expect(clippy::unwrap_used, reason = "a recording that is not as described fails the test")]
+
 use std::fmt::Write as _;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -88,7 +90,8 @@ fn compare(name: &str, bytes: &[u8], expected: &Map<String, Value>) -> Vec<Diffe
     let fields = expected.keys().chain(found.keys().filter(|key| !expected.contains_key(*key)));
     fields
         .map(|field| {
-            let of = |map: &Map<String, Value>| map.get(field).cloned().unwrap_or(json!("(absent)"));
+            let of =
+                |map: &Map<String, Value>| map.get(field).cloned().unwrap_or(json!("(absent)"));
             (field.clone(), of(expected), of(found))
         })
         .filter(|(_, expected, found)| expected != found)

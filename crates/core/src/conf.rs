@@ -196,7 +196,13 @@ impl Conf {
         let deletes = self.pending.deletes().into_keys().map(|name| name.to_string());
         let section = &self.pending.section;
         let others = ["description", "env"].into_iter().filter(|name| section.get(name).is_some());
-        section.properties().keys().cloned().chain(deletes).chain(others.map(str::to_owned)).collect()
+        section
+            .properties()
+            .keys()
+            .cloned()
+            .chain(deletes)
+            .chain(others.map(str::to_owned))
+            .collect()
     }
 
     /// Returns the mount point keys that are taken: in force, waiting, or waiting to go.
@@ -204,5 +210,153 @@ impl Conf {
         let deleted = self.pending.deletes().into_keys();
         let deleted = deleted.filter_map(|name| name.to_string().parse::<MpKey>().ok());
         self.mounts().keys().chain(self.pending_mounts().keys()).copied().chain(deleted).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bstr::ByteSlice;
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn conf(text: &str) -> Conf {
+        Conf::parse(Ctid::new(100).unwrap(), text.as_bytes()).unwrap()
+    }
+
+    #[test]
+    fn a_container_is_unprivileged_by_the_flag_or_by_lines_of_its_own() {
+        let (by_default, none) = (IdMap::default_unprivileged(), IdMap::privileged());
+        for (text, flag, effective, map) in [
+            ("", false, false, Some(&none)),
+            ("unprivileged: 0", false, false, Some(&none)),
+            ("unprivileged: on", true, true, Some(&by_default)),
+            ("unprivileged: maybe", true, true, Some(&by_default)),
+            (
+                "lxc.idmap: u 0 100000 65536\nlxc.idmap: g 0 100000 65536",
+                false,
+                true,
+                Some(&by_default),
+            ),
+            ("lxc.id_map: u 0 5 1", false, false, Some(&none)),
+            ("unprivileged: 1\nlxc.idmap: b 0 5 1", true, true, None),
+            ("[s1]\nunprivileged: 1", false, false, Some(&none)),
+        ] {
+            let conf = conf(text);
+            assert_eq!(conf.unprivileged_flag(), flag, "{text}");
+            assert_eq!(conf.is_effectively_unprivileged(), effective, "{text}");
+            assert_eq!(conf.effective_idmap().ok().as_ref(), map, "{text}");
+        }
+    }
+
+    #[test]
+    fn a_line_of_the_map_that_is_none_is_named() {
+        let conf = conf("lxc.idmap: u 0 5 1\nlxc.idmap:\n");
+        assert_eq!(conf.effective_idmap(), Err(IdMapError::BadLine("".into())));
+        assert_eq!(conf.idmap_overlap(), None);
+    }
+
+    #[test]
+    fn every_key_named_anywhere_is_in_use() {
+        let conf =
+            conf("mp0: /a,mp=/a\nmp300: x\n[pve:pending]\nmp7: garbage\ndelete: mp3,!mp9 mp01");
+        let keys: Vec<String> = conf.mount_keys_in_use().iter().map(MpKey::to_string).collect();
+        assert_eq!(keys, ["mp0", "mp3", "mp7", "mp9"]);
+        assert!(conf.pending_delete(MpKey::new(9)) && !conf.pending_delete(MpKey::new(7)));
+        let names: Vec<String> = conf.pending_names().into_iter().collect();
+        assert_eq!(names, ["mp01", "mp3", "mp7", "mp9"]);
+    }
+
+    #[test]
+    fn a_lock_that_perl_takes_for_false_locks_nothing() {
+        assert_eq!(conf("lock: 0").lock(), None);
+        assert_eq!(conf("lock: strange").lock(), Some(BStr::new("strange")));
+    }
+
+    /// Lines of a conf, sound ones and others.
+    fn line() -> impl Strategy<Value = Vec<u8>> {
+        let known = prop::sample::select(vec![
+            "mp0: /srv/a,mp=/a,ro=1",
+            "mp1: local:1/a.raw,mp=/b,size=8G",
+            "unused0: local:1/a.raw",
+            "rootfs: local:1/b.raw",
+            "onboot: yes",
+            "memory: 00512",
+            "unprivileged: 1",
+            "lxc.idmap = u 0 100000 65536",
+            "lxc.idmap: g\t0 5 1 ",
+            "lxc.environment.runtime: A=1",
+            "lxc.mount.entry: /a b none bind 0 0",
+            "#note: 100%",
+            "description: %41",
+            "[pve:pending]",
+            "[snap]",
+            "delete: mp0, !swap",
+            "snapstate: delete",
+            "garbage",
+            "",
+        ]);
+        let odd = prop::collection::vec(
+            prop::sample::select(b"[]:=#%, \t\ra0lxc./mp\xff".to_vec()),
+            0..12,
+        );
+        prop_oneof![3 => known.prop_map(|line| line.as_bytes().to_vec()), 1 => odd]
+    }
+
+    fn text() -> impl Strategy<Value = Vec<u8>> {
+        prop::collection::vec(line(), 0..20).prop_map(|lines| lines.join(&b'\n'))
+    }
+
+    fn exercise(bytes: &[u8]) {
+        let Ok(conf) = Conf::parse(Ctid::new(100).unwrap(), bytes) else { return };
+        let _ = (conf.rewritten(), conf.effective_idmap(), conf.idmap_overlap());
+        let _ = (conf.root_ids_as_proxmox(), conf.mount_keys_in_use(), conf.pending_names());
+        for (_, mount) in conf.current.volumes() {
+            let again = MountPoint::parse(&mount.render());
+            // What `volume=` let in that cannot stand without it is the exception.
+            if !mount.volume.contains(&b'=') {
+                assert_eq!(again.map(|mount| mount.render()), Ok(mount.render()));
+            }
+            let _ = (mount.size(), mount.idmap());
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn parser_never_panics_on_any_input(bytes in prop::collection::vec(any::<u8>(), 0..400)) {
+            exercise(&bytes);
+        }
+
+        #[test]
+        fn parser_never_panics_on_what_looks_like_a_conf(bytes in text()) {
+            exercise(&bytes);
+        }
+
+        #[test]
+        fn checks_never_panic_on_any_value(
+            name in prop::sample::select(vec![
+                "mp0", "rootfs", "net0", "dev0", "features", "unused0", "hostname", "nameserver", "startup",
+                "tags", "timezone", "cpulimit", "cores", "searchdomain", "parent", "env", "entrypoint",
+            ]),
+            value in prop::collection::vec(prop::sample::select(b"=,;:/.%a0\xff -+e\n\0".to_vec()), 0..24),
+        ) {
+            let _ = (schema::check(name, &value), schema::verify(name, &value));
+        }
+
+        /// The first time a header may stay behind of which the second time sees nothing: that of
+        /// a pending section that holds no more than an empty comment.
+        #[test]
+        fn rewritten_is_a_fixed_point(bytes in text()) {
+            let read = |bytes: &[u8]| Conf::parse(Ctid::new(100).unwrap(), bytes).unwrap();
+            let once = read(&bytes).rewritten().unwrap();
+            let again = read(&once);
+            let twice = again.rewritten().unwrap();
+            prop_assert_eq!(read(&twice).rewritten().unwrap(), twice.clone());
+            if !once.ends_with(b"[pve:pending]\n") && !once.contains_str("[pve:pending]\n\n[") {
+                prop_assert_eq!(twice.as_bstr(), once.as_bstr());
+            }
+            let dropped = again.warnings.iter().any(|w| w.contains_str("parse config"));
+            prop_assert!(!dropped, "{}", once.as_bstr());
+        }
     }
 }

@@ -141,7 +141,7 @@ impl IdMap {
     }
 }
 
-/// Reads the lines of one kind: id inside, id outside, count (user_namespaces(7)).
+/// Reads the lines of one kind: id inside, id outside, count (`user_namespaces(7)`).
 fn proc_ranges(kind: IdKind, text: &str) -> Option<Vec<IdRange>> {
     let range = |line: &str| {
         let numbers: Vec<u64> =

@@ -164,7 +164,8 @@ mod tests {
     }
 
     fn fingerprint(starttime: u64, ids: &[(u32, &str, u64)]) -> Fingerprint {
-        let guest = |node: &str, version| Guest { node: node.into(), kind: GuestKind::Lxc, version };
+        let guest =
+            |node: &str, version| Guest { node: node.into(), kind: GuestKind::Lxc, version };
         let guests = ids.iter().map(|(id, node, version)| (ctid(*id), guest(node, *version)));
         Fingerprint { starttime, vmlist: Vmlist { guests: guests.collect() } }
     }
@@ -174,10 +175,7 @@ mod tests {
         let vmlist = Vmlist::parse(VMLIST.as_bytes()).unwrap();
         let guest = |node: &str, kind, version| Some(Guest { node: node.into(), kind, version });
         assert_eq!(vmlist.get(ctid(100)).cloned(), guest("vm", GuestKind::Lxc, 127));
-        assert_eq!(
-            vmlist.get(ctid(105)).cloned(),
-            guest("vm", GuestKind::Other("qemu".into()), 3)
-        );
+        assert_eq!(vmlist.get(ctid(105)).cloned(), guest("vm", GuestKind::Other("qemu".into()), 3));
         assert_eq!(vmlist.get(ctid(110)).cloned(), guest("other", GuestKind::Lxc, 107));
         assert_eq!(vmlist.get(ctid(120)), None);
         assert_eq!(vmlist.containers_of("vm").collect::<Vec<_>>(), [ctid(100)]);

@@ -8,7 +8,7 @@
 //! - [`pve`]: `/etc/pve`: whether pmxcfs can be believed, where a container is, its conf.
 //! - [`procfs`]: held flocks, running containers, their id maps in force.
 //! - [`accounts`]: the host's users and groups.
-//! - [`mounts`](mod@mounts): mount points and file systems of open directories.
+//! - `mounts`: mount points and file systems of open directories.
 //! - [`source`]: the host path of a volume, reached safely, opened once, made where missing.
 //! - [`walk`](mod@walk): the ownership of everything in a volume, looked at or repaired.
 //! - [`pct`]: the `pct` program.
@@ -51,7 +51,7 @@ pub use crate::ledger::{LedgerError, LedgerStore, LockError, Memory, NodeLock};
 pub use crate::paths::NodePaths;
 pub use crate::pct::{Exit, Pct, PctClass, PctError};
 pub use crate::source::{CreateError, Created, OpenVolume};
-pub use crate::walk::{FdBudget, Mode, Progress, Unsupported, Walk, WalkReport};
+pub use crate::walk::{FdBudget, Progress, Unsupported, Walk, WalkMode, WalkReport};
 
 use crate::procfs::{Locks, Sockets};
 
@@ -253,7 +253,7 @@ impl Node {
     ///
     /// [`WalkError`]; entries that could not be looked at are counted instead.
     pub fn audit(&self, request: WalkRequest<'_>) -> Result<Audit, WalkError> {
-        let report = self.walk(request, Mode::Audit)?;
+        let report = self.walk(request, WalkMode::Audit)?;
         if report.cancelled { Err(WalkError::Cancelled) } else { Ok(report.audit) }
     }
 
@@ -263,10 +263,10 @@ impl Node {
     ///
     /// [`WalkError`]; entries that could not be changed are counted instead.
     pub fn repair(&self, request: WalkRequest<'_>) -> Result<WalkReport, WalkError> {
-        self.walk(request, Mode::Repair)
+        self.walk(request, WalkMode::Repair)
     }
 
-    fn walk(&self, request: WalkRequest<'_>, mode: Mode) -> Result<WalkReport, WalkError> {
+    fn walk(&self, request: WalkRequest<'_>, mode: WalkMode) -> Result<WalkReport, WalkError> {
         let WalkRequest { volume, rule, file_system, cancel, progress } = request;
         let path = || volume.host_path.clone();
         let open = match source::open(&self.paths, volume) {

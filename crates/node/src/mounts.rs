@@ -152,6 +152,24 @@ not a line
         }
     }
 
+    proptest::proptest! {
+        #[test]
+        fn whatever_the_kernel_escapes_comes_back(name: Vec<u8>) {
+            let escape = |b: &u8| match b {
+                b' ' | b'\t' | b'\n' | b'\\' | b'#' => format!("\\{b:03o}").into_bytes(),
+                b => vec![*b],
+            };
+            let escaped: Vec<u8> = name.iter().flat_map(escape).collect();
+            proptest::prop_assert_eq!(unescape(&escaped), name);
+        }
+
+        #[test]
+        fn no_text_makes_it_panic(text: Vec<u8>) {
+            let table = MountTable::parse(&text);
+            proptest::prop_assert!(table.entries.len() <= text.len());
+        }
+    }
+
     #[test]
     fn a_backslash_that_is_no_escape_stays() {
         assert_eq!(unescape(b"a\\b\\04"), b"a\\b\\04");

@@ -14,6 +14,12 @@ use pctd_core::ids::Ctid;
 use rustix::fs::{CWD, Mode, OFlags, openat};
 
 /// The paths of one node.
+///
+/// ```
+/// let paths = pctd_node::NodePaths::new(None)?;
+/// assert_eq!(paths.local(), std::path::Path::new("/etc/pve/local"));
+/// # Ok::<(), std::io::Error>(())
+/// ```
 #[derive(Debug, Clone)]
 pub struct NodePaths {
     /// What stands before every path: nothing in production.

@@ -2,7 +2,8 @@
 //!
 //! What a failed call says is a hint for the log and for how soon to try again, nothing more: its
 //! exit code is a left-over errno, and a call that failed may have written the conf all the same
-//! (proxmox.md 0 and 7). Whoever calls reads the conf again in any case.
+//! (Perl's `die`; `PVE::LXC::update_lxc_config` runs after the write). Whoever calls reads the conf
+//! again in any case.
 
 use std::ffi::OsString;
 use std::io;
@@ -12,6 +13,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
+use bstr::ByteSlice as _;
 use pctd_core::ids::{Ctid, MpKey};
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
@@ -123,7 +125,7 @@ impl Pct {
     ///
     /// Returns only when `pct` has ended by itself. It is never signalled: its worker would stay
     /// behind with the flock held, and without a timeout, or with 0, it would wait for ever
-    /// (proxmox.md 12.1).
+    /// (`PVE::LXC::vm_stop`).
     ///
     /// # Errors
     ///
@@ -154,10 +156,9 @@ impl Pct {
         };
         let ended = Stream::of(&mut child).and_then(|mut streams| {
             let ended = supervise(&mut child, &mut streams, deadline, self.grace)?;
-            let [_stdout, stderr] = streams;
-            Ok((ended, stderr))
+            Ok((ended, streams))
         });
-        let (Ended { status, timed_out }, stderr) = match ended {
+        let (Ended { status, timed_out }, [stdout, stderr]) = match ended {
             Ok(ended) => ended,
             Err(e) => {
                 reap_later(child);
@@ -174,6 +175,8 @@ impl Pct {
                 Exit::Stuck
             }
         };
+        // What a task printed on its way is no part of the error and yet all there is of its log.
+        tracing::debug!(?args, %exit, stdout = %stdout.kept.as_bstr(), "pct failed");
         let text = String::from_utf8_lossy(&stderr.kept);
         let class = if timed_out { PctClass::Timeout } else { classify(&text) };
         error(exit, summary(&text), class)
@@ -334,7 +337,7 @@ fn classify(stderr: &str) -> PctClass {
 /// Returns the line that says most.
 ///
 /// Waiting for the flock is reported on stderr even where it succeeds, and a refused parameter is
-/// named only in the lines after the first, in any order (proxmox.md 0 and 5).
+/// named only in the lines after the first, in the order of a Perl hash.
 fn summary(stderr: &str) -> String {
     let mut lines = stderr.lines().map(str::trim).filter(|line| {
         !line.is_empty() && *line != "OK" && !line.starts_with("trying to acquire lock")

@@ -2,16 +2,16 @@
 //!
 //! A container's root may do anything to the tree while it is walked. So no path is ever used
 //! twice: below the volume's open directory everything is relative to open directories, one stat
-//! decides, and what is changed is the very inode that was looked at ([`entry`]). Links are never
+//! decides, and what is changed is the very inode that was looked at (`entry`). Links are never
 //! followed, other mounts never entered, automounts never triggered.
 //!
 //! The root directory comes last: once it is right, everything below it was dealt with, so a crash
 //! on the way only means to walk again.
 //!
-//! - [`engine`]: the order of things: directories, batches of names, cancellation.
-//! - [`stack`]: the directories on the way down, with a bounded number of them open.
-//! - [`entry`]: one entry: decide, look closer, change.
-//! - [`tally`]: what is counted and how errors are kept.
+//! - `engine`: the order of things: directories, batches of names, cancellation.
+//! - `stack`: the directories on the way down, with a bounded number of them open.
+//! - `entry`: one entry: decide, look closer, change.
+//! - `tally`: what is counted and how errors are kept.
 
 mod engine;
 mod entry;
@@ -28,7 +28,7 @@ pub use self::stack::FdBudget;
 
 /// Whether entries are only compared with the rule or also brought to it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Mode {
+pub enum WalkMode {
     /// Change nothing.
     Audit,
     /// Change what differs.
@@ -39,7 +39,7 @@ pub enum Mode {
 #[derive(Clone, Copy)]
 pub struct Walk<'a> {
     /// Look or repair.
-    pub mode: Mode,
+    pub mode: WalkMode,
     /// What entries are to be.
     pub rule: &'a OwnershipRule,
     /// Set by anybody to end the walk at the next directory.

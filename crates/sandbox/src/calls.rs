@@ -67,7 +67,8 @@ pub(crate) fn ended(root: &Root, exit: u8) -> Result<(), NodeError> {
 /// Returns all runs so far, in the order they began.
 pub(crate) fn read(root: &Root) -> Result<Vec<PctCall>, NodeError> {
     let path = root.calls();
-    let content = file::read(&path).map_err(|error| NodeError::io(&path, error))?.unwrap_or_default();
+    let content =
+        file::read(&path).map_err(|error| NodeError::io(&path, error))?.unwrap_or_default();
     let mut calls: Vec<PctCall> = Vec::new();
     for line in content.split(|byte| *byte == b'\n').filter(|line| !line.is_empty()) {
         let line: Line = serde_json::from_slice(line)

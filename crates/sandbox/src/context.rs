@@ -110,8 +110,9 @@ impl Context {
         if !self.pmxcfs.is_quorate(&self.settings.node) {
             return Err("failed to remove config file: Permission denied\n".into());
         }
-        std::fs::remove_file(self.root.conf(&self.settings.node, &id))
-            .map_err(|error| Die::new(format!("failed to remove config file: {}\n", reason(&error))))?;
+        std::fs::remove_file(self.root.conf(&self.settings.node, &id)).map_err(|error| {
+            Die::new(format!("failed to remove config file: {}\n", reason(&error)))
+        })?;
         self.counted(&id)
     }
 
@@ -128,7 +129,11 @@ impl Context {
     }
 
     /// Runs something while the flock of a conf is held (`lock_config`).
-    pub(crate) fn locked<T>(&mut self, ctid: Ctid, run: impl FnOnce(&mut Self) -> Result<T, Die>) -> Result<T, Die> {
+    pub(crate) fn locked<T>(
+        &mut self,
+        ctid: Ctid,
+        run: impl FnOnce(&mut Self) -> Result<T, Die>,
+    ) -> Result<T, Die> {
         let patience = Duration::from_millis(self.settings.timings.lock_ms);
         let _held = self.take_flock(ctid, patience)?;
         run(self)
@@ -220,7 +225,8 @@ pub(crate) fn check_protection(conf: &Conf, what: &str) -> Result<(), Die> {
 /// Returns what a lock that is not released in time leads to.
 pub(crate) fn lock_timeout(ctid: Ctid) -> Die {
     // 4 is EINTR, left over from the alarm.
-    Die::new(format!("can't lock file '/run/lock/lxc/pve-config-{ctid}.lock' - got timeout\n")).exit(4)
+    Die::new(format!("can't lock file '/run/lock/lxc/pve-config-{ctid}.lock' - got timeout\n"))
+        .exit(4)
 }
 
 /// Returns the value of a property as text.

@@ -47,7 +47,11 @@ fn try_lock(file: &File) -> io::Result<bool> {
 }
 
 /// Takes the lock, waiting at most this long; `waiting` is told once when it is not free.
-pub(crate) fn acquire(path: &Path, patience: Duration, waiting: impl FnOnce()) -> io::Result<Locked> {
+pub(crate) fn acquire(
+    path: &Path,
+    patience: Duration,
+    waiting: impl FnOnce(),
+) -> io::Result<Locked> {
     let file = open(path)?;
     if try_lock(&file)? {
         return Ok(Locked::Free(FlockGuard { _file: file }));

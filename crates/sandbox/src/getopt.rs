@@ -58,13 +58,18 @@ pub(crate) fn parse(options: &BTreeMap<String, Takes>, arguments: &[String]) -> 
         let takes = options.get(name).copied().unwrap_or(Takes::Value);
         let value = match (takes, attached) {
             (Takes::Optional, Some(value)) => value.to_owned(),
-            (Takes::Optional, None) => {
-                rest.next_if(|next| next.as_str() != "--" && as_option(next).is_none()).cloned().unwrap_or_default()
-            }
+            (Takes::Optional, None) => rest
+                .next_if(|next| next.as_str() != "--" && as_option(next).is_none())
+                .cloned()
+                .unwrap_or_default(),
             (Takes::Value | Takes::Values, Some(value)) if !value.is_empty() => value.to_owned(),
-            (Takes::Value | Takes::Values, None) if rest.peek().is_some() => rest.next().cloned().unwrap_or_default(),
+            (Takes::Value | Takes::Values, None) if rest.peek().is_some() => {
+                rest.next().cloned().unwrap_or_default()
+            }
             (Takes::Value | Takes::Values, _) => {
-                parsed.warnings.push(format!("Option {} requires an argument\n", given.to_ascii_lowercase()));
+                parsed
+                    .warnings
+                    .push(format!("Option {} requires an argument\n", given.to_ascii_lowercase()));
                 continue;
             }
         };
@@ -79,7 +84,10 @@ pub(crate) fn parse(options: &BTreeMap<String, Takes>, arguments: &[String]) -> 
 
 /// Returns what follows the dashes; a single dash is no option.
 fn as_option(argument: &str) -> Option<&str> {
-    argument.strip_prefix("--").or_else(|| argument.strip_prefix('-')).filter(|rest| !rest.is_empty())
+    argument
+        .strip_prefix("--")
+        .or_else(|| argument.strip_prefix('-'))
+        .filter(|rest| !rest.is_empty())
 }
 
 /// Finds the option that a name, perhaps cut short, stands for.

@@ -46,7 +46,12 @@ pub(crate) fn resolve(container: &[IdRange], mount: &MountIdMap) -> Result<Vec<I
 fn resolve_range(own: &IdRange, exceptions: &[IdRange], resolved: &mut Vec<IdRange>) {
     let end = own.container.saturating_add(own.count);
     let host = |id: u64| own.host.saturating_add(id - own.container);
-    let stay = |from: u64, to: u64| IdRange { kind: own.kind, container: host(from), host: host(from), count: to - from };
+    let stay = |from: u64, to: u64| IdRange {
+        kind: own.kind,
+        container: host(from),
+        host: host(from),
+        count: to - from,
+    };
     let mut next = own.container;
     for moved in exceptions {
         let moved_end = moved.container.saturating_add(moved.count);
@@ -58,7 +63,12 @@ fn resolve_range(own: &IdRange, exceptions: &[IdRange], resolved: &mut Vec<IdRan
             resolved.push(stay(next, first));
         }
         let disk = moved.host.saturating_add(first - moved.container);
-        resolved.push(IdRange { kind: own.kind, container: disk, host: host(first), count: last - first });
+        resolved.push(IdRange {
+            kind: own.kind,
+            container: disk,
+            host: host(first),
+            count: last - first,
+        });
         next = last;
     }
     if next < end {
@@ -85,12 +95,12 @@ pub(crate) fn install(root: &Root, map: &[IdRange]) -> Result<(), Refused> {
     for (kind, tool, name, allowed) in tools {
         let ranges: Vec<&IdRange> = map.iter().filter(|range| range.kind == kind).collect();
         if let Err(output) = judge(&ranges, tool, name, &sub_ids(root, allowed)) {
-            let numbers: String = ranges
+            let numbers: Vec<String> = ranges
                 .iter()
-                .map(|range| format!(" {} {} {}", range.container, range.host, range.count))
+                .map(|range| format!("{} {} {}", range.container, range.host, range.count))
                 .collect();
-            let pid = std::process::id();
-            let error = format!("command '{tool} {pid}{numbers}' failed: exit code 1\n");
+            let (pid, numbers) = (std::process::id(), numbers.join(" "));
+            let error = format!("command '{tool} {pid} {numbers}' failed: exit code 1\n");
             return Err(Refused { output, error });
         }
     }
@@ -173,7 +183,12 @@ mod tests {
         let own = ["u 0 100000 65536", "g 0 100000 65536"];
         assert_eq!(
             resolved(&own, "u:5:200000:1;g:0:5000:70000").unwrap(),
-            ["u 100000 100000 5", "u 200000 100005 1", "u 100006 100006 65530", "g 5000 100000 65536"]
+            [
+                "u 100000 100000 5",
+                "u 200000 100005 1",
+                "u 100006 100006 65530",
+                "g 5000 100000 65536"
+            ]
         );
         assert_eq!(resolved(&own, "passthrough").unwrap(), own);
         assert_eq!(
@@ -198,7 +213,10 @@ mod tests {
             judge(&["g 100005 100000 1", "g 100001 100001 65535"]).as_deref(),
             Some("newgidmap: write to gid_map failed: Invalid argument\n")
         );
-        assert_eq!(judge(&["g 4294967295 100000 1"]).as_deref(), Some("newgidmap: subgid overflow detected.\n"));
+        assert_eq!(
+            judge(&["g 4294967295 100000 1"]).as_deref(),
+            Some("newgidmap: subgid overflow detected.\n")
+        );
         assert!(judge(&[]).is_some());
     }
 }

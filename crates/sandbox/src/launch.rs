@@ -23,10 +23,14 @@ pub(crate) const FAILED: &str = "failed";
 /// pve-container@ID`).
 pub(crate) fn launch(cx: &mut Context, ctid: Ctid, skiplock: bool) -> Result<(), Die> {
     let Some(program) = cx.program.clone() else {
-        return Err("no program to hold the container: install the programs of the node first\n".into());
+        return Err(
+            "no program to hold the container: install the programs of the node first\n".into()
+        );
     };
     let id = ctid.to_string();
-    let failed = |error: std::io::Error| Die::new(format!("unable to start {}: {error}\n", program.display()));
+    let failed = |error: std::io::Error| {
+        Die::new(format!("unable to start {}: {error}\n", program.display()))
+    };
     let log = cx.root.start_log(&id);
     if let Some(dir) = log.parent() {
         fs::create_dir_all(dir).map_err(failed)?;

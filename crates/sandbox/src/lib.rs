@@ -1,1 +1,52 @@
-//! Sandbox (under construction).
+//! A simulated Proxmox VE node: a model of Proxmox's rules behind a program called `pct`, and a
+//! directory that looks like a node to `pctd --root DIR`.
+//!
+//! - [`Node`] makes such a directory and does to it what an admin, an editor, a cluster or a
+//!   test would: confs, locks, quorum, faults, running containers.
+//! - [`program`] is what a process does that is run as `pct`.
+//! - The rules themselves are in `pct` (the commands, in the order of `PVE::API2`), `update`
+//!   (what a change of a conf does), `mounting` and `id_maps` (what a start or a hot-plug fails
+//!   of); confs are read and written by [`pctd_core::conf`].
+//! - `monitor` holds a running container: a process with lxc's command socket and one child in
+//!   a user namespace of its own. Mounts are recorded, not made.
+//!
+//! The facts are those of pve-container 6.1, compared with recordings of the real program in
+//! `tests/tests/pct_transcripts.rs`.
+
+mod calls;
+mod command;
+mod context;
+mod error;
+mod faults;
+mod file;
+mod flock;
+mod getopt;
+mod id_maps;
+mod launch;
+mod lxc_config;
+mod monitor;
+mod mounting;
+mod network;
+mod node;
+mod output;
+mod paths;
+mod pct;
+mod perl;
+mod pmxcfs;
+pub mod program;
+mod running;
+mod settings;
+mod storage;
+mod story;
+mod update;
+
+pub use calls::PctCall;
+pub use error::NodeError;
+pub use faults::{Fault, FaultKind};
+pub use flock::FlockGuard;
+pub use node::{Node, NodeOptions, Served};
+pub use output::Output;
+pub use paths::{ROOT_VARIABLE, Root, RootUnknown};
+pub use pmxcfs::Pmxcfs;
+pub use running::Mounted;
+pub use settings::{Guest, Settings, Storage, StorageKind, Timings};

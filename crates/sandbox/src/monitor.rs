@@ -38,7 +38,9 @@ const UNSHARE_PATIENCE: Duration = Duration::from_secs(5);
 pub(crate) fn run(arguments: &[OsString]) -> ExitCode {
     let [root, id, skiplock] = arguments else { return ExitCode::from(2) };
     let root = Root::new(root);
-    let Some(ctid) = id.to_str().and_then(|id| id.parse::<Ctid>().ok()) else { return ExitCode::from(2) };
+    let Some(ctid) = id.to_str().and_then(|id| id.parse::<Ctid>().ok()) else {
+        return ExitCode::from(2);
+    };
     match hold(&root, ctid, skiplock == "skiplock") {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
@@ -61,7 +63,8 @@ fn hold(root: &Root, ctid: Ctid, skiplock: bool) -> Result<(), String> {
     let listener = running::address(root, &id)
         .and_then(|address| UnixListener::bind_addr(&address))
         .map_err(|error| error.to_string())?;
-    let mut cx = Context::new(root.clone(), Streams::new(true)).map_err(|error| error.to_string())?;
+    let mut cx =
+        Context::new(root.clone(), Streams::new(true)).map_err(|error| error.to_string())?;
     std::thread::sleep(Duration::from_millis(cx.settings.timings.start_ms));
     let started = pre_start(&mut cx, ctid, skiplock).and_then(|(map, mounts)| {
         running::set_mounts(root, &id, &mounts).map_err(|error| error.to_string())?;
@@ -130,7 +133,8 @@ fn serve(stream: UnixStream, root: &Root, id: &str, pid: Pid) {
         match line.trim() {
             word if word == Word::Kill.text() => kill(pid),
             word if word == Word::Halt.text() => {
-                let guests = Settings::load(root).map(|settings| settings.guests).unwrap_or_default();
+                let guests =
+                    Settings::load(root).map(|settings| settings.guests).unwrap_or_default();
                 match guests.get(id).copied().unwrap_or_default() {
                     Guest::Obedient => kill(pid),
                     Guest::Slow(millis) => {
@@ -151,7 +155,11 @@ fn serve(stream: UnixStream, root: &Root, id: &str, pid: Pid) {
 
 /// Checks what the start would fail of, and returns the id map and the mounts
 /// (lxc-pve-prestart-hook, `newuidmap`, lxc).
-fn pre_start(cx: &mut Context, ctid: Ctid, skiplock: bool) -> Result<(Vec<IdRange>, Vec<Mounted>), String> {
+fn pre_start(
+    cx: &mut Context,
+    ctid: Ctid,
+    skiplock: bool,
+) -> Result<(Vec<IdRange>, Vec<Mounted>), String> {
     let conf = cx.load(ctid).map_err(|die| die.render(""))?;
     if !skiplock && conf.lock().is_none_or(|lock| lock != "mounted") {
         check_lock(&conf).map_err(|die: Die| die.render(""))?;
@@ -159,7 +167,8 @@ fn pre_start(cx: &mut Context, ctid: Ctid, skiplock: bool) -> Result<(Vec<IdRang
     let map = id_map(&conf)?;
     let mut mounts = Vec::new();
     for (_, mount) in conf.current.volumes() {
-        let mounted = mounting::mount(&cx.root, &map, mount, "/").map_err(|failure| failure.output + &failure.error)?;
+        let mounted = mounting::mount(&cx.root, &map, mount, "/")
+            .map_err(|failure| failure.output + &failure.error)?;
         mounts.extend(mounted);
     }
     mounts.extend(mounting::raw_entries(&cx.root, &conf.current)?);
@@ -179,11 +188,7 @@ fn id_map(conf: &Conf) -> Result<Vec<IdRange>, String> {
 /// Where the machine does not permit one, it runs without and says so.
 fn start_init(map: &[IdRange]) -> io::Result<Child> {
     let sleep = |program: &str, arguments: &[&str]| {
-        Command::new(program)
-            .args(arguments)
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .spawn()
+        Command::new(program).args(arguments).stdin(Stdio::null()).stdout(Stdio::null()).spawn()
     };
     if map.is_empty() {
         return sleep("sleep", &["infinity"]);
@@ -216,12 +221,12 @@ fn enter_map(init: &mut Child, map: &[IdRange]) -> io::Result<()> {
     }
     // The kernel takes a map in one write only (user_namespaces(7)).
     for (kind, name) in [(IdKind::Group, "gid_map"), (IdKind::User, "uid_map")] {
-        let lines: String = map
+        let lines: Vec<String> = map
             .iter()
             .filter(|range| range.kind == kind)
             .map(|range| format!("{} {} {}\n", range.container, range.host, range.count))
             .collect();
-        fs::write(proc.join(name), lines)?;
+        fs::write(proc.join(name), lines.concat())?;
     }
     Ok(())
 }

@@ -32,7 +32,7 @@ const GUEST_NO_DIRECTORIES: &[&str] = &[
     "etc/mtab",
 ];
 
-/// As many links as the kernel follows (path_resolution(7)).
+/// As many links as the kernel follows (`path_resolution(7)`).
 const MAX_LINKS: u32 = 40;
 
 /// The mount options that show, in the kernel's order; `discard` and `lazytime` are the file
@@ -112,7 +112,11 @@ fn resolves_to_directory(root: &Root, source: &str) -> bool {
 
 /// Returns the components in reverse order, as a stack.
 fn components(path: &str) -> Vec<String> {
-    path.split('/').filter(|part| !part.is_empty() && *part != ".").rev().map(str::to_owned).collect()
+    path.split('/')
+        .filter(|part| !part.is_empty() && *part != ".")
+        .rev()
+        .map(str::to_owned)
+        .collect()
 }
 
 /// Checks the target of a mount inside the guest; `base` is how messages name its root.

@@ -64,12 +64,16 @@ fn random_hwaddr() -> String {
 /// Checks an interface to be set.
 pub(crate) fn check(cx: &Context, name: &str, value: &BStr) -> Result<(), Die> {
     let options = parse(value)?;
-    if let Some(mtu) = options.get("mtu").and_then(|mtu| mtu.parse::<u32>().ok()).filter(|mtu| *mtu > 0) {
+    if let Some(mtu) =
+        options.get("mtu").and_then(|mtu| mtu.parse::<u32>().ok()).filter(|mtu| *mtu > 0)
+    {
         check_mtu(cx, name, mtu, options.get("bridge"))?;
     }
     let on = |key: &str| options.get(key).is_some_and(|value| value == "1");
     if !on("link_down") && on("host-managed") && options.get("ip6").is_some_and(|ip| ip == "auto") {
-        return Err(Die::new(format!("{name}: SLAAC is not supported for host-managed network configuration.\n")));
+        return Err(Die::new(format!(
+            "{name}: SLAAC is not supported for host-managed network configuration.\n"
+        )));
     }
     Ok(())
 }
@@ -92,7 +96,9 @@ fn check_mtu(cx: &Context, name: &str, mtu: u32, bridge: Option<&String>) -> Res
         return Err(Die::new(format!("bridge '{bridge}' does not exist\n")).exit(2));
     }
     if mtu > BRIDGE_MTU {
-        return Err(Die::new(format!("{name}: MTU size '{mtu}' is bigger than bridge MTU '{BRIDGE_MTU}'\n")));
+        return Err(Die::new(format!(
+            "{name}: MTU size '{mtu}' is bigger than bridge MTU '{BRIDGE_MTU}'\n"
+        )));
     }
     Ok(())
 }

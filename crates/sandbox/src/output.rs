@@ -61,7 +61,7 @@ impl Streams {
             // A closed stdout is the reader's business.
             let _ = std::io::stdout().write_all(&bytes).and_then(|()| std::io::stdout().flush());
         }
-        self.output.stdout.extend(bytes);
+        self.output.stdout.extend_from_slice(&bytes);
     }
 
     /// Prints to stderr, which in a task is stdout.
@@ -81,7 +81,7 @@ impl Streams {
             // There is nowhere else to report it to.
             let _ = std::io::stderr().write_all(&bytes);
         }
-        self.output.stderr.extend(bytes);
+        self.output.stderr.extend_from_slice(&bytes);
     }
 
     /// Says that a worker does the rest; returns whether one did before.
@@ -154,7 +154,7 @@ impl Die {
     pub(crate) fn render(&self, usage: &str) -> String {
         let mut text = self.text.clone();
         for (place, error) in &self.errors {
-            text.push_str(&format!("{place}: {error}\n"));
+            text.extend([place, ": ", error, "\n"]);
         }
         if self.usage {
             text.push_str(usage);

@@ -15,7 +15,9 @@ pub struct Root(PathBuf);
 
 /// No way to tell which node a program shall work on.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("no node directory: set {ROOT_VARIABLE}, or run this program as DIR/usr/sbin/pct (it was run as `{program}`)")]
+#[error(
+    "no node directory: set {ROOT_VARIABLE}, or run this program as DIR/usr/sbin/pct (it was run as `{program}`)"
+)]
 pub struct RootUnknown {
     program: String,
 }
@@ -32,7 +34,11 @@ impl Root {
     ///
     /// `program` is its `argv[0]` before any link is resolved; one without a slash is looked up
     /// in `search_path`, as the shell did.
-    pub fn find(variable: Option<&OsStr>, program: &OsStr, search_path: &OsStr) -> Result<Self, RootUnknown> {
+    pub fn find(
+        variable: Option<&OsStr>,
+        program: &OsStr,
+        search_path: &OsStr,
+    ) -> Result<Self, RootUnknown> {
         if let Some(dir) = variable.filter(|dir| !dir.is_empty()) {
             return Ok(Self::new(dir));
         }

@@ -44,13 +44,18 @@ struct Failure {
 }
 
 fn dispatch(cx: &mut Context, arguments: &[OsString], locale: Locale) -> Result<(), Failure> {
-    let usage = |complaint: &str| Failure { text: format!("ERROR: {complaint}\n{}", usage::all()), exit: 255 };
+    let usage = |complaint: &str| Failure {
+        text: format!("ERROR: {complaint}\n{}", usage::all()),
+        exit: 255,
+    };
     if !cx.pmxcfs.is_up() {
         let refused = "ipcc_send_rec[1] failed: Connection refused\n".repeat(3);
         let text = format!("{refused}Unable to load access control list: Connection refused\n");
         return Err(Failure { text, exit: 111 });
     }
-    let Some((name, rest)) = arguments.split_first() else { return Err(usage("no command specified")) };
+    let Some((name, rest)) = arguments.split_first() else {
+        return Err(usage("no command specified"));
+    };
     let name = name.to_string_lossy();
     let Some(command) = commands::find(&name) else {
         return Err(usage(&format!("unknown command 'pct {name}'")));
@@ -59,9 +64,12 @@ fn dispatch(cx: &mut Context, arguments: &[OsString], locale: Locale) -> Result<
         cx.streams.print(&usage::all());
         return Ok(());
     }
-    let result = read(cx, command, rest, locale).and_then(|parameters| (command.run)(cx, &parameters));
+    let result =
+        read(cx, command, rest, locale).and_then(|parameters| (command.run)(cx, &parameters));
     result.map_err(|die| match die {
-        Ended::Died(die) => Failure { text: die.render(&format!("{}\n", command.usage)), exit: die.code() },
+        Ended::Died(die) => {
+            Failure { text: die.render(&format!("{}\n", command.usage)), exit: die.code() }
+        }
         // `$upid_exit` of PVE::CLI::pct.
         Ended::TaskFailed(die) => Failure { text: die.folded(), exit: 255 },
     })
@@ -83,7 +91,10 @@ impl<T: Into<Die>> From<T> for Ended {
 }
 
 /// Runs the rest of a command as a worker would: its streams are one.
-pub(crate) fn task(cx: &mut Context, run: impl FnOnce(&mut Context) -> Result<(), Die>) -> Result<(), Ended> {
+pub(crate) fn task(
+    cx: &mut Context,
+    run: impl FnOnce(&mut Context) -> Result<(), Die>,
+) -> Result<(), Ended> {
     cx.streams.enter_task(true);
     let result = run(cx);
     cx.streams.enter_task(false);
@@ -91,9 +102,15 @@ pub(crate) fn task(cx: &mut Context, run: impl FnOnce(&mut Context) -> Result<()
 }
 
 /// Reads and checks the parameters of a command.
-fn read(cx: &mut Context, command: &Command, arguments: &[OsString], locale: Locale) -> Result<Parameters, Ended> {
+fn read(
+    cx: &mut Context,
+    command: &Command,
+    arguments: &[OsString],
+    locale: Locale,
+) -> Result<Parameters, Ended> {
     // Options are split as bytes; their values are decoded afterwards.
-    let arguments: Vec<String> = arguments.iter().map(|argument| from_file(argument.as_bytes())).collect();
+    let arguments: Vec<String> =
+        arguments.iter().map(|argument| from_file(argument.as_bytes())).collect();
     let parsed = getopt::parse(&command.options(), &arguments);
     for warning in &parsed.warnings {
         cx.streams.warn(warning);

@@ -59,10 +59,18 @@ impl Locale {
         let bytes = argument.as_bytes();
         match self {
             Self::Utf8 => String::from_utf8_lossy(bytes).into_owned(),
-            Self::Ascii => bytes
-                .iter()
-                .map(|byte| if byte.is_ascii() { char::from(*byte) } else { char::REPLACEMENT_CHARACTER })
-                .collect(),
+            Self::Ascii => {
+                bytes
+                    .iter()
+                    .map(|byte| {
+                        if byte.is_ascii() {
+                            char::from(*byte)
+                        } else {
+                            char::REPLACEMENT_CHARACTER
+                        }
+                    })
+                    .collect()
+            }
         }
     }
 }
@@ -106,7 +114,8 @@ mod tests {
     fn the_c_locale_destroys_each_byte_of_a_character() {
         assert_eq!(Locale::Ascii.decode(OsStr::new("hü")), "h\u{fffd}\u{fffd}");
         assert_eq!(Locale::Utf8.decode(OsStr::new("hü")), "hü");
-        let of = |value: &'static str| Locale::of(move |key| (key == "LANG").then(|| value.to_owned()));
+        let of =
+            |value: &'static str| Locale::of(move |key| (key == "LANG").then(|| value.to_owned()));
         assert_eq!(of("C"), Locale::Ascii);
         assert_eq!(of("C.UTF-8"), Locale::Utf8);
     }

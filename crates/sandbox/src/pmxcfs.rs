@@ -87,7 +87,13 @@ impl Pmxcfs {
 
     /// Writes a conf as Proxmox does: a temporary file beside it, then a rename
     /// (`PVE::Tools::file_set_contents`).
-    pub(crate) fn write(&self, node: &str, id: &str, content: &[u8], gap: Duration) -> io::Result<()> {
+    pub(crate) fn write(
+        &self,
+        node: &str,
+        id: &str,
+        content: &[u8],
+        gap: Duration,
+    ) -> io::Result<()> {
         let path = self.root.conf(node, id);
         let tmp = path.with_extension(format!("conf.tmp.{}", std::process::id()));
         if !self.is_quorate(node) {
@@ -222,7 +228,11 @@ impl Pmxcfs {
     }
 
     /// Writes `.members`: a standalone node has no `cluster` object and always a quorum.
-    pub(crate) fn publish_members(&self, settings: &Settings, quorate: bool) -> Result<(), NodeError> {
+    pub(crate) fn publish_members(
+        &self,
+        settings: &Settings,
+        quorate: bool,
+    ) -> Result<(), NodeError> {
         let node = &settings.node;
         let text = if settings.peers.is_empty() && quorate {
             format!("{{\n\"nodename\": \"{node}\",\n\"version\": 0\n}}\n")

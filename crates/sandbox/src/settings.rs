@@ -36,8 +36,8 @@ pub struct Settings {
     /// What goes wrong next.
     #[serde(default)]
     pub faults: Vec<Fault>,
-    /// The program that holds a running container: `pctd-sandbox`, or whatever dispatches to
-    /// [`crate::program::run`].
+    /// The program that holds a running container: `pctd-sandbox`, or whatever gives its
+    /// arguments to [`crate::program::internal`].
     #[serde(default)]
     pub program: Option<PathBuf>,
 }
@@ -139,7 +139,10 @@ impl Settings {
     }
 
     /// Changes the settings; no other process can change them in between.
-    pub(crate) fn update<T>(root: &Root, change: impl FnOnce(&mut Self) -> T) -> Result<T, NodeError> {
+    pub(crate) fn update<T>(
+        root: &Root,
+        change: impl FnOnce(&mut Self) -> T,
+    ) -> Result<T, NodeError> {
         let lock = root.state("settings.lock");
         let _held = file::exclusive(&lock).map_err(|error| NodeError::io(&lock, error))?;
         let mut settings = Self::load(root)?;

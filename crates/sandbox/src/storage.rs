@@ -8,6 +8,9 @@ use std::path::PathBuf;
 use crate::paths::Root;
 use crate::settings::{Settings, Storage, StorageKind};
 
+/// How many disks a container can have (`get_next_vm_diskname`).
+const MAX_DISKS: u32 = 1_000_000;
+
 /// The storages of one node.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Storages<'a> {
@@ -21,7 +24,9 @@ pub(crate) fn split_volume_id(id: &str) -> Option<(&str, &str)> {
     let mut bytes = storage.bytes();
     let ok = bytes.next().is_some_and(|byte| byte.is_ascii_alphabetic())
         && storage.len() > 1
-        && storage.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.'))
+        && storage
+            .bytes()
+            .all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.'))
         && storage.bytes().last().is_some_and(|byte| byte.is_ascii_alphanumeric());
     (ok && !name.is_empty() && !name.starts_with('\n')).then_some((storage, name))
 }
@@ -29,10 +34,21 @@ pub(crate) fn split_volume_id(id: &str) -> Option<(&str, &str)> {
 /// Returns storage and size in GiB of a disk to be made, `storage:4` (`$NEW_DISK_RE`).
 pub(crate) fn new_disk(id: &str) -> Option<(&str, f64)> {
     let (storage, size) = id.split_once(':')?;
-    let (whole, fraction) = size.split_once('.').map_or((size, "0"), |(whole, fraction)| (whole, fraction));
+    let (whole, fraction) =
+        size.split_once('.').map_or((size, "0"), |(whole, fraction)| (whole, fraction));
     let digits = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
     let plain = !storage.is_empty() && !storage.contains(char::is_whitespace);
-    (plain && digits(whole) && digits(fraction)).then(|| size.parse().ok()).flatten().map(|size| (storage, size))
+    (plain && digits(whole) && digits(fraction))
+        .then(|| size.parse().ok())
+        .flatten()
+        .map(|size| (storage, size))
+}
+
+/// Returns the container a volume belongs to.
+pub(crate) fn owner(volume: &str) -> Option<String> {
+    let (_, name) = split_volume_id(volume)?;
+    let (owner, _) = name.split_once('/')?;
+    owner.bytes().all(|byte| byte.is_ascii_digit()).then(|| owner.to_owned())
 }
 
 impl<'a> Storages<'a> {
@@ -47,8 +63,8 @@ impl<'a> Storages<'a> {
 
     /// Returns the storage and the name of a volume, or Proxmox's error.
     pub(crate) fn split(&self, volume: &str) -> Result<(&'a Storage, String), String> {
-        let (storage, name) =
-            split_volume_id(volume).ok_or_else(|| format!("unable to parse volume ID '{volume}'\n"))?;
+        let (storage, name) = split_volume_id(volume)
+            .ok_or_else(|| format!("unable to parse volume ID '{volume}'\n"))?;
         Ok((self.get(storage)?, name.to_owned()))
     }
 
@@ -81,13 +97,6 @@ impl<'a> Storages<'a> {
         fs::metadata(self.path(volume).ok()?).ok().map(|meta| meta.len())
     }
 
-    /// Returns the container a volume belongs to.
-    pub(crate) fn owner(&self, volume: &str) -> Option<String> {
-        let (_, name) = split_volume_id(volume)?;
-        let (owner, _) = name.split_once('/')?;
-        owner.bytes().all(|byte| byte.is_ascii_digit()).then(|| owner.to_owned())
-    }
-
     /// Returns whether a volume can have snapshots.
     pub(crate) fn can_snapshot(&self, volume: &str) -> bool {
         self.split(volume).is_ok_and(|(storage, _)| storage.kind == StorageKind::Btrfs)
@@ -97,7 +106,7 @@ impl<'a> Storages<'a> {
     pub(crate) fn allocate(&self, storage: &str, ctid: &str, bytes: u64) -> Result<String, String> {
         self.get(storage)?;
         let (prefix, suffix) = if bytes == 0 { ("subvol", "subvol") } else { ("vm", "raw") };
-        let volume = (0..)
+        let volume = (0..MAX_DISKS)
             .map(|index| format!("{storage}:{ctid}/{prefix}-{ctid}-disk-{index}.{suffix}"))
             .find(|volume| !self.exists(volume))
             .ok_or("no free disk name\n")?;
@@ -125,7 +134,8 @@ impl<'a> Storages<'a> {
             StorageKind::Btrfs => path.parent().map(PathBuf::from).unwrap_or(path),
             StorageKind::Dir => path,
         };
-        let removed = if target.is_dir() { fs::remove_dir_all(&target) } else { fs::remove_file(&target) };
+        let removed =
+            if target.is_dir() { fs::remove_dir_all(&target) } else { fs::remove_file(&target) };
         match removed {
             Err(error) if error.kind() != io::ErrorKind::NotFound => {
                 Err(format!("unlink '{}' failed: {error}\n", target.display()))
@@ -163,7 +173,11 @@ impl<'a> Storages<'a> {
         for (id, storage) in &self.settings.storages {
             let images = self.root.host(&storage.path).join("images");
             for owner in names(&images) {
-                volumes.extend(names(&images.join(&owner)).into_iter().map(|name| format!("{id}:{owner}/{name}")));
+                volumes.extend(
+                    names(&images.join(&owner))
+                        .into_iter()
+                        .map(|name| format!("{id}:{owner}/{name}")),
+                );
             }
         }
         volumes

@@ -39,8 +39,17 @@ pub(crate) enum State {
 }
 
 /// What needs no restart (`$LXC_FASTPLUG_OPTIONS`).
-const FASTPLUG: &[&str] =
-    &["description", "onboot", "startup", "protection", "hostname", "hookscript", "cores", "tags", "lock"];
+const FASTPLUG: &[&str] = &[
+    "description",
+    "onboot",
+    "startup",
+    "protection",
+    "hostname",
+    "hookscript",
+    "cores",
+    "tags",
+    "lock",
+];
 
 /// Which keys to apply; none is all.
 type Selection<'a> = Option<&'a BTreeSet<String>>;
@@ -59,7 +68,13 @@ impl From<String> for NotApplied {
 
 /// Changes a conf as `pct set` does (`update_pct_config`); the errors, if any, keep it from being
 /// written.
-pub(crate) fn update(cx: &mut Context, ctid: Ctid, conf: &mut Conf, state: State, change: &Change) -> Result<Errors, Die> {
+pub(crate) fn update(
+    cx: &mut Context,
+    ctid: Ctid,
+    conf: &mut Conf,
+    state: State,
+    change: &Change,
+) -> Result<Errors, Die> {
     for name in &change.revert {
         conf.pending.section.remove(name);
         conf.pending.remove_delete(name);
@@ -67,7 +82,8 @@ pub(crate) fn update(cx: &mut Context, ctid: Ctid, conf: &mut Conf, state: State
     let mut modified = BTreeSet::new();
     for name in &change.delete {
         if conf.current.get(name).is_none() && conf.pending.section.get(name).is_none() {
-            cx.streams.warn(&format!("cannot delete '{name}' - not set in current configuration!\n"));
+            cx.streams
+                .warn(&format!("cannot delete '{name}' - not set in current configuration!\n"));
             continue;
         }
         modified.insert(name.clone());
@@ -91,7 +107,9 @@ pub(crate) fn update(cx: &mut Context, ctid: Ctid, conf: &mut Conf, state: State
 
 fn check_delete(conf: &Conf, ctid: Ctid, name: &str) -> Result<(), Die> {
     match name {
-        "memory" | "rootfs" | "ostype" => Err(Die::new(format!("unable to delete required option '{name}'\n"))),
+        "memory" | "rootfs" | "ostype" => {
+            Err(Die::new(format!("unable to delete required option '{name}'\n")))
+        }
         "unprivileged" => Err(Die::new(format!("unable to delete read-only option: '{name}'\n"))),
         _ if is_numbered(name, "mp") || is_numbered(name, "unused") => {
             check_protection(conf, &format!("can't remove CT {ctid} drive '{name}'"))
@@ -155,7 +173,9 @@ fn accept(cx: &Context, ctid: Ctid, conf: &Conf, name: &str, given: &BStr) -> Re
     match name {
         "hookscript" => check_hookscript(cx, &from_file(given))?,
         "nameserver" | "searchdomain" => return Ok(split_list(&from_file(given)).join(" ").into()),
-        "unprivileged" => return Err(Die::new(format!("unable to modify read-only option: '{name}'\n"))),
+        "unprivileged" => {
+            return Err(Die::new(format!("unable to modify read-only option: '{name}'\n")));
+        }
         "tags" => return Ok(unique_tags(&from_file(given)).into()),
         _ if is_numbered(name, "net") => network::check(cx, name, given)?,
         _ if is_numbered(name, "dev") => check_device(cx, given)?,
@@ -182,7 +202,9 @@ fn check_device(cx: &Context, given: &BStr) -> Result<(), Die> {
     let text = from_file(given);
     let path = text
         .split(',')
-        .find_map(|part| part.strip_prefix("path=").or_else(|| (!part.contains('=')).then_some(part)))
+        .find_map(|part| {
+            part.strip_prefix("path=").or_else(|| (!part.contains('=')).then_some(part))
+        })
         .ok_or("Path has to be defined\n")?;
     let meta = std::fs::metadata(cx.root.host(path))
         .or_else(|_| std::fs::metadata(path))
@@ -196,13 +218,15 @@ fn check_device(cx: &Context, given: &BStr) -> Result<(), Die> {
 
 /// Sorts tags without regard to case and drops repeated ones (`get_unique_tags`).
 fn unique_tags(tags: &str) -> String {
-    let tags: BTreeSet<String> = split_list(tags).into_iter().map(|tag| tag.to_lowercase()).collect();
+    let tags: BTreeSet<String> =
+        split_list(tags).into_iter().map(|tag| tag.to_lowercase()).collect();
     tags.into_iter().collect::<Vec<_>>().join(";")
 }
 
 /// Reads a value of `rootfs` or `mpN`.
 pub(crate) fn parse_volume(name: &str, value: &BStr) -> Result<MountPoint, String> {
-    let parsed = if name == "rootfs" { MountPoint::parse_rootfs(value) } else { MountPoint::parse(value) };
+    let parsed =
+        if name == "rootfs" { MountPoint::parse_rootfs(value) } else { MountPoint::parse(value) };
     parsed.map_err(|error| from_file(&error.0.0))
 }
 
@@ -218,8 +242,16 @@ pub(crate) fn is_numbered(name: &str, prefix: &str) -> bool {
 }
 
 /// Applies to a running container what it can take (`vmconfig_hotplug_pending`).
-fn hotplug(cx: &mut Context, ctid: Ctid, conf: &mut Conf, selection: &BTreeSet<String>, errors: &mut Errors) {
-    for name in names(&conf.pending.section).into_iter().filter(|name| FASTPLUG.contains(&name.as_str())) {
+fn hotplug(
+    cx: &mut Context,
+    ctid: Ctid,
+    conf: &mut Conf,
+    selection: &BTreeSet<String>,
+    errors: &mut Errors,
+) {
+    for name in
+        names(&conf.pending.section).into_iter().filter(|name| FASTPLUG.contains(&name.as_str()))
+    {
         if selection.contains(&name) {
             make_current(conf, &name);
         }
@@ -232,7 +264,9 @@ fn hotplug(cx: &mut Context, ctid: Ctid, conf: &mut Conf, selection: &BTreeSet<S
             Ok(())
         } else if is_numbered(&name, "unused") {
             delete_unused(cx, ctid, conf, &name)
-        } else if matches!(name.as_str(), "swap" | "cpulimit" | "cpuunits") || is_numbered(&name, "net") {
+        } else if matches!(name.as_str(), "swap" | "cpulimit" | "cpuunits")
+            || is_numbered(&name, "net")
+        {
             Ok(())
         } else {
             continue;
@@ -254,7 +288,12 @@ fn hotplug(cx: &mut Context, ctid: Ctid, conf: &mut Conf, selection: &BTreeSet<S
     }
 }
 
-fn hotplug_one(cx: &mut Context, ctid: Ctid, conf: &mut Conf, name: &str) -> Result<(), NotApplied> {
+fn hotplug_one(
+    cx: &mut Context,
+    ctid: Ctid,
+    conf: &mut Conf,
+    name: &str,
+) -> Result<(), NotApplied> {
     match name {
         "cpulimit" | "cpuunits" | "memory" | "swap" => Ok(()),
         _ if is_numbered(name, "net") => {
@@ -282,7 +321,13 @@ fn deletes(conf: &Conf) -> Vec<String> {
 }
 
 /// Applies what is pending to a stopped container (`vmconfig_apply_pending`).
-pub(crate) fn apply(cx: &mut Context, ctid: Ctid, conf: &mut Conf, selection: Selection<'_>, errors: &mut Errors) {
+pub(crate) fn apply(
+    cx: &mut Context,
+    ctid: Ctid,
+    conf: &mut Conf,
+    selection: Selection<'_>,
+    errors: &mut Errors,
+) {
     let selected = |name: &String| selection.is_none_or(|selection| selection.contains(name));
     let failed = |cx: &mut Context, name: &str, error: &str, errors: &mut Errors| {
         let message = format!("unable to apply pending change {name} : {error}");
@@ -338,7 +383,9 @@ fn release_mount(cx: &mut Context, conf: &mut Conf, name: &str) -> Result<(), St
     let storage = split_volume_id(&volume).map(|(storage, _)| storage.to_owned());
     let storage = storage.ok_or_else(|| format!("unable to parse volume ID '{volume}'\n"))?;
     if cx.storages().get(&storage).is_err() {
-        let lost = format!("storage '{storage}' no longer exists, volume '{volume}' will be removed from config");
+        let lost = format!(
+            "storage '{storage}' no longer exists, volume '{volume}' will be removed from config"
+        );
         cx.streams.warn(&format!("WARN: {lost}\n"));
         return Ok(());
     }
@@ -349,7 +396,12 @@ fn release_mount(cx: &mut Context, conf: &mut Conf, name: &str) -> Result<(), St
 ///
 /// Proxmox asks whether the whole value is in use, not the volume, and so finds a use only where
 /// the value has no options.
-fn keep_unused(conf: &mut Conf, _name: &str, value: &BString, volume: &BString) -> Result<(), String> {
+fn keep_unused(
+    conf: &mut Conf,
+    _name: &str,
+    value: &BString,
+    volume: &BString,
+) -> Result<(), String> {
     if is_in_use(conf, value.as_bstr()) {
         return Ok(());
     }
@@ -359,7 +411,9 @@ fn keep_unused(conf: &mut Conf, _name: &str, value: &BString, volume: &BString) 
 /// Returns whether a volume is mounted: now, in a snapshot, or pending (`is_volume_in_use`).
 pub(crate) fn is_in_use(conf: &Conf, volume: &BStr) -> bool {
     let uses = |section: &Section| {
-        section.volumes().any(|(_, mount)| mount.class == MountClass::Volume && mount.volume == volume)
+        section
+            .volumes()
+            .any(|(_, mount)| mount.class == MountClass::Volume && mount.volume == volume)
     };
     uses(&conf.current) || conf.snapshots.values().any(uses) || uses(&conf.pending.section)
 }
@@ -392,7 +446,7 @@ pub(crate) fn free_volume(cx: &mut Context, ctid: Ctid, volume: &str) -> Result<
         return Ok(());
     }
     cx.storages().split(volume)?;
-    if cx.storages().owner(volume).is_some_and(|owner| owner == ctid.to_string()) {
+    if crate::storage::owner(volume).is_some_and(|owner| owner == ctid.to_string()) {
         return cx.storages().free(volume);
     }
     cx.streams.warn(&format!("ignore deletion of '{volume}', CT {ctid} isn't the owner!\n"));
@@ -401,7 +455,13 @@ pub(crate) fn free_volume(cx: &mut Context, ctid: Ctid, volume: &str) -> Result<
 
 /// Applies a mount point: makes its disk, mounts it where the container runs, and brings its
 /// value into normal form (`apply_pending_mountpoint`).
-fn apply_mount(cx: &mut Context, ctid: Ctid, conf: &mut Conf, name: &str, state: State) -> Result<(), NotApplied> {
+fn apply_mount(
+    cx: &mut Context,
+    ctid: Ctid,
+    conf: &mut Conf,
+    name: &str,
+    state: State,
+) -> Result<(), NotApplied> {
     let given = value(&conf.pending.section, name).unwrap_or_default();
     let mut mount = parse_volume(name, given.as_bstr())?;
     let old = value(&conf.current, name);
@@ -432,7 +492,13 @@ fn apply_mount(cx: &mut Context, ctid: Ctid, conf: &mut Conf, name: &str, state:
 }
 
 /// Makes a new disk and puts it into the mount point (`create_disks`).
-pub(crate) fn allocate(cx: &mut Context, ctid: Ctid, storage: &str, gib: f64, mount: &mut MountPoint) -> Result<String, String> {
+pub(crate) fn allocate(
+    cx: &mut Context,
+    ctid: Ctid,
+    storage: &str,
+    gib: f64,
+    mount: &mut MountPoint,
+) -> Result<String, String> {
     let mib = whole(gib * 1024.0);
     let volume = cx.storages().allocate(storage, &ctid.to_string(), mib << 20)?;
     mount.volume = volume.as_str().into();

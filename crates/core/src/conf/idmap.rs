@@ -53,10 +53,14 @@ impl IdLine {
             b"g" => IdKind::Group,
             _ => return None,
         };
-        let digits = |text: &[u8]| {
-            is_digits(text).then(|| String::from_utf8(text.to_vec()).ok()).flatten()
-        };
-        Some(Self { kind, container: digits(container)?, host: digits(host)?, count: digits(count)? })
+        let digits =
+            |text: &[u8]| is_digits(text).then(|| String::from_utf8(text.to_vec()).ok()).flatten();
+        Some(Self {
+            kind,
+            container: digits(container)?,
+            host: digits(host)?,
+            count: digits(count)?,
+        })
     }
 
     /// Returns the entry in numbers.
@@ -132,8 +136,8 @@ impl RootIds {
 /// host.
 pub(crate) fn overlap(lines: &[IdLine]) -> Option<String> {
     for kind in [IdKind::User, IdKind::Group] {
-        for (side, start) in [("container", container as fn(&IdLine) -> &str), ("host", host)] {
-            let number = |line: &IdLine| IdLine::number(start(line));
+        for side in [Side::Container, Side::Host] {
+            let number = |line: &IdLine| IdLine::number(side.start(line));
             let mut sorted: Vec<&IdLine> = lines.iter().filter(|line| line.kind == kind).collect();
             sorted.sort_by(|a, b| number(a).compare(number(b)));
             let clash = sorted.windows(2).find(|pair| {
@@ -141,9 +145,9 @@ pub(crate) fn overlap(lines: &[IdLine]) -> Option<String> {
                 end.compare(number(pair[1])) == Ordering::Greater
             });
             if let Some(&[before, line]) = clash {
-                let (letter, id) = (kind.letter(), start(line));
+                let (name, letter, id) = (side.as_str(), kind.letter(), side.start(line));
                 return Some(format!(
-                    "invalid map entry '{line}': {side} {letter}id {id} is also mapped by entry \
+                    "invalid map entry '{line}': {name} {letter}id {id} is also mapped by entry \
                      '{before}'"
                 ));
             }
@@ -152,12 +156,27 @@ pub(crate) fn overlap(lines: &[IdLine]) -> Option<String> {
     None
 }
 
-fn container(line: &IdLine) -> &str {
-    &line.container
+/// One of the two ids an entry begins at.
+#[derive(Clone, Copy)]
+enum Side {
+    Container,
+    Host,
 }
 
-fn host(line: &IdLine) -> &str {
-    &line.host
+impl Side {
+    const fn as_str(self) -> &'static str {
+        match self {
+            Self::Container => "container",
+            Self::Host => "host",
+        }
+    }
+
+    fn start(self, line: &IdLine) -> &str {
+        match self {
+            Self::Container => &line.container,
+            Self::Host => &line.host,
+        }
+    }
 }
 
 #[cfg(test)]
@@ -171,7 +190,9 @@ mod tests {
     #[test]
     fn only_a_kind_and_three_numbers_are_a_line() {
         assert_eq!(lines(&["u\t0  100000 \x0b65536 "])[0].to_string(), "u 0 100000 65536");
-        for text in ["", "b 0 1 2", "u 0 1", "u 0 1 2 3", "u 0 -1 2", "u 0 1 2 # x", " u 0 1 2", "u0 1 2 3"] {
+        for text in
+            ["", "b 0 1 2", "u 0 1", "u 0 1 2 3", "u 0 -1 2", "u 0 1 2 # x", " u 0 1 2", "u0 1 2 3"]
+        {
             let error = IdLine::parse(text.as_bytes()).unwrap_err();
             assert_eq!(error, IdMapError::BadLine(text.into()), "{text}");
         }
@@ -192,7 +213,9 @@ mod tests {
             (&["u 0 100 10", "u 10 110 10", "g 0 100 10"][..], None),
             (
                 &["u 1000 1000 1", "u 0 100000 65536"],
-                Some("'u 1000 1000 1': container uid 1000 is also mapped by entry 'u 0 100000 65536'"),
+                Some(
+                    "'u 1000 1000 1': container uid 1000 is also mapped by entry 'u 0 100000 65536'",
+                ),
             ),
             (
                 &["g 0 5 2", "g 2 06 1"],

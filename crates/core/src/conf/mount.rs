@@ -108,8 +108,7 @@ impl MountPoint {
     }
 
     fn read(rules: &[Rule], value: &[u8]) -> Result<Self, MountError> {
-        let mut options =
-            schema::parse_property_string(rules, value, None).map_err(MountError)?;
+        let mut options = schema::parse_property_string(rules, value, None).map_err(MountError)?;
         let mut take = |name: &str| options.remove(bstr::BStr::new(name));
         let volume = take("volume").unwrap_or_default();
         let target = take("mp").unwrap_or_else(|| "/".into());
@@ -259,9 +258,14 @@ mod tests {
 
     #[test]
     fn targets_that_are_one_place_are_equal() {
-        for (path, normal) in
-            [("//a//b/", "/a/b"), ("rel/x", "/rel/x"), ("/", "/"), ("", "/"), ("///", "/"), ("/a", "/a")]
-        {
+        for (path, normal) in [
+            ("//a//b/", "/a/b"),
+            ("rel/x", "/rel/x"),
+            ("/", "/"),
+            ("", "/"),
+            ("///", "/"),
+            ("/a", "/a"),
+        ] {
             assert_eq!(normalise_path(path.as_bytes()), normal, "{path}");
         }
     }

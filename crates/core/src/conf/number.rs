@@ -163,7 +163,11 @@ mod tests {
             ("1.0001K", "1024", "1K"),
         ] {
             let number = Number::from_size(text.as_bytes()).unwrap();
-            assert_eq!((number.to_string(), number.to_size()), (bytes.into(), size.into()), "{text}");
+            assert_eq!(
+                (number.to_string(), number.to_size()),
+                (bytes.into(), size.into()),
+                "{text}"
+            );
         }
         for text in ["", "K", ".5G", "8g", "8 G", "8GB", "1e3", "1.", "1.G", "-1", "+1"] {
             assert_eq!(Number::from_size(text.as_bytes()), None, "{text}");

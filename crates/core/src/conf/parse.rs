@@ -8,7 +8,9 @@ use bstr::{BString, ByteSlice};
 use crate::conf::lxc_key::{self, Verdict};
 use crate::conf::schema;
 use crate::conf::section::Section;
-use crate::conf::text::{NotAReference, decode_text, is_space, is_true, trim, trim_end, trim_start};
+use crate::conf::text::{
+    NotAReference, decode_text, is_space, is_true, trim, trim_end, trim_start,
+};
 use crate::conf::{Conf, ConfError, Digest};
 use crate::ids::Ctid;
 
@@ -48,8 +50,7 @@ struct Reader {
 /// Reads a conf.
 pub(crate) fn parse(ctid: Ctid, bytes: &[u8]) -> Result<Conf, ConfError> {
     let conf = Conf::empty(Digest::of(bytes));
-    let mut reader =
-        Reader { ctid, conf, place: Place::Current, description: BString::default() };
+    let mut reader = Reader { ctid, conf, place: Place::Current, description: BString::default() };
     for line in bytes.split(|b| *b == b'\n') {
         if let Err(cause) = reader.line(line) {
             let Conf { warnings, digest, .. } = reader.conf;
@@ -236,4 +237,104 @@ fn property(line: &[u8]) -> Option<(&str, &[u8])> {
         value => value,
     };
     Some((name, value))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(text: &str) -> Conf {
+        parse(Ctid::new(100).unwrap(), text.as_bytes()).unwrap()
+    }
+
+    /// Which of the patterns takes a line, seen by what becomes of it.
+    #[test]
+    fn a_line_is_taken_by_the_first_pattern_that_matches() {
+        for (line, written) in [
+            ("onboot: yes", "onboot: 1\n"),
+            ("onboot:yes\t\r", "onboot: 1\n"),
+            ("foo_bar2: x: y", "foo_bar2: x: y\n"),
+            ("x:  \t", "x: \t\n"),
+            ("lxc.idmap = u 0 1 2", "lxc.idmap: u 0 1 2\n"),
+            ("lxc.idmap:", "lxc.idmap: \n"),
+            ("lxc.idmap:= x", "lxc.idmap: = x\n"),
+            ("lxc.environment.runtime=A=1", "lxc.environment.runtime: A=1\n"),
+            ("#a: b", "#a%3A b\n"),
+            ("description: a%3A", "#a%3A\n"),
+            ("description: 0", ""),
+            ("description: ", "# \n"),
+            ("# a snapstate: delete", "# a snapstate%3A delete\n"),
+            ("xy snapstate: delete", ""),
+            ("snapstate: other", ""),
+            ("snapname: x", ""),
+            ("digest: x", ""),
+        ] {
+            let conf = read(line);
+            let text = BString::from(conf.rewritten().unwrap());
+            assert_eq!(text, written, "{line:?}");
+            assert!(!conf.warnings.iter().any(|w| w.contains_str("parse config")), "{line:?}");
+        }
+    }
+
+    #[test]
+    fn a_line_that_no_pattern_takes_is_warned_about() {
+        for line in [
+            "onboot : 1",
+            " onboot: 1",
+            "onboot = 1",
+            "Onboot: 1",
+            "a1b: c",
+            "_a: b",
+            "a:",
+            "lxc.idmap : u",
+            "lxc.idmap u",
+            "lxc.bogus: 1",
+            "lxc.: 1",
+            "[a]",
+            "[1abc]",
+            "[a b]",
+            "[pve:pending",
+            " [snap]",
+            "\u{feff}a: b",
+        ] {
+            let conf = read(line);
+            assert_eq!(conf.warnings, [format!("vm 100 - unable to parse config: {line}\n")]);
+            assert!(conf.current.is_empty() && conf.snapshots.is_empty(), "{line}");
+        }
+    }
+
+    #[test]
+    fn later_lines_and_sections_replace_earlier_ones() {
+        let conf =
+            read("a: 1\na: 2\n[s1]\nb: 1\n[PVE:pending] \nc: 1\n[s1]\nd: 1\n[pve:pending]\ne: 1");
+        assert_eq!(conf.current.get("a").unwrap(), "2");
+        assert_eq!(conf.pending.section.properties().keys().collect::<Vec<_>>(), ["e"]);
+        assert_eq!(conf.snapshots["s1"].properties().keys().collect::<Vec<_>>(), ["d"]);
+    }
+
+    #[test]
+    fn deletions_belong_to_the_pending_section_or_what_looks_like_it() {
+        let warning = "vm 100 - property 'delete' is only allowed in [pve:pending]\n";
+        let conf = read(
+            "delete: mp0\n[pve:pending]\ndelete: mp1\n[s1]\ndelete: mp2\n[pending]\ndelete: mp3",
+        );
+        assert_eq!(conf.warnings, [warning, warning]);
+        assert!(conf.pending.is_deleted("mp1") && conf.pending.deletes().len() == 1);
+        assert_eq!(conf.snapshots["pending"].get("delete").unwrap(), "mp3");
+    }
+
+    #[test]
+    fn a_property_in_place_of_a_table_is_deadly_once_the_table_is_needed() {
+        let dies = |text: &str| {
+            let error = parse(Ctid::new(100).unwrap(), text.as_bytes()).unwrap_err();
+            (error.cause, error.warnings.len())
+        };
+        assert_eq!(dies("lxc: foo\nlxc.idmap: u 0 1 2"), (NotAReference::array(b"foo"), 1));
+        assert_eq!(dies("snapshots: foo\n[s1]"), (NotAReference::hash(b"foo"), 1));
+        let conf = read("lxc.idmap: u 0 1 2\nlxc: foo");
+        assert!(conf.current.lxc().is_empty() && !conf.has_custom_idmap());
+        assert!(conf.effective_idmap().is_err() && conf.rewritten().is_err());
+        assert!(read("pending: foo").rewritten().is_err());
+        assert!(read("pending: foo\n[pve:pending]\na: 1").rewritten().is_ok());
+    }
 }

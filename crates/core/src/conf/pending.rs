@@ -103,7 +103,12 @@ mod tests {
     #[test]
     fn deletions_are_separated_in_any_way() {
         let deletes = pending("onboot;!unused0  ,mp3 mp4").deletes();
-        let expected = [("mp3", Force::No), ("mp4", Force::No), ("onboot", Force::No), ("unused0", Force::Yes)];
+        let expected = [
+            ("mp3", Force::No),
+            ("mp4", Force::No),
+            ("onboot", Force::No),
+            ("unused0", Force::Yes),
+        ];
         assert_eq!(deletes, expected.map(|(name, force)| (name.into(), force)).into());
         assert!(pending("0").deletes().is_empty());
         assert!(pending(" ").deletes().is_empty());

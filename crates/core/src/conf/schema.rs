@@ -17,8 +17,8 @@ pub use format::Format;
 pub(crate) use format::{is_config_id, is_volume_id};
 pub(crate) use property_string::parse_property_string;
 pub use rule::{Kind, Rule};
-pub(crate) use tables::{MOUNT_POINT, ROOTFS};
 pub use tables::rule;
+pub(crate) use tables::{MOUNT_POINT, ROOTFS};
 
 /// What Proxmox says about a value it does not take, line feeds included.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -118,7 +118,11 @@ mod tests {
             ("nameserver", "10.0.0.1 fe80::1%eth0;::1", "10.0.0.1 fe80::1%eth0;::1"),
             ("timezone", "Europe/Vienna", "Europe/Vienna"),
             ("startup", "order=1,up=2,down=3", "order=1,up=2,down=3"),
-            ("net31", "name=eth0,hwaddr=BC:24:11:0A:1B:2C,ip=dhcp", "name=eth0,hwaddr=BC:24:11:0A:1B:2C,ip=dhcp"),
+            (
+                "net31",
+                "name=eth0,hwaddr=BC:24:11:0A:1B:2C,ip=dhcp",
+                "name=eth0,hwaddr=BC:24:11:0A:1B:2C,ip=dhcp",
+            ),
         ] {
             assert_eq!(check(name, value.as_bytes()).unwrap(), kept, "{name}: {value}");
         }
@@ -144,11 +148,31 @@ mod tests {
             ("tags", "a;-b", "invalid characters in tag\n"),
             ("parent", "a b", "invalid configuration ID 'a b'\n"),
             ("hookscript", "a:b", "unable to parse volume ID 'a:b'\n"),
-            ("unused0", "x", "format error\nvolume: invalid format - unable to parse volume ID 'x'\n\n"),
-            ("features", "nesting", "value without key, but schema does not define a default key\n"),
-            ("dev0", "/dev/../x", "format error\npath: invalid format - /dev/../x is not a valid device path\n\n"),
-            ("net0", "name=eth0,tag=5000", "format error\ntag: value must have a maximum value of 4094\n"),
-            ("net0", "name=eth0,type=x", "format error\ntype: value 'x' does not have a value in the enumeration 'veth'\n"),
+            (
+                "unused0",
+                "x",
+                "format error\nvolume: invalid format - unable to parse volume ID 'x'\n\n",
+            ),
+            (
+                "features",
+                "nesting",
+                "value without key, but schema does not define a default key\n",
+            ),
+            (
+                "dev0",
+                "/dev/../x",
+                "format error\npath: invalid format - /dev/../x is not a valid device path\n\n",
+            ),
+            (
+                "net0",
+                "name=eth0,tag=5000",
+                "format error\ntag: value must have a maximum value of 4094\n",
+            ),
+            (
+                "net0",
+                "name=eth0,type=x",
+                "format error\ntype: value 'x' does not have a value in the enumeration 'veth'\n",
+            ),
         ] {
             assert_eq!(complaint(name, value), text, "{name}: {value}");
         }
@@ -158,10 +182,26 @@ mod tests {
     fn a_parameter_is_held_to_its_bounds_as_well() {
         for (name, value, text) in [
             ("memory", "8", "memory: value must have a minimum value of 16\n"),
-            ("lock", "x", "lock: value 'x' does not have a value in the enumeration 'backup, create, destroyed, disk, fstrim, migrate, mounted, rollback, snapshot, snapshot-delete'\n"),
-            ("hostname", "a_b", "hostname: invalid format - value does not look like a valid DNS name\n\n"),
-            ("mp0", "/srv/a,mp=/a,ro=maybe", "mp0: invalid format - format error\nmp0.ro: type check ('boolean') failed - got 'maybe'\n\n"),
-            ("mp0", "/a,/b", "mp0: invalid format - duplicate key in comma-separated list property: volume\n\n"),
+            (
+                "lock",
+                "x",
+                "lock: value 'x' does not have a value in the enumeration 'backup, create, destroyed, disk, fstrim, migrate, mounted, rollback, snapshot, snapshot-delete'\n",
+            ),
+            (
+                "hostname",
+                "a_b",
+                "hostname: invalid format - value does not look like a valid DNS name\n\n",
+            ),
+            (
+                "mp0",
+                "/srv/a,mp=/a,ro=maybe",
+                "mp0: invalid format - format error\nmp0.ro: type check ('boolean') failed - got 'maybe'\n\n",
+            ),
+            (
+                "mp0",
+                "/a,/b",
+                "mp0: invalid format - duplicate key in comma-separated list property: volume\n\n",
+            ),
             ("cores", "x", "cores: type check ('integer') failed - got 'x'\n"),
         ] {
             assert_eq!(verify(name, value.as_bytes()).unwrap_err().0, text, "{name}: {value}");

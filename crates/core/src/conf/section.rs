@@ -90,7 +90,7 @@ impl Section {
     /// Returns the variables of the `lxc.environment.runtime` lines.
     pub fn env(&self) -> Vec<&BStr> {
         let list = self.get("env").unwrap_or_default();
-        split_fields(list, 0).into_iter().map(|variable| variable.as_bstr()).collect()
+        split_fields(list, 0).into_iter().map(ByteSlice::as_bstr).collect()
     }
 
     pub(crate) fn push_env(&mut self, variable: &[u8]) {

@@ -146,16 +146,9 @@ fn unescape(text: &[u8]) -> Vec<u8> {
     let mut at = 0;
     while let Some(byte) = text.get(at) {
         let escaped = (*byte == b'%').then(|| digit(at + 1).zip(digit(at + 2))).flatten();
-        match escaped.and_then(|(high, low)| u8::try_from(high * 16 + low).ok()) {
-            Some(byte) => {
-                plain.push(byte);
-                at += 3;
-            }
-            None => {
-                plain.push(*byte);
-                at += 1;
-            }
-        }
+        let decoded = escaped.and_then(|(high, low)| u8::try_from(high * 16 + low).ok());
+        plain.push(decoded.unwrap_or(*byte));
+        at += if decoded.is_some() { 3 } else { 1 };
     }
     plain
 }
@@ -163,7 +156,8 @@ fn unescape(text: &[u8]) -> Vec<u8> {
 /// Returns how many bytes at the start are one character, or one fault, and which of both.
 ///
 /// Follows `process_utf8` of Perl's Encode: a fault ends before the first byte that does not
-/// continue the sequence, and a sequence longer than it need be is one fault as a whole.
+/// continue the sequence, and a sequence longer than it need be is one fault as a whole. (Perl 5.36
+/// also loses a good character right behind a stray byte, a fault of its own not repeated here.)
 fn sequence(text: &[u8]) -> (usize, bool) {
     let first = text[0];
     let (wanted, bits) = match first {

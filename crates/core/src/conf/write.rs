@@ -76,7 +76,8 @@ fn write_section(
         text.extend_from_slice(&[name.as_bytes(), b": ", value, b"\n"].concat());
         Ok(())
     };
-    let properties = section.properties().iter().map(|(name, value)| (name.as_str(), value.as_bstr()));
+    let properties =
+        section.properties().iter().map(|(name, value)| (name.as_str(), value.as_bstr()));
     let mut properties: Vec<(&str, &BStr)> = properties
         .filter(|(name, value)| !NOT_WRITTEN.contains(name) && !skips(name, value))
         .collect();
@@ -109,4 +110,53 @@ fn environment(section: &Section) -> Vec<&BStr> {
         }
     }
     variables
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::conf::Force;
+    use crate::ids::Ctid;
+
+    fn rewritten(text: &str) -> String {
+        let conf = Conf::parse(Ctid::new(100).unwrap(), text.as_bytes()).unwrap();
+        String::from_utf8(conf.rewritten().unwrap()).unwrap()
+    }
+
+    #[test]
+    fn sections_are_written_in_order_and_their_contents_by_name() {
+        let text = "mp10: b\nlxc.b = 1\n#one\nmp2: a\n[z1]\n\n[a1]\nx: y\n[pve:pending]\nf: g\ndelete: e\n\
+                    lxc.environment: 2\nlxc.environment.runtime: A=1\n#two";
+        let written = "#one\nmp10: b\nmp2: a\n\n[pve:pending]\n#two\ndelete: e\nf: g\n\
+                       lxc.environment.runtime: A=1\nlxc.environment: 2\n\n[a1]\nx: y\n\n[z1]\n";
+        assert_eq!(rewritten(text), written);
+    }
+
+    #[test]
+    fn a_mounted_volume_is_not_unused_any_more() {
+        let text = "mp0: local:1/a.raw,mp=/a\nunused0: local:1/a.raw\nunused1: local:1/b.raw\n";
+        let written = "mp0: local:1/a.raw,mp=/a\nunused1: local:1/b.raw\n";
+        assert_eq!(rewritten(text), written);
+        // Only what stands in the current section counts, and only there.
+        let other =
+            "unused0: local:1/a.raw\n\n[s1]\nmp0: local:1/a.raw,mp=/a\nunused0: local:1/a.raw\n";
+        assert_eq!(rewritten(other), other);
+    }
+
+    #[test]
+    fn changes_show_in_what_is_written() {
+        let mut conf = Conf::parse(Ctid::new(100).unwrap(), b"mp0: /a,mp=/a\nswap: 1\n").unwrap();
+        let value = conf.current.remove("mp0").unwrap();
+        assert!(conf.mounts().is_empty());
+        conf.pending.section.set("mp1", value);
+        assert_eq!(conf.pending_mounts().len(), 1);
+        conf.pending.add_delete("swap", Force::Yes);
+        conf.current.set("description", "x\ny");
+        conf.current.set_lxc(vec![("lxc.idmap".into(), "u 0 1 2".into())]);
+        let written =
+            "#x\n#y\nswap: 1\nlxc.idmap: u 0 1 2\n\n[pve:pending]\ndelete: !swap\nmp1: /a,mp=/a\n";
+        assert_eq!(conf.rewritten().unwrap().as_bstr(), written);
+        conf.current.set("tags", "a\nb");
+        assert_eq!(conf.rewritten(), Err(RewriteError::LineFeed("tags".into())));
+    }
 }

@@ -16,7 +16,7 @@ use rustix::io::Errno;
 use super::entry::{self, Applied, ProcFds};
 use super::stack::{Ascent, Frame, Reading, Stack};
 use super::tally::{Tally, is_vanished};
-use super::{Mode, Walk, WalkReport};
+use super::{Walk, WalkMode, WalkReport};
 use crate::mounts::MountTable;
 use crate::source::OpenVolume;
 use crate::stat::{Stat, open_dir_here, open_for_reading, open_path_here};
@@ -218,7 +218,7 @@ impl Engine<'_> {
         };
         let finding = entry::examine(&fd, stat, change)?;
         self.tally.finding(&finding);
-        if let (Mode::Repair, Some(change)) = (self.walk.mode, finding.change) {
+        if let (WalkMode::Repair, Some(change)) = (self.walk.mode, finding.change) {
             match entry::apply(&self.procfs, &fd, stat, change) {
                 Applied::Done => self.tally.changed(),
                 Applied::Refused(refusal) => {

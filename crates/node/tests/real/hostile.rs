@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use pctd_core::ids::HostIds;
 use pctd_core::ownership::OwnershipRule;
-use pctd_node::{FdBudget, Mode};
+use pctd_node::{FdBudget, WalkMode};
 use rustix::fs::{CWD, RenameFlags, renameat_with};
 
 use crate::support::{OWNER, Tree, ids, mode, rule, set_mode};
@@ -92,7 +92,7 @@ fn attack(tree: &Tree, pairs: &[(PathBuf, PathBuf)], victims: &[PathBuf; 3]) -> 
         while Instant::now() < end {
             for rule in &rules {
                 let fds = FdBudget::new(2);
-                tree.walk(rule, Mode::Repair, fds, &|_| {});
+                tree.walk(rule, WalkMode::Repair, fds, &|_| {});
                 passes += 1;
             }
         }
@@ -156,7 +156,7 @@ fn directories_moved_up_and_down_lead_nowhere() {
     while_swapping(&pairs, || {
         while Instant::now() < end {
             for rule in &rules {
-                tree.walk(rule, Mode::Repair, FdBudget::new(2), &|_| {});
+                tree.walk(rule, WalkMode::Repair, FdBudget::new(2), &|_| {});
             }
         }
     });
@@ -187,7 +187,7 @@ fn a_volume_swapped_for_a_link_is_not_followed() {
                     continue;
                 };
                 let fds = FdBudget::default();
-                let mode = Mode::Repair;
+                let mode = WalkMode::Repair;
                 let walk = pctd_node::Walk { mode, rule, cancel: &cancel, progress: &|_| {}, fds };
                 pctd_node::walk::walk(&open, walk).unwrap();
                 walked += 1;

@@ -10,7 +10,7 @@ use pctd_core::desired::{Enforce, Owner, RequireMount, Volume};
 use pctd_core::ids::HostIds;
 use pctd_core::modes::ModeRule;
 use pctd_core::ownership::{OwnershipRule, Scope};
-use pctd_node::{FdBudget, Mode, NodePaths, Progress, Walk, WalkReport, source};
+use pctd_node::{FdBudget, NodePaths, Progress, Walk, WalkMode, WalkReport, source};
 use rustix::fs::{AtFlags, CWD, Gid, Uid, chmod, chownat};
 use rustix::io::Errno;
 use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
@@ -64,17 +64,17 @@ impl Tree {
     }
 
     pub(crate) fn repair(&self, rule: &OwnershipRule) -> WalkReport {
-        self.walk(rule, Mode::Repair, FdBudget::default(), &|_| {})
+        self.walk(rule, WalkMode::Repair, FdBudget::default(), &|_| {})
     }
 
     pub(crate) fn audit(&self, rule: &OwnershipRule) -> WalkReport {
-        self.walk(rule, Mode::Audit, FdBudget::default(), &|_| {})
+        self.walk(rule, WalkMode::Audit, FdBudget::default(), &|_| {})
     }
 
     pub(crate) fn walk(
         &self,
         rule: &OwnershipRule,
-        mode: Mode,
+        mode: WalkMode,
         fds: FdBudget,
         progress: &(dyn Fn(Progress) + Sync),
     ) -> WalkReport {

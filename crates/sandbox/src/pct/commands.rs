@@ -27,13 +27,39 @@ const NO_LIMIT: usize = usize::MAX;
 /// The names of the properties that have no number and are options; a test keeps them in step
 /// with the schema.
 const PLAIN_PROPERTIES: &[&str] = &[
-    "arch", "cmode", "console", "cores", "cpulimit", "cpuunits", "debug", "description", "entrypoint", "env",
-    "features", "hookscript", "hostname", "lock", "memory", "nameserver", "onboot", "ostype", "protection", "rootfs",
-    "searchdomain", "startup", "swap", "tags", "template", "timezone", "tty", "unprivileged",
+    "arch",
+    "cmode",
+    "console",
+    "cores",
+    "cpulimit",
+    "cpuunits",
+    "debug",
+    "description",
+    "entrypoint",
+    "env",
+    "features",
+    "hookscript",
+    "hostname",
+    "lock",
+    "memory",
+    "nameserver",
+    "onboot",
+    "ostype",
+    "protection",
+    "rootfs",
+    "searchdomain",
+    "startup",
+    "swap",
+    "tags",
+    "template",
+    "timezone",
+    "tty",
+    "unprivileged",
 ];
 
 /// The properties that exist a number of times (`$MAX_MOUNT_POINTS`, `$MAX_LXC_NETWORKS`).
-const NUMBERED_PROPERTIES: &[(&str, u32)] = &[("mp", 256), ("unused", 256), ("dev", 256), ("net", 32)];
+const NUMBERED_PROPERTIES: &[(&str, u32)] =
+    &[("mp", 256), ("unused", 256), ("dev", 256), ("net", 32)];
 
 /// Properties whose values are lists, so that they may be given several times.
 const LIST_PROPERTIES: &[&str] = &["nameserver", "searchdomain", "tags"];
@@ -133,7 +159,11 @@ const COMMANDS: &[Command] = &[
     Command {
         name: "snapshot",
         positional: &["vmid", "snapname"],
-        parameters: &[VMID, ("snapname", Check::SnapshotName), ("description", Check::Text(NO_LIMIT))],
+        parameters: &[
+            VMID,
+            ("snapname", Check::SnapshotName),
+            ("description", Check::Text(NO_LIMIT)),
+        ],
         takes_properties: false,
         usage: "pct snapshot <vmid> <snapname> [OPTIONS]",
         run: snapshot::run,
@@ -198,9 +228,29 @@ const COMMANDS: &[Command] = &[
 
 /// Commands Proxmox has and this model does not; they complete a cut name all the same.
 const NOT_MODELLED: &[&str] = &[
-    "migrate", "move-volume", "resize", "restore", "template", "delsnapshot", "listsnapshot", "rollback", "resume",
-    "suspend", "console", "cpusets", "df", "enter", "exec", "fsck", "fstrim", "mount", "pull", "push",
-    "remote-migrate", "rescan", "unmount",
+    "migrate",
+    "move-volume",
+    "resize",
+    "restore",
+    "template",
+    "delsnapshot",
+    "listsnapshot",
+    "rollback",
+    "resume",
+    "suspend",
+    "console",
+    "cpusets",
+    "df",
+    "enter",
+    "exec",
+    "fsck",
+    "fstrim",
+    "mount",
+    "pull",
+    "push",
+    "remote-migrate",
+    "rescan",
+    "unmount",
 ];
 
 const MISSING: Command = Command {

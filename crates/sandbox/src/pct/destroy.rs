@@ -35,7 +35,8 @@ pub(super) fn run(cx: &mut Context, parameters: &Parameters) -> Result<(), Ended
             }
             // Nothing asks for a quorum before the volumes are gone.
             free_volumes(cx, ctid, &conf);
-            let mut zombie = Conf::parse(ctid, b"").map_err(|error| Die::internal(&error.to_string()))?;
+            let mut zombie =
+                Conf::parse(ctid, b"").map_err(|error| Die::internal(&error.to_string()))?;
             zombie.current.set("lock", "destroyed");
             cx.write(ctid, &zombie)?;
             cx.remove_conf(ctid)

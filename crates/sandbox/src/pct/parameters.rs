@@ -55,7 +55,8 @@ impl Parameters {
                 value = if word { "1" } else { "0" }.into();
             }
             match check {
-                Some(check) => errors.extend(verify(check, &name, &value).err().map(|error| (name.clone(), error))),
+                Some(check) => errors
+                    .extend(verify(check, &name, &value).err().map(|error| (name.clone(), error))),
                 None => errors.extend(verify_property(&name, &name, &value).err()),
             }
             values.insert(name, value);
@@ -93,7 +94,8 @@ impl Parameters {
         properties
             .map(|(name, value)| {
                 // A description is kept in UTF-8, which its encoding is taken from.
-                let bytes = if name == "description" { value.as_str().into() } else { to_file(value).0 };
+                let bytes =
+                    if name == "description" { value.as_str().into() } else { to_file(value).0 };
                 (name.clone(), bytes)
             })
             .collect()
@@ -118,29 +120,43 @@ fn verify(check: Check, name: &str, value: &str) -> Result<(), String> {
     let digits = value.strip_prefix(['+', '-']).unwrap_or(value);
     let is_integer = !digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_digit());
     match check {
-        Check::Vmid if !is_integer => Err(mistyped("integer", value)),
+        Check::Vmid | Check::Count if !is_integer => Err(mistyped("integer", value)),
         Check::Vmid => {
             let ok = value.parse::<Ctid>().is_ok();
-            if ok { Ok(()) } else { Err("invalid format - value does not look like a valid VM ID\n".into()) }
+            if ok {
+                Ok(())
+            } else {
+                Err("invalid format - value does not look like a valid VM ID\n".into())
+            }
         }
         Check::SnapshotName => {
             check_config_id(value)?;
             too_long(value, 40)
         }
         Check::ConfigIds => split_list(value).iter().try_for_each(|id| check_config_id(id)),
-        Check::Boolean => Ok(()),
-        Check::Count if !is_integer => Err(mistyped("integer", value)),
-        Check::Count if value.starts_with('-') => Err("value must have a minimum value of 0".into()),
-        Check::Count => Ok(()),
+        Check::Count if value.starts_with('-') => {
+            Err("value must have a minimum value of 0".into())
+        }
+        Check::Count | Check::Boolean => Ok(()),
         Check::Number => {
-            if value.parse::<f64>().is_ok() { Ok(()) } else { Err(mistyped("number", value)) }
+            if value.parse::<f64>().is_ok() {
+                Ok(())
+            } else {
+                Err(mistyped("number", value))
+            }
         }
         Check::Text(limit) => too_long(value, limit),
         Check::Storage => {
             let plain = crate::storage::split_volume_id(&format!("{value}:x")).is_some();
-            if plain { Ok(()) } else { Err(format!("invalid format - storage ID '{value}' contains illegal characters\n")) }
+            if plain {
+                Ok(())
+            } else {
+                Err(format!("invalid format - storage ID '{value}' contains illegal characters\n"))
+            }
         }
-        Check::Property(property) => verify_property(property, name, value).map_err(|(_, error)| error),
+        Check::Property(property) => {
+            verify_property(property, name, value).map_err(|(_, error)| error)
+        }
     }
 }
 
@@ -166,7 +182,11 @@ fn check_config_id(value: &str) -> Result<(), String> {
 
 /// Checks the value of a property as `pct set` does; the error comes with the name it stands
 /// below.
-pub(crate) fn verify_property(property: &str, name: &str, value: &str) -> Result<(), (String, String)> {
+pub(crate) fn verify_property(
+    property: &str,
+    name: &str,
+    value: &str,
+) -> Result<(), (String, String)> {
     match schema::verify(property, &to_file(value).0) {
         Ok(_) => Ok(()),
         Err(complaint) => {

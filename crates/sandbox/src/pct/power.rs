@@ -101,7 +101,11 @@ pub(super) fn shutdown(cx: &mut Context, parameters: &Parameters) -> Result<(), 
         cx.locked(ctid, |cx| {
             let conf = cx.load(ctid)?;
             check_lock(&conf)?;
-            vm_stop(cx, ctid, if force { Manner::HaltThenKill(timeout) } else { Manner::Halt(timeout) })
+            vm_stop(
+                cx,
+                ctid,
+                if force { Manner::HaltThenKill(timeout) } else { Manner::Halt(timeout) },
+            )
         })
     })
 }
@@ -144,7 +148,9 @@ pub(crate) enum Manner {
 /// Stops a container and waits for its monitor to go (`vm_stop`, with `lxc-stop` inside).
 pub(crate) fn vm_stop(cx: &mut Context, ctid: Ctid, manner: Manner) -> Result<(), Die> {
     let id = ctid.to_string();
-    let failed = |error: std::io::Error| Die::new(format!("failed to open container {id}'s command socket: {error}\n"));
+    let failed = |error: std::io::Error| {
+        Die::new(format!("failed to open container {id}'s command socket: {error}\n"))
+    };
     let Some(mut socket) = running::connect(&cx.root, &id).map_err(failed)? else { return Ok(()) };
     if manner == Manner::Kill {
         socket.say(Word::Kill).map_err(failed)?;
@@ -171,7 +177,9 @@ pub(crate) fn vm_stop(cx: &mut Context, ctid: Ctid, manner: Manner) -> Result<()
         return Ok(());
     }
     let seconds = timeout.unwrap_or(DEFAULT_TIMEOUT);
-    cx.streams.warn(&format!("command 'lxc-stop -n {ctid} --nokill --timeout {seconds}' failed: exit code 1\n"));
+    cx.streams.warn(&format!(
+        "command 'lxc-stop -n {ctid} --nokill --timeout {seconds}' failed: exit code 1\n"
+    ));
     let more: Duration = cx.settings.timings.seconds(seconds + GRACE);
     if socket.wait_gone(Some(more)).map_err(failed)? {
         return Ok(());

@@ -59,13 +59,18 @@ fn check_digest(conf: &Conf, expected: Option<&str>) -> Result<(), Die> {
 /// Checks that the names to delete and to revert exist and contradict nothing.
 fn check_names(change: &Change) -> Result<(), Die> {
     // The exit code is left over from nothing in particular here.
-    let refuse = |parameter: &str, error: String| Err(Die::parameters(vec![(parameter.to_owned(), error)]).exit(255));
+    let refuse = |parameter: &str, error: String| {
+        Err(Die::parameters(vec![(parameter.to_owned(), error)]).exit(255))
+    };
     for name in &change.revert {
         if schema::rule(name).is_none() {
             return refuse("revert", format!("unknown option '{name}'"));
         }
         if change.set.contains_key(name) {
-            return refuse("revert", format!("you can't use '-{name}' and '-revert {name}' at the same time"));
+            return refuse(
+                "revert",
+                format!("you can't use '-{name}' and '-revert {name}' at the same time"),
+            );
         }
     }
     for name in &change.delete {
@@ -73,7 +78,10 @@ fn check_names(change: &Change) -> Result<(), Die> {
             return refuse("delete", format!("unknown option '{name}'"));
         }
         if change.set.contains_key(name) {
-            return refuse("delete", format!("you can't use '-{name}' and -delete {name}' at the same time"));
+            return refuse(
+                "delete",
+                format!("you can't use '-{name}' and -delete {name}' at the same time"),
+            );
         }
         if change.revert.contains(name) {
             return refuse(

@@ -34,19 +34,24 @@ pub(super) fn config(cx: &mut Context, parameters: &Parameters) -> Result<(), En
     }
     let mut conf = cx.load(ctid)?;
     let section = match snapshot {
-        Some(name) => conf.snapshots.remove(name).ok_or_else(|| format!("snapshot '{name}' does not exist\n"))?,
+        Some(name) => conf
+            .snapshots
+            .remove(name)
+            .ok_or_else(|| format!("snapshot '{name}' does not exist\n"))?,
         None if parameters.is_on("current") => conf.current,
         None => merged(conf),
     };
     verify_result(&section)?;
-    let mut printed = String::new();
-    for name in names(&section).into_iter().filter(|name| !matches!(name.as_str(), "digest" | "lxc")) {
-        printed.push_str(&format!("{name}: {}\n", shown(&section, &name)));
+    let mut printed = Vec::new();
+    for name in
+        names(&section).into_iter().filter(|name| !matches!(name.as_str(), "digest" | "lxc"))
+    {
+        printed.push(format!("{name}: {}\n", shown(&section, &name)));
     }
     for (key, value) in section.lxc() {
-        printed.push_str(&format!("{key}: {}\n", from_file(value)));
+        printed.push(format!("{key}: {}\n", from_file(value)));
     }
-    cx.streams.print(&printed);
+    cx.streams.print(&printed.concat());
     Ok(())
 }
 
@@ -93,46 +98,62 @@ fn verify_result(section: &Section) -> Result<(), Die> {
 
 pub(super) fn pending(cx: &mut Context, parameters: &Parameters) -> Result<(), Ended> {
     let conf = cx.load(parameters.ctid("vmid")?)?;
-    let deletes: BTreeSet<String> = conf.pending.deletes().into_keys().map(|name| from_file(&name)).collect();
+    let deletes: BTreeSet<String> =
+        conf.pending.deletes().into_keys().map(|name| from_file(&name)).collect();
     let waiting = &conf.pending.section;
     let all: BTreeSet<String> = names(&conf.current).into_iter().chain(names(waiting)).collect();
-    let mut printed = String::new();
+    let mut printed = Vec::new();
     for name in all.iter().filter(|name| *name != "digest") {
         let current = conf.current.get(name).map(|_| shown(&conf.current, name));
         let new = waiting.get(name).map(|_| shown(waiting, name));
         match (current, new) {
-            (Some(current), _) if deletes.contains(name) => printed.push_str(&format!("del {name}: {current}\n")),
-            (Some(current), Some(new)) => printed.push_str(&format!("cur {name}: {current}\nnew {name}: {new}\n")),
-            (Some(current), None) => printed.push_str(&format!("cur {name}: {current}\n")),
-            (None, Some(new)) => printed.push_str(&format!("new {name}: {new}\n")),
+            (Some(current), _) if deletes.contains(name) => {
+                printed.push(format!("del {name}: {current}\n"));
+            }
+            (Some(current), Some(new)) => {
+                printed.push(format!("cur {name}: {current}\nnew {name}: {new}\n"));
+            }
+            (Some(current), None) => printed.push(format!("cur {name}: {current}\n")),
+            (None, Some(new)) => printed.push(format!("new {name}: {new}\n")),
             (None, None) => {}
         }
     }
-    cx.streams.print(&printed);
+    cx.streams.print(&printed.concat());
     Ok(())
 }
 
 pub(super) fn status(cx: &mut Context, parameters: &Parameters) -> Result<(), Ended> {
     let ctid = parameters.ctid("vmid")?;
-    // Proxmox loads the conf twice; its warnings come twice as well.
     cx.load(ctid)?;
     let status = guest_status(cx, ctid, cx.is_running(ctid))?;
     if !parameters.is_on("verbose") {
         cx.streams.print(&format!("status: {}\n", status["status"]));
         return Ok(());
     }
-    let lines: String = status.iter().map(|(key, value)| format!("{key}: {value}\n")).collect();
-    cx.streams.print(&lines);
+    let lines = status.iter().map(|(key, value)| format!("{key}: {value}\n"));
+    cx.streams.print(&lines.collect::<Vec<_>>().concat());
     Ok(())
 }
 
 /// Returns what the API tells of one container (`PVE::LXC::vmstatus`).
-fn guest_status(cx: &mut Context, ctid: Ctid, running: bool) -> Result<BTreeMap<&'static str, String>, Die> {
+fn guest_status(
+    cx: &mut Context,
+    ctid: Ctid,
+    running: bool,
+) -> Result<BTreeMap<&'static str, String>, Die> {
     let conf = cx.load(ctid)?;
     let section = &conf.current;
     let number = |name: &str| text(section, name).and_then(|value| value.parse::<u64>().ok());
-    let rootfs = section.get("rootfs").map(|value| parse_volume("rootfs", value.as_bstr())).transpose().ok().flatten();
-    let disk = rootfs.and_then(|rootfs| rootfs.size()?.as_u64()).filter(|size| *size > 0).unwrap_or(DEFAULT_DISK);
+    let rootfs = section
+        .get("rootfs")
+        .map(|value| parse_volume("rootfs", value.as_bstr()))
+        .transpose()
+        .ok()
+        .flatten();
+    let disk = rootfs
+        .and_then(|rootfs| rootfs.size()?.as_u64())
+        .filter(|size| *size > 0)
+        .unwrap_or(DEFAULT_DISK);
     let cpus = number("cores").filter(|cores| *cores > 0).unwrap_or_else(|| {
         let all = std::thread::available_parallelism();
         all.map_or(1, |all| u64::try_from(all.get()).unwrap_or(1))
@@ -174,13 +195,15 @@ fn guest_status(cx: &mut Context, ctid: Ctid, running: bool) -> Result<BTreeMap<
 pub(super) fn list(cx: &mut Context, _parameters: &Parameters) -> Result<(), Ended> {
     let active = running::list(&cx.root);
     let dir = cx.root.guests(&cx.settings.node, "lxc");
-    let entries = std::fs::read_dir(dir).map(|entries| entries.flatten().collect::<Vec<_>>()).unwrap_or_default();
+    let entries = std::fs::read_dir(dir)
+        .map(|entries| entries.flatten().collect::<Vec<_>>())
+        .unwrap_or_default();
     let mut ids: Vec<u32> = entries
         .iter()
         .filter_map(|entry| guest_id(entry.file_name().to_str()?.strip_suffix(".conf")?))
         .collect();
     ids.sort_unstable();
-    let mut printed = String::new();
+    let mut printed = Vec::new();
     let mut errors = Errors::new();
     for (index, id) in ids.iter().enumerate() {
         let Some(ctid) = Ctid::new(*id) else {
@@ -191,13 +214,20 @@ pub(super) fn list(cx: &mut Context, _parameters: &Parameters) -> Result<(), End
         let status = guest_status(cx, ctid, active.contains(&ctid.to_string()))?;
         let lock = status.get("lock").map_or("", String::as_str);
         if printed.is_empty() {
-            printed = format!("{:<10} {:<10} {:<12} {:<20}\n", "VMID", "Status", "Lock", "Name");
+            printed.push(row("VMID", "Status", "Lock", "Name"));
         }
-        printed.push_str(&format!("{ctid:<10} {:<10} {lock:<12} {:<20}\n", status["status"], status["name"]));
+        printed.push(row(&ctid.to_string(), &status["status"], lock, &status["name"]));
     }
     if !errors.is_empty() {
-        return Err(Die::bad_request("Result verification failed\n").with_errors(errors).exit(255).into());
+        return Err(Die::bad_request("Result verification failed\n")
+            .with_errors(errors)
+            .exit(255)
+            .into());
     }
-    cx.streams.print(&printed);
+    cx.streams.print(&printed.concat());
     Ok(())
+}
+
+fn row(id: &str, status: &str, lock: &str, name: &str) -> String {
+    format!("{id:<10} {status:<10} {lock:<12} {name:<20}\n")
 }

@@ -19,7 +19,9 @@ pub(super) fn run(cx: &mut Context, parameters: &Parameters) -> Result<(), Ended
     let ctid = parameters.ctid("vmid")?;
     let name = parameters.get("snapname").unwrap_or_default().to_owned();
     if matches!(name.as_str(), "current" | "vzdump") {
-        return Err(Die::new(format!("unable to use snapshot name '{name}' (reserved name)\n")).into());
+        return Err(
+            Die::new(format!("unable to use snapshot name '{name}' (reserved name)\n")).into()
+        );
     }
     let description = parameters.get("description").map(str::to_owned);
     task(cx, |cx| {
@@ -51,14 +53,19 @@ fn prepare(cx: &mut Context, ctid: Ctid, name: &str, description: Option<&str>) 
         if conf.snapshots.contains_key(name) {
             return Err(Die::new(format!("snapshot name '{name}' already used\n")));
         }
-        let possible = conf.current.volumes().all(|(_, mount)| cx.storages().can_snapshot(&from_file(&mount.volume)));
+        let possible = conf
+            .current
+            .volumes()
+            .all(|(_, mount)| cx.storages().can_snapshot(&from_file(&mount.volume)));
         if !possible {
             return Err("snapshot feature is not available\n".into());
         }
         for (other, section) in &mut conf.snapshots {
             if section.get("parent").is_some_and(|parent| parent == name) {
                 let what = "reference from";
-                let text = format!("deleting parent '{name}' {what} '{other}' to avoid bogus snapshot cycle.\n");
+                let text = format!(
+                    "deleting parent '{name}' {what} '{other}' to avoid bogus snapshot cycle.\n"
+                );
                 cx.streams.warn(&text);
                 section.remove("parent");
             }
@@ -94,7 +101,10 @@ fn commit(cx: &mut Context, ctid: Ctid, name: &str) -> Result<(), Die> {
         if conf.lock().is_none_or(|lock| lock != "snapshot") {
             return Err("missing snapshot lock\n".into());
         }
-        let section = conf.snapshots.get_mut(name).ok_or_else(|| format!("snapshot '{name}' does not exist\n"))?;
+        let section = conf
+            .snapshots
+            .get_mut(name)
+            .ok_or_else(|| format!("snapshot '{name}' does not exist\n"))?;
         if section.get("snapstate").is_none_or(|state| state != "prepare") {
             return Err("wrong snapshot state\n".into());
         }

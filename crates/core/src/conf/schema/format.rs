@@ -3,9 +3,9 @@
 use std::net::{Ipv4Addr, Ipv6Addr};
 
 use crate::conf::number::Number;
+use crate::conf::schema::Complaint;
 use crate::conf::schema::property_string::parse_property_string;
 use crate::conf::schema::rule::Rule;
-use crate::conf::schema::Complaint;
 use crate::conf::text::{is_digits, is_space, is_true, split_fields, split_list};
 
 /// The time zones of `/usr/share/zoneinfo/zone.tab` (tzdata), which Proxmox reads; one a line.
@@ -62,7 +62,6 @@ impl Format {
             demand(split_list(value).into_iter().all(valid), complaint)
         };
         match self {
-            Self::Any => Ok(()),
             Self::ConfigId => quote(is_config_id(value), "invalid configuration ID '", value),
             Self::DnsName => {
                 demand(is_dns_name(value), "value does not look like a valid DNS name\n")
@@ -73,9 +72,7 @@ impl Format {
             Self::StartupOrder => {
                 demand(is_startup_order(value), "unable to parse startup options\n")
             }
-            Self::VolumeId => {
-                quote(is_volume_id(value), "unable to parse volume ID '", value)
-            }
+            Self::VolumeId => quote(is_volume_id(value), "unable to parse volume ID '", value),
             Self::Tags => each(is_tag, "invalid characters in tag\n"),
             Self::MacAddress => demand(
                 is_mac_address(value),
@@ -100,7 +97,7 @@ impl Format {
             Self::DevicePath if !is_device_path(value) => {
                 Err(Complaint::about("", value, " is not a valid device path\n"))
             }
-            Self::DiskSize | Self::MountPath | Self::DevicePath => Ok(()),
+            Self::Any | Self::DiskSize | Self::MountPath | Self::DevicePath => Ok(()),
             Self::Options(rules) => parse_property_string(rules, value, path).map(|_| ()),
         }
     }

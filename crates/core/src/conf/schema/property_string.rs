@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 
 use bstr::{BString, ByteSlice};
 
-use crate::conf::schema::rule::{self, Kind, Rule};
 use crate::conf::schema::Complaint;
+use crate::conf::schema::rule::{self, Kind, Rule};
 use crate::conf::text::{is_space, is_true, parse_boolean, split_fields};
 
 /// Returns the options of a property string by name, boolean words as `0` or `1`.
@@ -25,10 +25,7 @@ pub(crate) fn parse_property_string(
     }
 }
 
-fn split_options(
-    rules: &[Rule],
-    text: &[u8],
-) -> Result<BTreeMap<BString, BString>, Complaint> {
+fn split_options(rules: &[Rule], text: &[u8]) -> Result<BTreeMap<BString, BString>, Complaint> {
     let mut options: BTreeMap<BString, BString> = BTreeMap::new();
     let mut default_given = false;
     for part in split_fields(text, b',') {
