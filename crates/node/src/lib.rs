@@ -194,8 +194,7 @@ impl Node {
         // A create holds the flock from before the first conf to after the last one. Only a flock
         // that is free before and after the conf is read says that the conf is whole.
         let before = Locks::read().map_err(proc)?;
-        let verdicts: Vec<_> =
-            ctids.iter().map(|ctid| (*ctid, pve::locate(&self.paths, pve, *ctid))).collect();
+        let verdicts = pve::locate_all(&self.paths, pve, ctids.iter().copied());
         let after = Locks::read().map_err(proc)?;
         let sockets = Sockets::read().map_err(proc)?;
         let held = |ctid| -> io::Result<bool> {

@@ -97,28 +97,46 @@ fn writable(paths: &NodePaths) -> Result<bool, String> {
 
 /// Returns where a container is, with its conf where it is here.
 pub fn locate(paths: &NodePaths, pve: &Pve, ctid: Ctid) -> Verdict {
-    let mut vmlist = pve.fingerprint.vmlist.clone();
-    let mut verdict = locate_once(paths, &pve.cluster.node, &vmlist, ctid);
+    locate_with(paths, pve, &conf_dir(&paths.lxc_dir(&pve.cluster.node)), ctid)
+}
+
+/// Returns where these containers are; the directory of confs is judged once for all of them.
+pub fn locate_all(
+    paths: &NodePaths,
+    pve: &Pve,
+    ctids: impl IntoIterator<Item = Ctid>,
+) -> Vec<(Ctid, Verdict)> {
+    let dir = conf_dir(&paths.lxc_dir(&pve.cluster.node));
+    ctids.into_iter().map(|ctid| (ctid, locate_with(paths, pve, &dir, ctid))).collect()
+}
+
+fn locate_with(paths: &NodePaths, pve: &Pve, dir: &ConfDir, ctid: Ctid) -> Verdict {
+    let node = &pve.cluster.node;
+    let mut verdict = locate_once(paths, node, &pve.fingerprint.vmlist, dir, ctid);
     for _ in 1..VERDICT_ATTEMPTS {
         if !matches!(verdict, Verdict::Unknown(_)) {
             break;
         }
         std::thread::sleep(RETRY_PAUSE);
-        match read_parsed(&paths.vmlist(), Vmlist::parse) {
-            Ok(read) => vmlist = read,
+        let vmlist = match read_parsed(&paths.vmlist(), Vmlist::parse) {
+            Ok(read) => read,
             Err(reason) => return Verdict::Unknown(reason),
-        }
-        verdict = locate_once(paths, &pve.cluster.node, &vmlist, ctid);
+        };
+        verdict = locate_once(paths, node, &vmlist, &conf_dir(&paths.lxc_dir(node)), ctid);
     }
     verdict
 }
 
-fn locate_once(paths: &NodePaths, node: &str, vmlist: &Vmlist, ctid: Ctid) -> Verdict {
-    let dir = conf_dir(&paths.lxc_dir(node));
-    let attempts =
-        if vmlist.get(ctid).is_some_and(|guest| guest.node == node) { CONF_ATTEMPTS } else { 1 };
-    let conf = read_conf(&paths.conf(node, ctid), attempts);
-    judge(Evidence { ctid, node, vmlist, dir: &dir, conf })
+fn locate_once(
+    paths: &NodePaths,
+    node: &str,
+    vmlist: &Vmlist,
+    dir: &ConfDir,
+    ctid: Ctid,
+) -> Verdict {
+    let listed_here = vmlist.get(ctid).is_some_and(|guest| guest.node == node);
+    let conf = read_conf(&paths.conf(node, ctid), if listed_here { CONF_ATTEMPTS } else { 1 });
+    judge(Evidence { ctid, node, vmlist, dir, conf })
 }
 
 fn conf_dir(dir: &Path) -> ConfDir {

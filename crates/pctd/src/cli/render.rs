@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use pctd_core::condition::Truth;
 use pctd_core::plan::{Effective, SetMount, SetOwnership, Step};
 use pctd_core::report::{
-    CheckReport, InspectReport, KeyReport, KeyState, KeyStatus, PlanReport, StatusReport,
+    CheckReport, ConditionReport, InspectReport, KeyReport, KeyState, KeyStatus, PlanReport, StatusReport,
 };
 
 use super::style::{Palette, Tone};
@@ -189,13 +189,14 @@ fn explanation(entry: &KeyStatus) -> String {
     if let Some(hold) = entry.holds.first() {
         return format!("{}: {}", hold.reason, hold.message);
     }
-    // `Watched` says how drift is found, not whether something is wrong.
-    let mut conditions = entry.conditions.iter().filter(|(name, _)| *name != "Watched");
-    let telling = conditions.clone().find(|(_, condition)| condition.status != Truth::True);
-    match telling.or_else(|| conditions.next_back()) {
-        Some((name, condition)) => format!("{name}: {}", condition.message),
-        None => String::new(),
-    }
+    // What is not so says most; else what the key is for.
+    let untrue = |(name, condition): &(&String, &ConditionReport)| {
+        // `Watched` says how drift is found, not whether something is wrong.
+        *name != "Watched" && condition.status != Truth::True && condition.reason != "NotHere"
+    };
+    let purpose = || entry.conditions.iter().find(|(name, _)| *name == "Mounted" || *name == "Owned");
+    let telling = entry.conditions.iter().find(untrue).or_else(purpose);
+    telling.map_or_else(String::new, |(_, condition)| condition.message.clone())
 }
 
 /// Returns a container as text.

@@ -47,7 +47,7 @@ impl Engine {
         info!(
             CTID = %ctid,
             STEP = "reboot_container",
-            also_applies = others.join(","),
+            ALSO_APPLIES = others.join(","),
             "restarting the container for its pending mounts"
         );
         let called = self.node.reboot(ctid, desired.settings.restart_timeout);

@@ -24,7 +24,7 @@ pub(super) fn the_node_as_it_is(scene: &Scene, stage: &Stage) -> Told {
     }
     for path in ["ssl/phoenix.local.key", "nginx/sites/default.conf", "portainer/portainer.db"] {
         let path = format!("/tank/shared/{path}");
-        stage.row(&path, &scene.owner(&path)?);
+        stage.row(path.trim_start_matches("/tank/shared/"), &scene.owner(&path)?);
     }
     stage.say("  Host ids that no container maps: inside, all of it is nobody:nogroup.");
     Ok(())
@@ -46,9 +46,8 @@ pub(super) fn the_daemon_converges(scene: &Scene, stage: &Stage) -> Result<Daemo
     stage.chapter("3  The daemon starts");
     let begun = Instant::now();
     let daemon = scene.start()?;
-    let mut shown = 0;
     scene.until("the node converges", || {
-        shown += show(stage, &daemon, begun);
+        show(stage, &daemon, begun);
         let (code, status) = scene.pctd(&["status", "--output-format", "json"])?;
         let busy = status.contains("\"state\":\"Progressing\"")
             || status.contains("\"state\":\"Unknown\"");
@@ -98,9 +97,9 @@ pub(super) fn a_container_appears_late(scene: &Scene, stage: &Stage, daemon: &Da
         Ok(owner.starts_with("100000:100000") && created.is_some())
     })?;
     scene.until("960 has its mount", || {
-        show(stage, daemon, begun);
         Ok(scene.conf(960)?.contains("mp0: /tank/shared/late,mp=/data"))
     })?;
+    show_until_converged(scene, stage, daemon, begun)?;
     let created = created.unwrap_or_default();
     let owned = seen.last().map_or(Duration::ZERO, |(_, at)| *at);
     let wrong = seen.iter().find(|(owner, _)| {
@@ -128,10 +127,9 @@ pub(super) fn an_edit(scene: &Scene, stage: &Stage, daemon: &Daemon) -> Told {
         )
     })?;
     let took = scene.until("953 mounts the models", || {
-        show(stage, daemon, begun);
         Ok(scene.conf(953)?.contains("mp=/models,ro=1"))
     })?;
-    scene.until("the log tells of it", || Ok(show(stage, daemon, begun) > 0))?;
+    show_until_converged(scene, stage, daemon, begun)?;
     let inside = scene.node.mounts(ctid(953)?);
     expect(inside.iter().any(|mount| mount.target == "/models"), || "it is plugged in".into())?;
     expect(took < SOON, || {
@@ -151,10 +149,9 @@ pub(super) fn drift(scene: &Scene, stage: &Stage, daemon: &Daemon) -> Told {
     expect(deleted.is_success(), || deleted.stderr_text())?;
     stage.row("pct set 950", &format!("--delete {key}"));
     let took = scene.until("950 has its mount back", || {
-        show(stage, daemon, begun);
         Ok(scene.conf(950)?.contains("/tank/shared/models,mp=/models,"))
     })?;
-    scene.until("the log tells of it", || Ok(show(stage, daemon, begun) > 0))?;
+    show_until_converged(scene, stage, daemon, begun)?;
     stage.holds(&format!("the mount is back after {}", seconds(took)));
     let file = scene.host("/tank/shared/ssl/ca/root.pem");
     let open = fs::File::open(&file)?;
@@ -223,13 +220,25 @@ pub(super) fn the_end(scene: &Scene, stage: &Stage, daemon: Daemon) -> Told {
     Ok(())
 }
 
-/// Prints what the daemon logged, with the time since `begun`; returns how many lines.
-fn show(stage: &Stage, daemon: &Daemon, begun: Instant) -> usize {
-    let lines = daemon.log();
-    for line in &lines {
+/// Prints what the daemon logged, with the time since `begun`.
+fn show(stage: &Stage, daemon: &Daemon, begun: Instant) {
+    say(stage, &daemon.log(), begun);
+}
+
+fn say(stage: &Stage, lines: &[String], begun: Instant) {
+    for line in lines {
         stage.say(&format!("  {:>6.2} s  {line}", begun.elapsed().as_secs_f64()));
     }
-    lines.len()
+}
+
+/// Prints the log until the daemon says that a container has converged, which ends what it did.
+fn show_until_converged(scene: &Scene, stage: &Stage, daemon: &Daemon, begun: Instant) -> Told {
+    scene.until("the log says that a container converged", || {
+        let lines = daemon.log();
+        say(stage, &lines, begun);
+        Ok(lines.iter().any(|line| line.starts_with("converged CTID")))
+    })?;
+    Ok(())
 }
 
 fn conf_key(scene: &Scene, id: u32, with: &str) -> Result<String, Broken> {

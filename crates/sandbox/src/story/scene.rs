@@ -158,14 +158,18 @@ impl Drop for Daemon {
     }
 }
 
-/// Drops the time and the level of a line of the log.
+/// Drops what the story says itself from a line of the log: the time, the level, and fields that
+/// only a filter needs.
 fn shorten(line: &str) -> String {
-    let mut words = line.trim_start().splitn(3, char::is_whitespace);
-    let (_time, rest) = (words.next(), words.collect::<Vec<_>>().join(" "));
-    let rest = rest.trim_start();
     let levels = ["ERROR ", "WARN ", "INFO ", "DEBUG "];
-    let plain = levels.iter().find_map(|level| rest.strip_prefix(level));
-    plain.unwrap_or(rest).trim_start().to_owned()
+    let after_time = line.split_once('Z').map_or("", |(_, rest)| rest.trim_start());
+    let Some(event) = levels.iter().find_map(|level| after_time.strip_prefix(level)) else {
+        // A further line of a message.
+        return line.to_owned();
+    };
+    let noise = ["STEP=", "PRIVILEGES_CLEARED=0", "elapsed_ms=", "ALSO_APPLIES=\"\""];
+    let words = event.split(' ').filter(|word| !noise.iter().any(|noise| word.starts_with(noise)));
+    words.collect::<Vec<_>>().join(" ").replace('"', "")
 }
 
 fn make_node(directory: &Path, program: &Path) -> Result<Node, Broken> {

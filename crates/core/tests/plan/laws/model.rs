@@ -1,0 +1,499 @@
+//! A small node that does what a step says as Proxmox would do it (proxmox.md 4 and 12), and a
+//! daemon on it that looks, keeps its ledger and takes one step at a time as the real one does.
+//!
+//! Everything that may not be done at all is a panic here: a locked conf is never edited, a mount
+//! of somebody else is never changed, a guest is never restarted behind an admin's back.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use pctd_core::conf::{Conf, MountClass, MountEntry, MountPoint, normalise_path};
+use pctd_core::desired::{Desired, Mode};
+use pctd_core::idmap::IdMap;
+use pctd_core::ids::{Ctid, HostIds, Key, MpKey, VolumeName};
+use pctd_core::ledger::{Ledger, LedgerEntry};
+use pctd_core::observed::{
+    Accounts, Audit, Cluster, NodeState, ObservedContainer, ObservedVolume, Presence, Requests,
+    Running, Snapshot, SourceDir, SourceState,
+};
+use pctd_core::ownership::{Change, EntryKind, EntryStat, OwnershipRule, Place};
+use pctd_core::plan::{Hold, Plans, SetMount, Step, plan};
+
+use crate::world::file_system;
+
+/// What lies at the host path of a volume.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Source {
+    Missing,
+    File,
+    Directory { root: EntryStat, entries: Vec<(&'static str, EntryStat)> },
+}
+
+/// A container's id, as far as it is anybody's.
+#[derive(Debug, Clone)]
+pub(crate) enum Guest {
+    Here(Box<ObservedContainer>),
+    Away(Presence),
+}
+
+/// Where the daemon is killed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Crash {
+    /// What is written ahead is in the ledger, the step is not done.
+    BeforeStep,
+    /// A walk has put right what lies below the root; any other step as [`Crash::BeforeStep`].
+    Midway,
+    /// The step is done, and nobody has looked at what came of it.
+    AfterStep,
+}
+
+/// A crash at the step of this number.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Fuse {
+    pub(crate) step: usize,
+    pub(crate) crash: Crash,
+}
+
+/// The node with its daemon.
+#[derive(Debug, Clone)]
+pub(crate) struct Node {
+    pub(crate) desired: Arc<Desired>,
+    pub(crate) state: NodeState,
+    pub(crate) guests: BTreeMap<Ctid, Guest>,
+    pub(crate) sources: BTreeMap<VolumeName, Source>,
+    pub(crate) file_system: &'static str,
+    pub(crate) ledger: Ledger,
+    /// Steps taken, for the laws to look at.
+    pub(crate) taken: Vec<(Key, Step)>,
+    /// Ledger entries that a crash left ahead of a conf that still holds pctd's older value.
+    pub(crate) overtaken: BTreeSet<(Ctid, MpKey)>,
+    now: Duration,
+    /// What only the process knows; gone after a crash.
+    not_ready_since: BTreeMap<Ctid, Duration>,
+    restart_failed: BTreeMap<Ctid, String>,
+}
+
+impl Node {
+    pub(crate) fn new(desired: Arc<Desired>) -> Self {
+        let cluster = Cluster { node: "pve".to_owned(), quorate: true };
+        Self {
+            desired,
+            state: NodeState::Up(cluster),
+            guests: BTreeMap::new(),
+            sources: BTreeMap::new(),
+            file_system: "ext4:1",
+            ledger: Ledger::default(),
+            taken: Vec::new(),
+            overtaken: BTreeSet::new(),
+            now: Duration::from_hours(1000),
+            not_ready_since: BTreeMap::new(),
+            restart_failed: BTreeMap::new(),
+        }
+    }
+
+    pub(crate) fn keys(&self) -> Vec<Key> {
+        let volumes = self.desired.volumes.keys().cloned().map(Key::Volume);
+        volumes.chain(self.desired.ctids().into_iter().map(Key::Container)).collect()
+    }
+
+    pub(crate) fn conf(&self, ctid: Ctid) -> Option<&Conf> {
+        match self.guests.get(&ctid) {
+            Some(Guest::Here(container)) => Some(&container.conf),
+            _ => None,
+        }
+    }
+
+    /// What the daemon sees when it looks for these keys, without a walk.
+    pub(crate) fn snapshot(&self, keys: &[Key]) -> Snapshot {
+        let mut containers = BTreeSet::new();
+        let mut volumes = BTreeSet::new();
+        for key in keys {
+            match key {
+                Key::Container(ctid) => {
+                    containers.insert(*ctid);
+                    volumes.extend(self.desired.mounts_of(*ctid).map(|(v, _)| v.name.clone()));
+                }
+                Key::Volume(name) => drop(volumes.insert(name.clone())),
+            }
+        }
+        for name in &volumes {
+            containers.extend(self.desired.volumes[name].mounts.keys().copied());
+        }
+        let presence = |ctid: &Ctid| match self.guests.get(ctid) {
+            Some(Guest::Here(container)) => Presence::Here(container.clone()),
+            Some(Guest::Away(presence)) => presence.clone(),
+            None => Presence::Absent,
+        };
+        let source = |name: &VolumeName| {
+            let source = match &self.sources[name] {
+                Source::Missing => SourceState::Missing { file_system: file_system(self.file_system) },
+                Source::File => SourceState::NotDirectory,
+                Source::Directory { root, .. } => SourceState::Directory(SourceDir {
+                    ids: root.ids,
+                    mode: root.mode,
+                    file_system: file_system(self.file_system),
+                }),
+            };
+            ObservedVolume { source, audit: None }
+        };
+        let waited = |ctid: &Ctid| Some((*ctid, self.now - *self.not_ready_since.get(ctid)?));
+        let restarted = self.ledger.restarted.iter();
+        let nobody = HostIds::new(65_534, 65_534);
+        Snapshot {
+            node: self.state.clone(),
+            waited: containers.iter().filter_map(waited).collect(),
+            containers: containers.iter().map(|ctid| (*ctid, presence(ctid))).collect(),
+            volumes: volumes.iter().map(|name| (name.clone(), source(name))).collect(),
+            ledger: Arc::new(self.ledger.clone()),
+            restarted: restarted.map(|(c, at)| (*c, self.now - Duration::from_secs(*at))).collect(),
+            accounts: Accounts {
+                users: BTreeMap::from([("nobody".to_owned(), nobody)]),
+                groups: BTreeMap::from([("nogroup".to_owned(), 65_534)]),
+            },
+            requests: Requests {
+                restart_failed: self.restart_failed.clone(),
+                ..Requests::default()
+            },
+        }
+    }
+
+    /// Looks for one key: walks its volume where the plan needs it, or when told to.
+    pub(crate) fn look(&mut self, key: &Key, verify: bool) -> Plans {
+        let mut snapshot = self.snapshot(std::slice::from_ref(key));
+        let desired = Arc::clone(&self.desired);
+        let mut plans = plan(&desired, &snapshot);
+        self.remember_waits(&mut snapshot, &plans);
+        if !snapshot.waited.is_empty() {
+            plans = plan(&desired, &snapshot);
+        }
+        let Key::Volume(name) = key else { return plans };
+        let Some(planned) = plans.volumes.get(name) else { return plans };
+        let (Some(rule), true) = (&planned.rule, planned.needs_audit || verify) else {
+            return plans;
+        };
+        if let Source::Directory { root, entries } = &self.sources[name] {
+            let observed = snapshot.volumes.get_mut(name).unwrap();
+            observed.audit = Some(walk(rule, root, entries));
+            plans = plan(&desired, &snapshot);
+        }
+        plans
+    }
+
+    fn remember_waits(&mut self, snapshot: &mut Snapshot, plans: &Plans) {
+        for ctid in snapshot.containers.keys() {
+            let holds = plans.containers.get(ctid).map_or(&[][..], |plan| &plan.holds);
+            let waits = holds.iter().any(|hold| {
+                matches!(hold, Hold::IdmapNotReady { .. } | Hold::UnprivilegedMismatch { .. })
+            });
+            if waits {
+                self.not_ready_since.entry(*ctid).or_insert(self.now);
+            } else {
+                self.not_ready_since.remove(ctid);
+                snapshot.waited.remove(ctid);
+            }
+        }
+    }
+
+    /// Runs one key until its plan has nothing more to do; `None` when the daemon was killed.
+    pub(crate) fn run(&mut self, key: &Key, fuse: Option<Fuse>) -> Option<Plans> {
+        let mut verify = true;
+        let mut last: Option<Step> = None;
+        loop {
+            let plans = self.look(key, verify);
+            self.enter_records(&plans, key);
+            let Some(step) = executable(&self.desired, plans.steps(key)) else {
+                return Some(plans);
+            };
+            assert_ne!(last.as_ref(), Some(step), "taken, and planned again: {key}");
+            let step = step.clone();
+            verify = matches!(step, Step::SetOwnership(_));
+            let crash = fuse.filter(|fuse| fuse.step == self.taken.len()).map(|fuse| fuse.crash);
+            self.taken.push((key.clone(), step.clone()));
+            self.apply(key, &plans, &step, crash);
+            if crash.is_some() {
+                self.not_ready_since.clear();
+                self.restart_failed.clear();
+                return None;
+            }
+            last = Some(step);
+        }
+    }
+
+    fn enter_records(&mut self, plans: &Plans, key: &Key) {
+        let records = match key {
+            Key::Container(ctid) => plans.containers.get(ctid).map(|plan| &plan.records),
+            Key::Volume(name) => plans.volumes.get(name).map(|plan| &plan.records),
+        };
+        for record in records.into_iter().flatten() {
+            self.ledger.enter(record.clone());
+        }
+    }
+
+    fn apply(&mut self, key: &Key, plans: &Plans, step: &Step, crash: Option<Crash>) {
+        match (key, step) {
+            (Key::Container(ctid), Step::SetMount(set)) => self.set_mount(*ctid, set, crash),
+            (Key::Container(ctid), Step::RebootContainer { keys, others }) => {
+                self.reboot(*ctid, keys, others, crash);
+            }
+            (Key::Volume(name), Step::CreateDirectory { path }) => {
+                assert_eq!(*path, self.desired.volumes[name].host_path);
+                assert_eq!(self.sources[name], Source::Missing, "only what is missing is made");
+                if crash.is_none_or(|crash| crash == Crash::AfterStep) {
+                    let ids = HostIds::ROOT;
+                    let root = EntryStat { kind: EntryKind::Directory, ids, mode: 0o700 };
+                    let made = Source::Directory { root, entries: Vec::new() };
+                    self.sources.insert(name.clone(), made);
+                }
+            }
+            (Key::Volume(name), Step::SetOwnership(_)) => {
+                let rule = plans.volumes[name].rule.as_ref().unwrap();
+                self.set_ownership(name, rule, crash);
+            }
+            _ => panic!("{} is no step for {key}", step.name()),
+        }
+    }
+
+    fn set_ownership(&mut self, name: &VolumeName, rule: &OwnershipRule, crash: Option<Crash>) {
+        let Some(Source::Directory { root, entries }) = self.sources.get_mut(name) else {
+            panic!("{name} is no directory");
+        };
+        if crash == Some(Crash::BeforeStep) {
+            return;
+        }
+        if rule.looks_below() {
+            for (name, entry) in entries.iter_mut() {
+                change(entry, rule.decide(Place::Below(name.as_bytes()), entry));
+            }
+        }
+        if crash != Some(Crash::Midway) {
+            // Last: a right root is what says that all is right.
+            change(root, rule.decide(Place::Root, root));
+        }
+    }
+
+    /// The container a step may edit now.
+    fn editable(&mut self, ctid: Ctid) -> &mut ObservedContainer {
+        let Some(Guest::Here(container)) = self.guests.get_mut(&ctid) else {
+            panic!("{ctid} is not here");
+        };
+        let NodeState::Up(cluster) = &self.state else { panic!("the node is unknown") };
+        assert!(cluster.quorate, "no quorum");
+        assert!(container.conf.lock().is_none(), "{ctid} is locked");
+        assert!(!container.conf.is_protected(), "{ctid} is protected");
+        assert!(!container.flock_held, "{ctid} is busy");
+        container
+    }
+
+    fn set_mount(&mut self, ctid: Ctid, set: &SetMount, crash: Option<Crash>) {
+        let written = self.ledger.mounts.get(&ctid).and_then(|mounts| mounts.get(&set.key)).cloned();
+        let desired = Arc::clone(&self.desired);
+        let volume = &desired.volumes[&set.volume];
+        let target = &volume.mounts[&ctid].target;
+        let ready = matches!(self.sources[&set.volume], Source::Directory { .. });
+        assert!(ready, "a source that is not there is not mounted");
+        let container = self.editable(ctid);
+        assert_may_write(&container.conf, set, &volume.host_path, target, written.as_deref());
+        let running = container.running != Running::No;
+        let mount = MountPoint::parse(set.value.as_bytes()).unwrap();
+        assert_eq!(mount.render(), set.value, "Proxmox would store another value");
+        if crash.is_some_and(|crash| crash != Crash::AfterStep) {
+            let overtaken = |entry: &MountEntry| {
+                written.as_deref().is_some_and(|old| entry.raw == old && *old != set.value)
+            };
+            let conf = &container.conf;
+            let old = conf.pending_mounts().get(&set.key).or(conf.mounts().get(&set.key));
+            if old.is_some_and(overtaken) {
+                self.overtaken.insert((ctid, set.key));
+            }
+        } else {
+            let conf = &mut container.conf;
+            let (name, value) = (set.key.to_string(), set.value.as_str());
+            let current = conf.current.get(&name).map(ToOwned::to_owned);
+            // Stopped, or new and so hot-plugged, or back to what is in force: current at once.
+            if !running || current.as_deref().is_none_or(|current| current == value.as_bytes()) {
+                conf.current.set(&name, value);
+                conf.pending.section.remove(&name);
+            } else {
+                conf.pending.section.set(&name, value);
+            }
+            conf.pending.remove_delete(&name);
+            rewrite(ctid, conf);
+        }
+        let (key, value) = (set.key, set.value.clone());
+        self.ledger.enter(LedgerEntry::MountWritten { ctid, key, value });
+    }
+
+    fn reboot(&mut self, ctid: Ctid, keys: &[MpKey], others: &[String], crash: Option<Crash>) {
+        let (now, written) = (self.now.as_secs(), self.ledger.mounts.get(&ctid).cloned());
+        let missing: BTreeSet<String> = (self.desired.volumes.values())
+            .filter(|v| !matches!(self.sources[&v.name], Source::Directory { .. }))
+            .map(|v| v.host_path.clone())
+            .collect();
+        let container = self.editable(ctid);
+        let conf = &mut container.conf;
+        let own: BTreeSet<String> = keys.iter().map(ToString::to_string).collect();
+        for key in keys {
+            let pending = &conf.pending_mounts()[key];
+            let ours = written.as_ref().and_then(|written| written.get(key));
+            assert_eq!(Some(pending.raw.to_string()), ours.cloned(), "restarted for others");
+        }
+        let named: BTreeSet<String> = others.iter().cloned().chain(own).collect();
+        assert_eq!(named, conf.pending_names(), "every change that takes effect is named");
+        let after = conf.mounts().iter().filter(|(key, _)| !conf.pending_mounts().contains_key(key));
+        let after = after.filter(|(key, _)| !conf.pending_delete(**key));
+        let source = |(_, entry): (&MpKey, &MountEntry)| {
+            let mount = entry.parsed.as_ref().ok().filter(|mp| mp.class == MountClass::Bind)?;
+            String::from_utf8(normalise_path(&mount.volume).to_vec()).ok()
+        };
+        let sources: Vec<_> = after.chain(conf.pending_mounts()).filter_map(source).collect();
+        if let Some(gone) = sources.into_iter().find(|source| missing.contains(source)) {
+            // The daemon looks first: a start without a source would leave the guest stopped.
+            self.restart_failed.insert(ctid, format!("{gone} is not a directory"));
+            return;
+        }
+        if crash.is_none_or(|crash| crash == Crash::AfterStep) {
+            apply_pending(conf);
+            rewrite(ctid, conf);
+            container.running = match container.running {
+                Running::No => panic!("a stopped container is not restarted"),
+                Running::Yes { init, .. } => {
+                    let init = init.map(|pid| pid + 1);
+                    Running::Yes { init, map: container.conf.effective_idmap().ok() }
+                }
+            };
+        }
+        self.ledger.enter(LedgerEntry::Restarted { ctid, at: now });
+    }
+
+    /// Runs the keys in this order until nothing is left to do, letting time pass in between so
+    /// that every time limit runs out.
+    pub(crate) fn settle(&mut self, order: &[usize]) {
+        self.settle_with(order, None);
+    }
+
+    /// As [`Node::settle`], with a crash on the way; the daemon is then started again.
+    pub(crate) fn settle_with(&mut self, order: &[usize], fuse: Option<Fuse>) {
+        let keys = self.keys();
+        // A volume is made, owned once and again when the last map turns up; a mount is written,
+        // and after a crash once more; a container is restarted once for each of its changes.
+        let mounts: usize = self.desired.volumes.values().map(|v| v.mounts.len()).sum();
+        let bound = 4 * self.desired.volumes.len() + 4 * mounts + 4;
+        let mut quiet = 0;
+        // The first pass in the given order, then every key until a whole hour brings nothing.
+        let first: Vec<Key> = order.iter().map(|at| keys[at % keys.len()].clone()).collect();
+        let mut todo = first;
+        while quiet < 2 {
+            let before = self.taken.len();
+            for key in std::mem::take(&mut todo) {
+                self.run(&key, fuse);
+            }
+            todo.clone_from(&keys);
+            if self.taken.len() == before {
+                quiet += 1;
+                self.now += Duration::from_hours(1);
+            } else {
+                quiet = 0;
+            }
+            assert!(self.taken.len() <= bound, "no end: {:?}", self.taken);
+        }
+    }
+
+    /// Every mount by its target, in force and waiting, whatever its key.
+    pub(crate) fn mounts(&self) -> BTreeSet<(Ctid, bool, String)> {
+        let here = self.guests.keys().filter_map(|ctid| Some((*ctid, self.conf(*ctid)?)));
+        let each = |(ctid, conf): (Ctid, &Conf)| {
+            let current = conf.mounts().values().map(move |m| (ctid, false, m.raw.to_string()));
+            let pending = conf.pending_mounts().values();
+            let pending = pending.map(move |m| (ctid, true, m.raw.to_string()));
+            current.chain(pending).collect::<Vec<_>>()
+        };
+        here.flat_map(each).collect()
+    }
+}
+
+/// The step a daemon would take of these: a mount waits for its volume.
+pub(crate) fn executable<'s>(desired: &Desired, steps: &'s [Step]) -> Option<&'s Step> {
+    let mut ready = steps.iter().filter(|step| match step {
+        Step::SetMount(set) => !set.after_volume,
+        Step::CreateDirectory { .. } | Step::SetOwnership(_) | Step::RebootContainer { .. } => true,
+    });
+    ready.next().filter(|_| desired.settings.mode == Mode::Enforce)
+}
+
+/// Panics where the mount to be written is not pctd's to write.
+fn assert_may_write(conf: &Conf, set: &SetMount, path: &str, target: &str, written: Option<&str>) {
+    assert!(!conf.pending_delete(set.key), "{} is being deleted by somebody", set.key);
+    let at_target = |entry: &MountEntry| {
+        entry.parsed.as_ref().is_ok_and(|mp| normalise_path(&mp.target) == target)
+    };
+    let same_source = |entry: &MountEntry| {
+        entry.parsed.as_ref().is_ok_and(|mp| {
+            mp.class == MountClass::Bind && normalise_path(&mp.volume) == path
+        })
+    };
+    let ours = |entry: &MountEntry| written.is_some_and(|value| entry.raw == value);
+    match (conf.mounts().get(&set.key), conf.pending_mounts().get(&set.key)) {
+        (_, Some(pending)) => assert!(ours(pending), "{} is pending of somebody else", set.key),
+        (Some(now), None) => {
+            assert!(at_target(now), "{} is another mount", set.key);
+            assert!(same_source(now) || ours(now), "{} is somebody else's", set.key);
+        }
+        (None, None) => {}
+    }
+    let all = conf.mounts().iter().chain(conf.pending_mounts());
+    let twice = all.filter(|(key, entry)| **key != set.key && at_target(entry)).count();
+    assert_eq!(twice, 0, "{target} would be mounted twice");
+}
+
+/// What `pct` does when it writes: the whole file, in its own order.
+fn rewrite(ctid: Ctid, conf: &mut Conf) {
+    let bytes = conf.rewritten().unwrap();
+    *conf = Conf::parse(ctid, &bytes).unwrap();
+}
+
+/// What happens to what is pending when a container stops.
+pub(crate) fn apply_pending(conf: &mut Conf) {
+    for name in conf.pending.deletes().into_keys() {
+        conf.current.remove(&name.to_string());
+    }
+    for (name, value) in conf.pending.section.properties().clone() {
+        conf.current.set(&name, value);
+    }
+    conf.pending = pctd_core::conf::Pending::default();
+}
+
+fn change(entry: &mut EntryStat, change: Option<Change>) {
+    let Some(change) = change else { return };
+    if let Some(ids) = change.owner {
+        entry.ids = ids;
+        if entry.kind == EntryKind::File {
+            // As the kernel does on every chown of a file.
+            entry.mode &= !0o6000;
+        }
+    }
+    if let Some(mode) = change.mode {
+        entry.mode = mode;
+    }
+}
+
+/// A read-only walk.
+fn walk(rule: &OwnershipRule, root: &EntryStat, entries: &[(&'static str, EntryStat)]) -> Audit {
+    let below = entries.iter().map(|(name, entry)| (Place::Below(name.as_bytes()), entry));
+    let below = below.filter(|_| rule.looks_below());
+    let mut audit = Audit::default();
+    for (place, entry) in std::iter::once((Place::Root, root)).chain(below) {
+        audit.entries += 1;
+        if let Some(change) = rule.decide(place, entry) {
+            audit.changes += 1;
+            audit.owners += u64::from(change.owner.is_some());
+            audit.modes += u64::from(change.mode.is_some());
+        }
+    }
+    audit
+}
+
+/// Makes a running container of this conf; `in_force` where its map is another one than the conf's.
+pub(crate) fn running(conf: &Conf, in_force: Option<IdMap>) -> Running {
+    Running::Yes { init: Some(1000), map: in_force.or_else(|| conf.effective_idmap().ok()) }
+}
