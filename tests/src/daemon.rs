@@ -4,6 +4,7 @@ use std::io::{self, Read as _};
 use std::os::unix::net::UnixDatagram;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
@@ -57,7 +58,7 @@ impl Pctd {
         let _not_there = std::fs::remove_file(&notify);
         std::fs::create_dir_all(self.root.join("run")).expect("the node can be written");
         let socket = UnixDatagram::bind(&notify).expect("a socket can be made");
-        socket.set_read_timeout(Some(Duration::from_millis(50))).expect("a time-out can be set");
+        socket.set_read_timeout(Some(PATIENCE)).expect("a time-out can be set");
         let log = std::fs::File::create(self.root.join("run/pctd.log")).expect("a log can be made");
         let child = self
             .command(&["run", "-v"])
@@ -67,7 +68,11 @@ impl Pctd {
             .stderr(log)
             .spawn()
             .expect("pctd is there");
-        Daemon { pctd: self.clone(), child, socket }
+        let told = Arc::new(Mutex::new(Vec::new()));
+        let heard = Arc::clone(&told);
+        // Always read, as systemd does; ends when the daemon does.
+        std::thread::spawn(move || listen(&socket, &heard));
+        Daemon { pctd: self.clone(), child, told }
     }
 }
 
@@ -97,7 +102,7 @@ impl From<Output> for Ran {
 pub struct Daemon {
     pctd: Pctd,
     child: Child,
-    socket: UnixDatagram,
+    told: Arc<Mutex<Vec<String>>>,
 }
 
 impl Daemon {
@@ -111,26 +116,19 @@ impl Daemon {
         std::fs::read_to_string(self.pctd.root.join("run/pctd.log")).unwrap_or_default()
     }
 
-    /// Waits for a datagram to systemd that holds this line.
+    /// Waits until systemd is told this line, and forgets all that was told until then.
     pub fn wait_for(&self, line: &str) {
         let deadline = Instant::now() + PATIENCE;
         while Instant::now() < deadline {
-            if self.told().iter().any(|told| told == line) {
+            let mut told = self.told.lock().expect("nobody panics with it");
+            if let Some(at) = told.iter().position(|told| told == line) {
+                told.drain(..=at);
                 return;
             }
+            drop(told);
+            std::thread::sleep(Duration::from_millis(2));
         }
         panic!("the daemon did not say {line}; its log:\n{}", self.log());
-    }
-
-    /// Returns the lines of the next datagram to systemd, if there is one.
-    pub fn told(&self) -> Vec<String> {
-        let mut buffer = [0; 4096];
-        match self.socket.recv(&mut buffer) {
-            Ok(length) => {
-                String::from_utf8_lossy(&buffer[..length]).lines().map(str::to_owned).collect()
-            }
-            Err(_) => Vec::new(),
-        }
     }
 
     /// Sends a signal.
@@ -188,6 +186,15 @@ impl Drop for Daemon {
         // It may have ended already; then there is nothing to kill.
         let _ended = self.child.kill();
         let _reaped = self.child.wait();
+    }
+}
+
+fn listen(socket: &UnixDatagram, told: &Mutex<Vec<String>>) {
+    let mut buffer = [0; 4096];
+    while let Ok(length) = socket.recv(&mut buffer) {
+        let text = String::from_utf8_lossy(&buffer[..length]);
+        let lines = text.lines().map(str::to_owned);
+        told.lock().expect("nobody panics with it").extend(lines);
     }
 }
 

@@ -1,3 +1,4 @@
 //! What the scenarios in `tests/tests` share.
 
 pub mod daemon;
+pub mod world;

@@ -52,8 +52,8 @@ fn confs_are_read_as_proxmox_reads_them() {
 fn a_conf_cut_off_anywhere_is_read() {
     for entry in fs::read_dir(corpus().join("confs")).unwrap() {
         let bytes = fs::read(entry.unwrap().path()).unwrap();
-        // One file has a line of many thousand equal bytes, of which a part says it all.
-        let (start, end) = (bytes.len().min(8000), bytes.len());
+        // Two files are long and repeat themselves; both ends of them say it all.
+        let (start, end) = (bytes.len().min(1000), bytes.len());
         for end in (0..start).chain(end.saturating_sub(200).max(start)..=end) {
             if let Ok(conf) = Conf::parse(Ctid::new(100).unwrap(), &bytes[..end]) {
                 touch(&conf);

@@ -126,3 +126,166 @@ impl OwnershipRule {
         named.map_or(&self.file_mode, |(_, rule)| rule)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::idmap::{IdKind, IdRange};
+
+    const ROOT: Place<'_> = Place::Root;
+    const OWNER: HostIds = HostIds::new(100_000, 100_000);
+    /// A service's own ids inside the first container.
+    const WWW: HostIds = HostIds::new(100_033, 100_033);
+    const OTHER: HostIds = HostIds::new(200_000, 200_000);
+
+    fn below(name: &str) -> Place<'_> {
+        Place::Below(name.as_bytes())
+    }
+
+    fn rule(scope: Scope, dir_mode: &str, file_mode: &str) -> OwnershipRule {
+        OwnershipRule {
+            owner: Some(OWNER),
+            scope,
+            dir_mode: dir_mode.parse().unwrap(),
+            file_mode: file_mode.parse().unwrap(),
+            file_modes: Vec::new(),
+            recurse: true,
+        }
+    }
+
+    fn all(dir_mode: &str, file_mode: &str) -> OwnershipRule {
+        rule(Scope::All, dir_mode, file_mode)
+    }
+
+    fn foreign(maps: &[IdMap]) -> OwnershipRule {
+        rule(Scope::Foreign(maps.to_vec()), "0775", "0664")
+    }
+
+    fn modes_only(file_mode: &str) -> OwnershipRule {
+        OwnershipRule { owner: None, ..all("keep", file_mode) }
+    }
+
+    fn dir(ids: HostIds, mode: u32) -> EntryStat {
+        EntryStat { kind: EntryKind::Directory, ids, mode }
+    }
+
+    fn file(ids: HostIds, mode: u32) -> EntryStat {
+        EntryStat { kind: EntryKind::File, ids, mode }
+    }
+
+    fn change(owner: Option<HostIds>, mode: Option<u32>) -> Option<Change> {
+        Some(Change { owner, mode })
+    }
+
+    fn shifted() -> IdMap {
+        let range = |kind| IdRange { kind, container: 0, host: 200_000, count: 65_536 };
+        IdMap::new(vec![range(IdKind::User), range(IdKind::Group)])
+    }
+
+    #[test]
+    fn an_entry_changes_where_it_differs_and_nowhere_else() {
+        let keys = OwnershipRule {
+            file_modes: vec![
+                (FilePattern::new("id_*.key").unwrap(), "0400".parse().unwrap()),
+                (FilePattern::new("*.key").unwrap(), "0640".parse().unwrap()),
+                (FilePattern::new("keep").unwrap(), ModeRule::Keep),
+            ],
+            ..all("0775", "0664")
+        };
+        let one_map = foreign(&[IdMap::default_unprivileged()]);
+        let two_maps = foreign(&[IdMap::default_unprivileged(), shifted()]);
+        let root_only = rule(Scope::RootOnly, "0775", "0664");
+        let link = |ids| EntryStat { kind: EntryKind::Symlink, ids, mode: 0o777 };
+        let fifo = |ids| EntryStat { kind: EntryKind::Special, ids, mode: 0o600 };
+        let half = HostIds::new(100_033, 0);
+        let cases = [
+            ("as declared", &all("0775", "0664"), ROOT, dir(OWNER, 0o775), None),
+            ("root's mode", &all("0775", "0664"), ROOT, dir(OWNER, 0o755), change(None, Some(0o775))),
+            ("root's owner", &all("0775", "0664"), ROOT, dir(WWW, 0o775), change(Some(OWNER), None)),
+            ("both", &all("0775", "0664"), below("f"), file(WWW, 0o600), change(Some(OWNER), Some(0o664))),
+            ("the group alone", &all("0775", "0664"), below("f"), file(HostIds::new(100_000, 0), 0o664), change(Some(OWNER), None)),
+            ("modes are kept", &all("keep", "keep"), below("f"), file(WWW, 0o4711), change(Some(OWNER), None)),
+            ("owners are kept", &modes_only("0664"), below("f"), file(OTHER, 0o600), change(None, Some(0o664))),
+            ("nothing is declared", &modes_only("keep"), below("f"), file(OTHER, 0o600), None),
+            ("a symbolic mode looks at what is there", &all("u=rwX,g=rX", "u=rwX,g=rX"), below("x"), file(OWNER, 0o700), change(None, Some(0o750))),
+            ("a symbolic mode that holds", &all("g+s", "keep"), below("d"), dir(OWNER, 0o2750), None),
+            // A chown clears setuid and setgid, so a mode that has them is set afterwards.
+            ("a declared setuid after a chown", &all("0775", "4755"), below("f"), file(WWW, 0o4755), change(Some(OWNER), Some(0o4755))),
+            ("a declared setgid after a chown", &all("2775", "0664"), below("d"), dir(WWW, 0o2775), change(Some(OWNER), Some(0o2775))),
+            ("a declared setuid that is there", &all("0775", "4755"), below("f"), file(OWNER, 0o4755), None),
+            ("an undeclared setuid goes", &all("0775", "0755"), below("f"), file(OWNER, 0o4755), change(None, Some(0o755))),
+            // Neither has a mode that counts, and neither is opened.
+            ("a link has an owner only", &all("0775", "0664"), below("l"), link(WWW), change(Some(OWNER), None)),
+            ("a link that is right", &all("0775", "0664"), below("l"), link(OWNER), None),
+            ("a fifo has an owner only", &all("0775", "0664"), below("p"), fifo(WWW), change(Some(OWNER), None)),
+            ("a fifo that is right", &all("0775", "0664"), below("p"), fifo(OWNER), None),
+            ("the longest pattern wins", &keys, below("id_a.key"), file(OWNER, 0o664), change(None, Some(0o400))),
+            ("a pattern", &keys, below("a.key"), file(OWNER, 0o664), change(None, Some(0o640))),
+            ("a pattern that keeps", &keys, below("keep"), file(OWNER, 0o111), None),
+            ("no pattern", &keys, below("a.pem"), file(OWNER, 0o600), change(None, Some(0o664))),
+            ("a pattern is for files", &keys, below("d.key"), dir(OWNER, 0o775), None),
+            // What the container can own is its own, whoever made it and with whatever mode.
+            ("a service's own", &one_map, below("f"), file(WWW, 0o600), None),
+            ("nobody's", &one_map, below("f"), file(HostIds::ROOT, 0o600), change(Some(OWNER), Some(0o664))),
+            ("nobody's group", &one_map, below("f"), file(half, 0o664), change(Some(OWNER), None)),
+            ("nobody's link", &one_map, below("l"), link(HostIds::ROOT), change(Some(OWNER), None)),
+            ("of the second container, unknown to the first", &one_map, below("f"), file(OTHER, 0o664), change(Some(OWNER), None)),
+            ("of the second container, known", &two_maps, below("f"), file(OTHER, 0o600), None),
+            ("a bit of both containers is neither's", &two_maps, below("f"), file(HostIds::new(100_033, 200_033), 0o664), change(Some(OWNER), None)),
+            ("the root is held to it all the same", &one_map, ROOT, dir(WWW, 0o775), change(Some(OWNER), None)),
+            ("the root only", &root_only, below("f"), file(HostIds::ROOT, 0o600), None),
+            ("the root only, at the root", &root_only, ROOT, dir(HostIds::ROOT, 0o700), change(Some(OWNER), Some(0o775))),
+        ];
+        for (name, rule, place, stat, expected) in cases {
+            assert_eq!(rule.decide(place, &stat), expected, "{name}");
+        }
+    }
+
+    #[test]
+    fn what_has_the_declared_owner_is_no_longer_foreign() {
+        // A host owner lies outside every map; a service may have chosen the mode since.
+        let rule = OwnershipRule { owner: Some(HostIds::ROOT), ..foreign(&[shifted()]) };
+        assert_eq!(rule.decide(below("f"), &file(HostIds::ROOT, 0o600)), None);
+        assert_eq!(rule.decide(ROOT, &dir(HostIds::ROOT, 0o700)), change(None, Some(0o775)));
+    }
+
+    #[test]
+    fn without_recursion_or_scope_nothing_below_is_looked_at() {
+        assert!(all("0775", "0664").looks_below());
+        assert!(foreign(&[]).looks_below());
+        assert!(!rule(Scope::RootOnly, "0775", "0664").looks_below());
+        assert!(!OwnershipRule { recurse: false, ..all("0775", "0664") }.looks_below());
+    }
+
+    #[test]
+    fn what_was_decided_and_done_needs_no_more() {
+        let rules = [
+            all("2775", "4755"),
+            all("u=rwX,g=rX,o=", "g+X,u+x"),
+            all("keep", "keep"),
+            foreign(&[IdMap::default_unprivileged()]),
+            rule(Scope::RootOnly, "0755", "0644"),
+            modes_only("a-w"),
+        ];
+        let kinds = [EntryKind::Directory, EntryKind::File, EntryKind::Symlink, EntryKind::Special];
+        let ids = [HostIds::ROOT, OWNER, WWW, OTHER];
+        let stats = kinds.iter().flat_map(|kind| ids.iter().map(move |ids| (*kind, *ids)));
+        for (kind, ids) in stats {
+            for (rule, mode) in rules.iter().flat_map(|r| [0, 0o644, 0o4711, 0o7777].map(|m| (r, m))) {
+                for place in [ROOT, below("x")] {
+                    let before = EntryStat { kind, ids, mode };
+                    let Some(change) = rule.decide(place, &before) else { continue };
+                    // As the kernel does it: a chown of a file clears both bits.
+                    let cleared = change.owner.is_some() && kind != EntryKind::Directory;
+                    let mode = if cleared { mode & !0o6000 } else { mode };
+                    let after = EntryStat {
+                        kind,
+                        ids: change.owner.unwrap_or(ids),
+                        mode: change.mode.unwrap_or(mode),
+                    };
+                    assert_eq!(rule.decide(place, &after), None, "{before:?} {change:?}");
+                }
+            }
+        }
+    }
+}

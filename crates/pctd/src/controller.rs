@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use pctd_core::desired::Desired;
 use pctd_core::ids::{Ctid, Key, VolumeName};
-use pctd_core::plan::Recheck;
+use pctd_core::plan::{Hold, Recheck};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
@@ -28,8 +28,8 @@ pub(crate) mod board;
 pub(crate) mod followers;
 mod queue;
 mod status;
-
-
+#[cfg(test)]
+mod tests;
 
 /// Something that asks for another look, or for an answer.
 #[derive(Debug)]
@@ -69,10 +69,25 @@ const SETTLE: Duration = Duration::from_millis(20);
 /// A conflict is retried at once this often before it counts as a failure.
 const CONFLICTS: u32 = 3;
 
+/// What is heard of a container this soon after a run over it failed is taken for the echo of that
+/// run: a `pct set` that fails closes the lock file it took, too.
+const ECHO: Duration = Duration::from_secs(1);
+
+/// A volume that is held or failed waits at least this many times as long as its last run took, so
+/// that one whose walk is long is not walked without a pause.
+const PACE: u32 = 20;
+
 /// Runs on the blocking pool that have ended.
 enum Done {
-    Survey(BTreeMap<Key, View>),
+    /// With the generation of the configuration it was made for.
+    Survey(u64, BTreeMap<Key, View>),
     Key(Key, Box<Outcome>),
+}
+
+/// A run that is under way.
+struct Run {
+    job: Job,
+    since: Instant,
 }
 
 /// The state of the loop. See the module.
@@ -84,13 +99,15 @@ pub(crate) struct Controller<R> {
     board: Board,
     followers: Followers,
     failures: BTreeMap<Key, u32>,
+    /// When the last run over a key ended, where it failed.
+    failed_at: BTreeMap<Key, Instant>,
     /// Volumes to be walked at their next run, and when each is due for it anyway.
     verify_now: BTreeSet<VolumeName>,
     verify_due: BTreeMap<VolumeName, Instant>,
     /// Keys whose next run an admin asked for.
     confirmed: BTreeSet<Key>,
     jobs: JoinSet<Done>,
-    running: BTreeMap<Key, Job>,
+    running: BTreeMap<Key, Run>,
     surveying: bool,
     survey_again: bool,
     next_resync: Instant,
@@ -113,6 +130,7 @@ impl<R: Reconciler> Controller<R> {
             board: Board::default(),
             followers: Followers::default(),
             failures: BTreeMap::new(),
+            failed_at: BTreeMap::new(),
             verify_now: BTreeSet::new(),
             verify_due: BTreeMap::new(),
             confirmed: BTreeSet::new(),
@@ -145,8 +163,8 @@ impl<R: Reconciler> Controller<R> {
                     None => break,
                 },
                 Some(done) = self.jobs.join_next(), if !self.jobs.is_empty() => match done {
-                    Ok(Done::Survey(views)) => {
-                        self.on_survey(views);
+                    Ok(Done::Survey(generation, views)) => {
+                        self.on_survey(generation, views);
                         // Ready is the first configuration and the first look, not convergence.
                         if let Some(ready) = ready.take() {
                             ready();
@@ -173,9 +191,7 @@ impl<R: Reconciler> Controller<R> {
     }
 
     async fn shut_down(mut self) {
-        for job in self.running.values() {
-            job.cancel.store(true, std::sync::atomic::Ordering::Relaxed);
-        }
+        self.running.values().for_each(Run::cancel);
         while let Some(done) = self.jobs.join_next().await {
             if let Ok(Done::Key(key, outcome)) = done {
                 debug!(%key, verdict = ?outcome.verdict, "run ended at shutdown");
@@ -217,11 +233,7 @@ impl<R: Reconciler> Controller<R> {
             containers = desired.ctids().len(),
             "configuration accepted"
         );
-        let gone: Vec<Key> = keys_of(&self.desired).difference(&keys_of(&desired)).cloned().collect();
-        for key in gone {
-            self.queue.forget(&key);
-            self.failures.remove(&key);
-        }
+        self.let_go(&desired);
         // Every volume is walked once when it is new to this process: what happened while nobody
         // watched is not known.
         let now = Instant::now();
@@ -232,7 +244,35 @@ impl<R: Reconciler> Controller<R> {
         self.desired = desired;
         self.board.restrict(&self.desired);
         self.failures.clear();
+        self.failed_at.clear();
         self.survey();
+    }
+
+    /// Lets go of what `next` no longer declares, or declares otherwise.
+    fn let_go(&mut self, next: &Desired) {
+        let wanted = keys_of(next);
+        let gone: Vec<Key> = keys_of(&self.desired).difference(&wanted).cloned().collect();
+        for key in &gone {
+            self.queue.forget(key);
+            self.failed_at.remove(key);
+            self.followers.forget(key);
+        }
+        // What was confirmed was the declaration of then: a new path under an old name is not it.
+        let volumes = self.desired.volumes.keys();
+        let other = volumes.filter(|name| self.desired.volumes.get(*name) != next.volumes.get(*name));
+        let other: BTreeSet<Key> = other.cloned().map(Key::Volume).chain(gone).collect();
+        self.confirmed.retain(|key| !other.contains(key));
+        self.verify_now.retain(|name| next.volumes.contains_key(name));
+        // Runs under way work on the old declaration. One that is not meant any more ends soon,
+        // and every key is looked at once more.
+        for (key, run) in &self.running {
+            if other.contains(key) {
+                run.cancel();
+            }
+            if wanted.contains(key) {
+                self.queue.add(key.clone(), Instant::now());
+            }
+        }
     }
 
     /// Starts a survey, or notes that one more is wanted after the one under way.
@@ -244,26 +284,39 @@ impl<R: Reconciler> Controller<R> {
         }
         self.surveying = true;
         let (reconciler, desired) = (Arc::clone(&self.reconciler), Arc::clone(&self.desired));
-        self.jobs.spawn_blocking(move || Done::Survey(reconciler.survey(&desired)));
+        let generation = self.config.generation();
+        self.jobs.spawn_blocking(move || Done::Survey(generation, reconciler.survey(&desired)));
     }
 
-    fn on_survey(&mut self, views: BTreeMap<Key, View>) {
+    fn on_survey(&mut self, generation: u64, views: BTreeMap<Key, View>) {
         self.surveying = false;
         let now = Instant::now();
+        // One that was made for an older configuration says nothing; another is on its way.
+        let views = if generation == self.config.generation() { views } else { BTreeMap::new() };
         for (key, view) in views {
-            if self.running.contains_key(&key) {
-                // The run under way sees more than this survey did.
-                continue;
-            }
             let converged = view.is_converged();
-            self.board.survey(&key, view);
-            if !converged {
+            let only_unsettled = view.steps.is_empty() && view.holds.is_empty();
+            let (running, owes_walk) = (self.running.contains_key(&key), self.owes_walk(&key));
+            // A run under way sees more than this survey did, and a walk that found something sees
+            // deeper; it is made again at its own time.
+            if !(running || owes_walk && only_unsettled && self.board.is_stuck(&key)) {
+                self.board.survey(&key, view);
+            }
+            let has_time = owes_walk && only_unsettled && self.queue.due(&key).is_some();
+            let is_walk = running && matches!(key, Key::Volume(_));
+            // A container's run may have looked before what the survey saw came about.
+            if !converged && !has_time && !is_walk {
                 self.queue.add(key, now);
             }
         }
         if std::mem::take(&mut self.survey_again) {
             self.survey();
         }
+    }
+
+    /// Returns whether `key` is a volume that only a walk can say to be in place.
+    fn owes_walk(&self, key: &Key) -> bool {
+        matches!(key, Key::Volume(name) if self.verify_now.contains(name))
     }
 
     fn on_time(&mut self) {
@@ -298,7 +351,7 @@ impl<R: Reconciler> Controller<R> {
             };
             let job = Job { verify, confirmed: self.confirmed.remove(&key), ..Job::default() };
             self.board.begin(&key, Arc::clone(&job.progress));
-            self.running.insert(key.clone(), job.clone());
+            self.running.insert(key.clone(), Run { job: job.clone(), since: now });
             let (reconciler, desired) = (Arc::clone(&self.reconciler), Arc::clone(&self.desired));
             self.jobs.spawn_blocking(move || {
                 let outcome = reconciler.reconcile(&desired, &key, &job);
@@ -307,26 +360,82 @@ impl<R: Reconciler> Controller<R> {
         }
     }
 
-    fn on_outcome(&mut self, key: &Key, outcome: Outcome) {
-        self.running.remove(key);
+    fn on_outcome(&mut self, key: &Key, mut outcome: Outcome) {
+        let run = self.running.remove(key);
         self.queue.done(key);
         let now = Instant::now();
+        if !self.board.knows(key) {
+            // It was taken out of the configuration meanwhile.
+            return;
+        }
+        let took = run.as_ref().map_or(Duration::ZERO, |run| now - run.since);
         let was_converged = self.board.is_converged(key);
-        self.board.finish(key, outcome.view.clone(), &outcome.verdict);
-        if let Some(delay) = self.delay_after(key, &outcome) {
+        if let Some(delay) = self.delay_after(key, &mut outcome, took) {
             self.queue.add(key.clone(), now + delay);
         }
-        let settled = outcome.verdict == Verdict::Converged || outcome.verdict == Verdict::Held;
+        if let Some(run) = run {
+            self.keep_open(key, &run.job, &outcome);
+        }
+        self.board.finish(key, outcome.view.clone(), &outcome.verdict);
         if let Key::Volume(name) = key
-            && (!outcome.taken.is_empty() || !was_converged || !settled)
+            && (!outcome.taken.is_empty() || !was_converged || !self.board.is_converged(key))
         {
             self.wake_containers_of(&name.clone(), now);
         }
-        self.followers.outcome(key, &outcome);
+        let waits_for = match key {
+            Key::Container(ctid) if outcome.verdict == Verdict::Waiting => self.waits_for(*ctid, now),
+            Key::Container(_) | Key::Volume(_) => BTreeSet::new(),
+        };
+        self.followers.outcome(key, &outcome, &waits_for);
+    }
+
+    /// Keeps what the next run over `key` has to know of this one.
+    fn keep_open(&mut self, key: &Key, job: &Job, outcome: &Outcome) {
+        // What was refused is asked for again when the next verify is due, not at every look.
+        let refused = |hold: &Hold| matches!(hold, Hold::OwnershipUnsupported { .. });
+        if let Key::Volume(name) = key
+            && job.verify
+            && outcome.verdict != Verdict::Converged
+            && !outcome.view.holds.iter().any(refused)
+        {
+            // Only another walk can say that what this one found is gone, or look at all.
+            self.verify_now.insert(name.clone());
+        }
+        if job.confirmed && matches!(outcome.verdict, Verdict::Conflict(_)) {
+            self.confirmed.insert(key.clone());
+        }
+    }
+
+    /// Returns the volumes that a container waits for in vain: nothing will be done about them soon.
+    fn waits_for(&mut self, ctid: Ctid, now: Instant) -> BTreeSet<VolumeName> {
+        let soon = |key: &Key| {
+            self.running.contains_key(key) || self.queue.due(key).is_some_and(|at| at <= now)
+        };
+        let volumes: Vec<Key> =
+            self.desired.mounts_of(ctid).map(|(v, _)| Key::Volume(v.name.clone())).collect();
+        if soon(&Key::Container(ctid)) || volumes.iter().any(soon) {
+            return BTreeSet::new();
+        }
+        let (fine, held): (Vec<Key>, Vec<Key>) =
+            volumes.into_iter().partition(|key| self.board.is_converged(key));
+        if held.is_empty() {
+            // The container saw what no run over its volumes has seen yet.
+            fine.into_iter().for_each(|key| self.queue.add(key, now));
+        }
+        let name = |key| match key {
+            Key::Volume(name) => Some(name),
+            Key::Container(_) => None,
+        };
+        held.into_iter().filter_map(name).collect()
     }
 
     /// Decides when a key is looked at again without an event; `None`: at the resync.
-    fn delay_after(&mut self, key: &Key, outcome: &Outcome) -> Option<Duration> {
+    fn delay_after(
+        &mut self,
+        key: &Key,
+        outcome: &mut Outcome,
+        took: Duration,
+    ) -> Option<Duration> {
         let settings = &self.desired.settings;
         let backoff = Backoff { initial: settings.retry_initial, max: settings.retry_max };
         let mut fail = || {
@@ -334,29 +443,44 @@ impl<R: Reconciler> Controller<R> {
             *failures = failures.saturating_add(1);
             *failures
         };
+        self.failed_at.remove(key);
+        let pause = match key {
+            Key::Volume(_) => (took * PACE).min(settings.verify_interval),
+            Key::Container(_) => Duration::ZERO,
+        };
         match &outcome.verdict {
             Verdict::Converged => {
                 self.failures.remove(key);
                 None
             }
-            Verdict::Conflict(_) => {
+            Verdict::Conflict(why) => {
                 let failures = fail();
-                let later = failures.checked_sub(CONFLICTS).filter(|left| *left > 0);
-                Some(later.map_or(Duration::ZERO, |n| backoff.delay(n, fastrand::u8(..))))
+                let Some(later) = failures.checked_sub(CONFLICTS).filter(|left| *left > 0) else {
+                    return Some(Duration::ZERO);
+                };
+                // Whoever follows it is not to wait until somebody else stops writing.
+                outcome.verdict = Verdict::Failed(why.clone());
+                self.failed_at.insert(key.clone(), Instant::now());
+                Some(backoff.delay(later, fastrand::u8(..)))
             }
-            Verdict::Failed(_) => Some(backoff.delay(fail(), fastrand::u8(..))),
+            Verdict::Failed(_) => {
+                let delay = backoff.delay(fail(), fastrand::u8(..));
+                self.failed_at.insert(key.clone(), Instant::now());
+                Some(delay.max(pause))
+            }
             Verdict::Held => {
                 let soon = outcome.view.holds.iter().any(|h| h.recheck() == Recheck::Backoff);
                 if soon {
                     Some(backoff.delay(fail(), fastrand::u8(..)))
                 } else {
                     self.failures.remove(key);
-                    Some(settings.hold_interval)
+                    Some(settings.hold_interval.max(pause))
                 }
             }
             // The volume's own run wakes it; this is for the case that nothing does.
             Verdict::Waiting => Some(settings.hold_interval),
-            Verdict::Cancelled => None,
+            // The configuration changed, and with it what is to be done.
+            Verdict::Cancelled => Some(Duration::ZERO),
         }
     }
 
@@ -366,9 +490,19 @@ impl<R: Reconciler> Controller<R> {
         if volumes.is_empty() && !self.desired.containers.contains_key(&ctid) {
             return;
         }
-        // A conf that changed is news: what failed before starts over.
-        for key in volumes.into_iter().chain([Key::Container(ctid)]) {
-            self.failures.remove(&key);
+        let own = Key::Container(ctid);
+        let running = self.running.contains_key(&own);
+        let failed = self.failed_at.get(&own);
+        if failed.is_some_and(|failed| running || failed.elapsed() < ECHO) {
+            debug!(CTID = %ctid, reason = "its last run failed", "taken for the echo of a run");
+            return;
+        }
+        for key in volumes.into_iter().chain([own]) {
+            // A conf that changed is news: what failed before starts over. What is heard during a
+            // run may be the run's own doing, and must not keep its failures from being counted.
+            if !self.running.contains_key(&key) {
+                self.failures.remove(&key);
+            }
             self.queue.add(key, at);
         }
     }
@@ -378,8 +512,9 @@ impl<R: Reconciler> Controller<R> {
         let Some(volume) = self.desired.volumes.get(name) else { return };
         let waiting = volume.mounts.keys().copied().map(Key::Container);
         for key in waiting.filter(|key| !self.board.is_converged(key)).collect::<Vec<_>>() {
-            // A hold of the container's own is not lifted by its volume.
-            if self.board.holds(&key).is_empty() {
+            // A hold of the container's own is not lifted by its volume; a run under way may have
+            // seen one go.
+            if self.board.holds(&key).is_empty() || self.running.contains_key(&key) {
                 self.queue.add(key, now);
             }
         }
@@ -420,10 +555,17 @@ impl<R: Reconciler> Controller<R> {
 /// Returns whether a run over `key` may start beside those that are running.
 ///
 /// Walks have places of their own: a long one must not keep an edit of a conf waiting.
-fn has_room(running: &BTreeMap<Key, Job>, limit: usize, key: &Key) -> bool {
+fn has_room(running: &BTreeMap<Key, Run>, limit: usize, key: &Key) -> bool {
     let is_volume = |key: &Key| matches!(key, Key::Volume(_));
     let same_kind = running.keys().filter(|other| is_volume(other) == is_volume(key)).count();
     same_kind < if is_volume(key) { limit.div_ceil(2) } else { limit }.max(1)
+}
+
+impl Run {
+    /// Ends the run after the step, or the directory, it is at.
+    fn cancel(&self) {
+        self.job.cancel.store(true, std::sync::atomic::Ordering::Relaxed);
+    }
 }
 
 impl<R> std::fmt::Debug for Controller<R> {

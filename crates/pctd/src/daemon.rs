@@ -24,6 +24,7 @@ use tracing::{debug, info, warn};
 use crate::config_files::{ConfigError, ConfigPaths};
 use crate::controller::{ConfigEvent, Controller, Event};
 use crate::daemon::poll::Poller;
+use crate::daemon::service::Service;
 use crate::daemon::signals::Signal;
 use crate::daemon::watches::{Role, Seen, Watches};
 use crate::engine::Engine;
@@ -116,9 +117,16 @@ async fn serve(
         .map_err(system("cannot listen on the socket"))?;
     let shown = config.paths().iter().map(|path| path.display().to_string()).collect();
     tokio::spawn(socket::serve(listener, shown, events_tx.clone()));
-    tokio::spawn(service::report(summary_rx, events_tx.clone()));
+    let service = Service::start().map_err(system("cannot start a thread"))?;
+    tokio::spawn(service::report(service.clone(), summary_rx, events_tx.clone()));
     let poller = Poller::new(Arc::clone(&engine), desired_rx, events_tx.clone());
-    let feed = Feed { config, events: events_tx, desired: desired_tx, stop: stop_tx };
+    let feed = Feed {
+        config,
+        service: service.clone(),
+        events: events_tx,
+        desired: desired_tx,
+        stop: stop_tx,
+    };
     let (found_tx, found) = mpsc::channel(FINDINGS);
     let wanted = wanted_watches(&engine, &desired, &feed.config);
     let watches = Watches::new(wanted, found_tx)?;
@@ -126,7 +134,8 @@ async fn serve(
     let feeding = tokio::spawn(feed.run(found, signals));
 
     let controller = Controller::new(engine, desired, files, summary);
-    controller.run(events, stop, service::ready).await;
+    controller.run(events, stop, || service.ready()).await;
+    service.flush();
     if !feeding.is_finished() {
         return Err(DaemonError::LoopEnded);
     }
@@ -155,6 +164,7 @@ fn wanted_watches(
 /// Turns what the watches and the signals say into events.
 struct Feed {
     config: ConfigPaths,
+    service: Service,
     events: mpsc::Sender<Event>,
     desired: watch::Sender<Arc<Desired>>,
     stop: watch::Sender<bool>,
@@ -168,15 +178,15 @@ impl Feed {
                 Some(seen) = found.recv() => self.on_seen(seen, &mut found).await,
                 Some(signal) = signals.recv() => match signal {
                     Signal::Stop => {
-                        service::stopping();
+                        self.service.stopping();
                         // Nobody listens only when the loop has ended already.
                         let _ended = self.stop.send(true);
                         return;
                     }
                     Signal::Reload => {
-                        service::reloading();
+                        self.service.reloading();
                         let sent = self.reload().await;
-                        service::ready();
+                        self.service.ready();
                         sent
                     }
                 },

@@ -1,7 +1,7 @@
 //! What every command of a run works with: the node, its streams, and the few operations that
 //! all share (`PVE::AbstractConfig`): load, check the lock, hold the flock, write.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -35,6 +35,8 @@ pub(crate) struct Context {
     pub(crate) program: Option<PathBuf>,
     /// Set by SIGTERM and the like.
     pub(crate) interrupted: Arc<AtomicBool>,
+    /// The properties to be written that have a character no byte stands for.
+    pub(crate) wide: BTreeSet<String>,
     /// What was parsed last: `cfs_read_file` parses a file again only when its version moved.
     parsed: BTreeMap<Ctid, Vec<u8>>,
 }
@@ -54,6 +56,7 @@ impl Context {
             settings,
             streams,
             interrupted: Arc::default(),
+            wide: BTreeSet::new(),
             parsed: BTreeMap::new(),
         })
     }
@@ -91,9 +94,10 @@ impl Context {
 
     /// Writes a conf (`write_config`).
     pub(crate) fn write(&mut self, ctid: Ctid, conf: &Conf) -> Result<(), Die> {
-        let bytes = conf.rewritten().map_err(|error| Die::new(format!("{error}\n")))?;
-        if is_wide(&bytes) {
+        let mut bytes = conf.rewritten().map_err(|error| Die::new(format!("{error}\n")))?;
+        if !self.wide.is_empty() {
             self.streams.warn(WIDE_CHARACTER);
+            bytes = widened(&bytes, &self.wide);
         }
         self.parsed.remove(&ctid);
         let (node, id) = (self.settings.node.clone(), ctid.to_string());
@@ -249,10 +253,26 @@ pub(crate) fn reason(error: &std::io::Error) -> String {
     }
 }
 
-/// Returns whether a conf holds a character that no byte stands for.
-///
-/// Values set from an argument are UTF-8 only in that case; what was read is bytes.
-fn is_wide(bytes: &[u8]) -> bool {
-    let wide = |c: char| u32::from(c) > 0xff && !bytes.is_ascii();
-    bytes.to_str().is_ok_and(|text| text.chars().any(wide))
+/// Writes a conf of which some values are UTF-8 already as Perl writes a string with a wide
+/// character: all of it in UTF-8, so that the bytes above 127 of other lines become two each.
+fn widened(bytes: &[u8], wide: &BTreeSet<String>) -> Vec<u8> {
+    let lines = bytes.split_inclusive(|byte| *byte == b'\n').map(|line| {
+        let name = line.split_once_str(": ").and_then(|(name, _)| name.to_str().ok());
+        let is_wide = name.is_some_and(|name| wide.contains(name));
+        if is_wide { line.to_vec() } else { from_file(line).into_bytes() }
+    });
+    lines.collect::<Vec<_>>().concat()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_wide_character_makes_two_bytes_of_every_other_odd_one() {
+        let wide = BTreeSet::from(["mp0".to_owned()]);
+        let conf = "mp0: /\u{2192},mp=/a\n".as_bytes();
+        assert_eq!(widened(conf, &wide), conf);
+        assert_eq!(widened(b"mp1: /\xfc\n", &wide), "mp1: /\u{fc}\n".as_bytes());
+    }
 }

@@ -17,7 +17,16 @@ const RETRY: Duration = Duration::from_millis(2);
 /// A held flock, released when dropped.
 #[derive(Debug)]
 pub struct FlockGuard {
-    _file: File,
+    file: File,
+}
+
+impl Drop for FlockGuard {
+    fn drop(&mut self) {
+        // Closing is not enough: a process that another thread just forked has the file open as
+        // well until it executes its program, and keeps the lock so long. There is nothing to do
+        // if it cannot be released; the file is closed next.
+        let _ = rustix::fs::flock(&self.file, FlockOperation::Unlock);
+    }
 }
 
 /// How the lock was got.
@@ -54,14 +63,14 @@ pub(crate) fn acquire(
 ) -> io::Result<Locked> {
     let file = open(path)?;
     if try_lock(&file)? {
-        return Ok(Locked::Free(FlockGuard { _file: file }));
+        return Ok(Locked::Free(FlockGuard { file }));
     }
     waiting();
     let deadline = Instant::now() + patience;
     while Instant::now() < deadline {
         std::thread::sleep(RETRY);
         if try_lock(&file)? {
-            return Ok(Locked::Waited(FlockGuard { _file: file }));
+            return Ok(Locked::Waited(FlockGuard { file }));
         }
     }
     Ok(Locked::TimedOut)
@@ -71,5 +80,5 @@ pub(crate) fn acquire(
 pub(crate) fn hold(path: &Path) -> io::Result<FlockGuard> {
     let file = open(path)?;
     rustix::io::retry_on_intr(|| rustix::fs::flock(&file, FlockOperation::LockExclusive))?;
-    Ok(FlockGuard { _file: file })
+    Ok(FlockGuard { file })
 }

@@ -10,9 +10,25 @@
 //! - `monitor` holds a running container: a process with lxc's command socket and one child in
 //!   a user namespace of its own. Mounts are recorded, not made.
 //!
+//! ```
+//! use pctd_sandbox::{Fault, FaultKind, Node, NodeOptions};
+//!
+//! let dir = tempfile::tempdir()?;
+//! let node = Node::create(dir.path(), NodeOptions::default())?;
+//! let made = node.pct(["create", "100", "local:vztmpl/tiny.tar.gz", "--rootfs", "local:1"])?;
+//! assert!(made.is_success());
+//! let refused = node.pct(["set", "100", "--unprivileged", "0"])?;
+//! assert_eq!(refused.stderr_text(), "unable to modify read-only option: 'unprivileged'\n");
+//! // The next `pct set` that the daemon under test runs is applied, but fails.
+//! let fault = FaultKind::FailAfterwards { exit: 2, stderr: "bridge 'x' does not exist".into() };
+//! node.inject(Fault::next(fault).on("set"))?;
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+//!
 //! The facts are those of pve-container 6.1, compared with recordings of the real program in
 //! `tests/tests/pct_transcripts.rs`.
 
+mod accept;
 mod calls;
 mod command;
 mod context;
@@ -39,6 +55,7 @@ mod settings;
 mod storage;
 mod story;
 mod update;
+mod volumes;
 
 pub use calls::PctCall;
 pub use error::NodeError;

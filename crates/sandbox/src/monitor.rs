@@ -20,7 +20,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use crate::context::{Context, check_lock};
 use crate::id_maps;
 use crate::launch::{FAILED, READY};
-use crate::mounting;
+use crate::mounting::{self, Site};
 use crate::output::{Die, Streams};
 use crate::paths::Root;
 use crate::pct::post_stop;
@@ -56,6 +56,13 @@ fn answer(word: &str) {
     let _ = writeln!(io::stdout(), "{word}").and_then(|()| io::stdout().flush());
 }
 
+/// The guest's init.
+struct Init {
+    process: Child,
+    /// What it does when told to halt, unless the settings say otherwise.
+    guest: Guest,
+}
+
 fn hold(root: &Root, ctid: Ctid, skiplock: bool) -> Result<(), String> {
     // A session of its own: what stops the terminal of a `pct` does not stop its container.
     rustix::process::setsid().map_err(|error| error.to_string())?;
@@ -66,25 +73,30 @@ fn hold(root: &Root, ctid: Ctid, skiplock: bool) -> Result<(), String> {
     let mut cx =
         Context::new(root.clone(), Streams::new(true)).map_err(|error| error.to_string())?;
     std::thread::sleep(Duration::from_millis(cx.settings.timings.start_ms));
-    let started = pre_start(&mut cx, ctid, skiplock).and_then(|(map, mounts)| {
+    let started = pre_start(&mut cx, ctid, skiplock).and_then(|(map, mounts, guest)| {
         running::set_mounts(root, &id, &mounts).map_err(|error| error.to_string())?;
-        start_init(&map).map_err(|error| error.to_string())
+        let process = start_init(&map).map_err(|error| error.to_string())?;
+        Ok(Init { process, guest })
     });
     let mut init = match started {
         Ok(init) => init,
         Err(error) => {
             eprintln!("{}", error.trim_end());
             let late = cx.settings.timings.failed_start_hook_ms;
-            if late > 0 {
-                answer(FAILED);
-                std::thread::sleep(Duration::from_millis(late));
+            if late == 0 {
+                end(&mut cx, ctid);
             }
-            end(&mut cx, ctid);
+            // Who hears the answer shall find the container stopped.
+            drop(listener);
             answer(FAILED);
+            if late > 0 {
+                std::thread::sleep(Duration::from_millis(late));
+                end(&mut cx, ctid);
+            }
             return Err("the container did not start".into());
         }
     };
-    let pid = Pid::from_child(&init);
+    let pid = Pid::from_child(&init.process);
     let settings = root.settings();
     std::thread::spawn(move || {
         while settings.exists() {
@@ -93,9 +105,10 @@ fn hold(root: &Root, ctid: Ctid, skiplock: bool) -> Result<(), String> {
         kill(pid);
     });
     let (node, name) = (root.clone(), id.clone());
-    std::thread::spawn(move || listen(&listener, &node, &name, pid));
+    let guest = init.guest;
+    std::thread::spawn(move || listen(&listener, &node, &name, pid, guest));
     answer(READY);
-    init.wait().map_err(|error| error.to_string())?;
+    init.process.wait().map_err(|error| error.to_string())?;
     if root.settings().exists() {
         let stop = Settings::load(root).map_or(0, |settings| settings.timings.stop_ms);
         std::thread::sleep(Duration::from_millis(stop));
@@ -119,14 +132,14 @@ fn kill(pid: Pid) {
 }
 
 /// Answers the command socket: each connection may say words, and stays open until the end.
-fn listen(listener: &UnixListener, root: &Root, id: &str, pid: Pid) {
+fn listen(listener: &UnixListener, root: &Root, id: &str, pid: Pid, guest: Guest) {
     for stream in listener.incoming().flatten() {
         let (root, id) = (root.clone(), id.to_owned());
-        std::thread::spawn(move || serve(stream, &root, &id, pid));
+        std::thread::spawn(move || serve(stream, &root, &id, pid, guest));
     }
 }
 
-fn serve(stream: UnixStream, root: &Root, id: &str, pid: Pid) {
+fn serve(stream: UnixStream, root: &Root, id: &str, pid: Pid, guest: Guest) {
     let mut reader = BufReader::new(stream);
     let mut line = String::new();
     while reader.read_line(&mut line).is_ok_and(|length| length > 0) {
@@ -135,7 +148,7 @@ fn serve(stream: UnixStream, root: &Root, id: &str, pid: Pid) {
             word if word == Word::Halt.text() => {
                 let guests =
                     Settings::load(root).map(|settings| settings.guests).unwrap_or_default();
-                match guests.get(id).copied().unwrap_or_default() {
+                match guests.get(id).copied().unwrap_or(guest) {
                     Guest::Obedient => kill(pid),
                     Guest::Slow(millis) => {
                         std::thread::spawn(move || {
@@ -153,29 +166,34 @@ fn serve(stream: UnixStream, root: &Root, id: &str, pid: Pid) {
     // The peer only went away; the connection of one that waits is open until the process ends.
 }
 
-/// Checks what the start would fail of, and returns the id map and the mounts
+/// Checks what the start would fail of, and returns the id map, the mounts and the kind of guest
 /// (lxc-pve-prestart-hook, `newuidmap`, lxc).
 fn pre_start(
     cx: &mut Context,
     ctid: Ctid,
     skiplock: bool,
-) -> Result<(Vec<IdRange>, Vec<Mounted>), String> {
+) -> Result<(Vec<IdRange>, Vec<Mounted>, Guest), String> {
     let conf = cx.load(ctid).map_err(|die| die.render(""))?;
     if !skiplock && conf.lock().is_none_or(|lock| lock != "mounted") {
         check_lock(&conf).map_err(|die: Die| die.render(""))?;
     }
     let map = id_map(&conf)?;
+    let site = Site { root: &cx.root, storages: cx.storages(), own: &map };
     let mut mounts = Vec::new();
-    for (_, mount) in conf.current.volumes() {
-        let mounted = mounting::mount(&cx.root, &map, mount, "/")
-            .map_err(|failure| failure.output + &failure.error)?;
-        mounts.extend(mounted);
+    for (name, mount) in conf.current.volumes() {
+        let mut warnings = String::new();
+        let mounted = site.mount(&name, mount, &mut warnings);
+        eprint!("{warnings}");
+        mounts.extend(mounted?);
     }
     mounts.extend(mounting::raw_entries(&cx.root, &conf.current)?);
     if !map.is_empty() {
         id_maps::install(&cx.root, &map).map_err(|refused| refused.output + &refused.error)?;
     }
-    Ok((map, mounts))
+    // A program that is no init knows nothing of the halt signal, and as the first process of
+    // its namespace it is not ended by one it does not handle (pid_namespaces(7)).
+    let is_init = conf.current.get("entrypoint").is_none_or(|command| command == "/sbin/init");
+    Ok((map, mounts, if is_init { Guest::Obedient } else { Guest::Deaf }))
 }
 
 fn id_map(conf: &Conf) -> Result<Vec<IdRange>, String> {

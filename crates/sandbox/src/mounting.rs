@@ -12,6 +12,7 @@ use crate::id_maps;
 use crate::paths::Root;
 use crate::perl::{from_file, is_space};
 use crate::running::Mounted;
+use crate::storage::Storages;
 
 /// Links and files of a Debian guest, where a mount target cannot lead through.
 const GUEST_NO_DIRECTORIES: &[&str] = &[
@@ -39,25 +40,13 @@ const MAX_LINKS: u32 = 40;
 /// system's and mean nothing to a bind mount.
 const SHOWN_OPTIONS: [&str; 4] = ["nosuid", "nodev", "noexec", "noatime"];
 
-/// Why a mount does not come about.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct MountFailure {
-    /// What tools print on stderr meanwhile.
-    pub(crate) output: String,
-    /// The error.
-    pub(crate) error: String,
-}
-
-impl From<String> for MountFailure {
-    fn from(error: String) -> Self {
-        Self { output: String::new(), error }
-    }
-}
-
-impl From<id_maps::Refused> for MountFailure {
-    fn from(refused: id_maps::Refused) -> Self {
-        Self { output: refused.output, error: refused.error }
-    }
+/// Where mounts are made: a node, and a container with this id map.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Site<'a> {
+    pub(crate) root: &'a Root,
+    pub(crate) storages: Storages<'a>,
+    /// The id map of the container; empty for a privileged one.
+    pub(crate) own: &'a [IdRange],
 }
 
 /// Checks the source of a bind mount.
@@ -119,8 +108,8 @@ fn components(path: &str) -> Vec<String> {
         .collect()
 }
 
-/// Checks the target of a mount inside the guest; `base` is how messages name its root.
-fn check_target(base: &str, target: &str) -> Result<(), String> {
+/// Checks the target of a mount inside the guest.
+fn check_target(target: &str) -> Result<(), String> {
     let mut walked = String::new();
     for component in target.split('/').filter(|component| !component.is_empty()) {
         if !walked.is_empty() {
@@ -128,39 +117,81 @@ fn check_target(base: &str, target: &str) -> Result<(), String> {
         }
         walked.push_str(component);
         if GUEST_NO_DIRECTORIES.contains(&walked.as_str()) {
-            return Err(format!("symlink encountered at: {base}/{walked}\n"));
+            // The walk starts at `/`, to which a `/` is added.
+            return Err(format!("symlink encountered at: //{walked}\n"));
         }
     }
     Ok(())
 }
 
-/// Returns the mount as it is seen inside the container, or why it fails.
-///
-/// A volume leaves nothing to see: its source is no host directory.
-pub(crate) fn mount(
-    root: &Root,
-    own: &[IdRange],
-    mount: &MountPoint,
-    base: &str,
-) -> Result<Option<Mounted>, MountFailure> {
-    let ro = mount.is_on("ro");
-    let mut options = shown(mount.options.get("mountoptions").map(String::as_str), ';');
-    // `is_valid_ro_mount_option`
-    options.retain(|option| !(ro && option == "noatime"));
-    if let Some(map) = mount.idmap().filter(|_| !own.is_empty()) {
-        if map != MountIdMap::Passthrough {
-            id_maps::install(root, &id_maps::resolve(own, &map)?)?;
+impl Site<'_> {
+    /// Returns the mount as it is seen inside the container, or why it fails; what tools print
+    /// and Proxmox warns of meanwhile goes to `warnings`.
+    ///
+    /// A volume leaves nothing to see: its source is no host directory.
+    pub(crate) fn mount(
+        &self,
+        name: &str,
+        mount: &MountPoint,
+        warnings: &mut String,
+    ) -> Result<Option<Mounted>, String> {
+        let ro = mount.is_on("ro");
+        let mut options = shown(mount.options.get("mountoptions").map(String::as_str), ';');
+        // `is_valid_ro_mount_option`
+        options.retain(|option| !(ro && option == "noatime"));
+        if let Some(map) = mount.idmap() {
+            if self.own.is_empty() {
+                let ignored = "ignoring 'idmap' option unsupported by privileged container";
+                warnings.extend(["WARN: '", name, "' - ", ignored, "\n"]);
+            } else {
+                self.install_map(&map, warnings)?;
+                options.push("idmapped".into());
+            }
         }
-        options.push("idmapped".into());
+        let (source, target) = (from_file(&mount.volume), from_file(&mount.target));
+        match mount.class {
+            MountClass::Bind => check_source(self.root, &source)?,
+            MountClass::Device => self.check_device(name, &source, warnings)?,
+            MountClass::Volume if !self.storages.exists(&source) => {
+                return Err(format!("volume '{source}' does not exist\n"));
+            }
+            MountClass::Volume => {}
+        }
+        check_target(&target)?;
+        if mount.class != MountClass::Bind {
+            return Ok(None);
+        }
+        if mount.is_on("quota") && !ro {
+            warnings.push_str("cannot enable quota control for bind mounts\n");
+        }
+        let (source, target) = (normal(&source), normal(&target));
+        Ok(Some(Mounted { source, target, ro, options }))
     }
-    let (source, target) = (from_file(&mount.volume), from_file(&mount.target));
-    let is_bind = mount.class == MountClass::Bind;
-    if is_bind {
-        check_source(root, &source)?;
+
+    /// Makes a user namespace for the map of one mount; that of the container serves for
+    /// `passthrough`.
+    fn install_map(&self, map: &MountIdMap, warnings: &mut String) -> Result<(), String> {
+        if *map == MountIdMap::Passthrough {
+            return Ok(());
+        }
+        id_maps::install(self.root, &id_maps::resolve(self.own, map)?).map_err(|refused| {
+            warnings.push_str(&refused.output);
+            refused.error
+        })
     }
-    check_target(base, &target)?;
-    let (source, target) = (normal(&source), normal(&target));
-    Ok(is_bind.then_some(Mounted { source, target, ro, options }))
+
+    fn check_device(&self, name: &str, device: &str, warnings: &mut String) -> Result<(), String> {
+        if self.root.host(device).exists() {
+            return Ok(());
+        }
+        // mount(8) of util-linux 2.38.
+        let stage = format!("/var/lib/lxc/.pve-staged-mounts/{name}");
+        warnings.extend(["mount: ", &stage, ": special device ", device, " does not exist.\n"]);
+        warnings.push_str(
+            "       dmesg(1) may have more information after failed mount system call.\n",
+        );
+        Err(format!("command 'mount {device} {stage}' failed: exit code 32\n"))
+    }
 }
 
 /// Returns what the raw `lxc.mount.entry` lines mount, or why lxc fails.

@@ -134,5 +134,7 @@ fn read(
         let values: Vec<String> = values.iter().map(decode).collect();
         given.push((name.clone(), values.join(",")));
     }
-    Ok(Parameters::check(command, given)?)
+    let parameters = Parameters::check(command, given)?;
+    cx.wide = parameters.wide(command);
+    Ok(parameters)
 }

@@ -10,6 +10,7 @@ use std::collections::hash_map::DefaultHasher;
 use std::fs::{self, OpenOptions};
 use std::hash::{Hash, Hasher};
 use std::io::{self, Write};
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::Path;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -60,7 +61,6 @@ impl Pmxcfs {
     /// Returns whether writes are possible, as Proxmox tests it: by the `w` bit of
     /// `/etc/pve/local` (`PVE::Cluster::check_cfs_quorum`).
     pub(crate) fn is_quorate(&self, node: &str) -> bool {
-        use std::os::unix::fs::PermissionsExt;
         let dir = self.root.etc_pve().join("nodes").join(node);
         fs::metadata(dir).is_ok_and(|meta| meta.permissions().mode() & 0o200 != 0)
     }
@@ -102,6 +102,8 @@ impl Pmxcfs {
         let written = OpenOptions::new()
             .write(true)
             .create_new(true)
+            // What pmxcfs shows for every conf.
+            .mode(0o640)
             .open(&tmp)
             .and_then(|mut file| file.write_all(content));
         let result = written.and_then(|()| {

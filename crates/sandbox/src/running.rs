@@ -7,12 +7,18 @@ use std::io::{self, Read, Write};
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::{SocketAddr, UnixStream};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
 use crate::file;
 use crate::paths::Root;
+
+/// How often is looked whether a socket of a process that ends is gone.
+const RELEASE_POLL: Duration = Duration::from_millis(1);
+
+/// How long that may take; longer only if the container was started anew meanwhile.
+const RELEASE_PATIENCE: Duration = Duration::from_secs(1);
 
 /// What a monitor is told.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -72,21 +78,25 @@ pub(crate) fn is_running(root: &Root, ctid: &str) -> bool {
 
 /// A connection to a container's monitor; it is closed when the container is gone.
 #[derive(Debug)]
-pub(crate) struct Connection(UnixStream);
+pub(crate) struct Connection<'a> {
+    stream: UnixStream,
+    root: &'a Root,
+    ctid: &'a str,
+}
 
 /// Opens the command socket of a container; `None` if it does not run.
-pub(crate) fn connect(root: &Root, ctid: &str) -> io::Result<Option<Connection>> {
+pub(crate) fn connect<'a>(root: &'a Root, ctid: &'a str) -> io::Result<Option<Connection<'a>>> {
     match UnixStream::connect_addr(&address(root, ctid)?) {
-        Ok(stream) => Ok(Some(Connection(stream))),
+        Ok(stream) => Ok(Some(Connection { stream, root, ctid })),
         Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => Ok(None),
         Err(error) => Err(error),
     }
 }
 
-impl Connection {
+impl Connection<'_> {
     /// Tells the monitor something.
     pub(crate) fn say(&mut self, word: Word) -> io::Result<()> {
-        writeln!(self.0, "{}", word.text())
+        writeln!(self.stream, "{}", word.text())
     }
 
     /// Waits until the container is gone, at most for a time; returns whether it is.
@@ -94,10 +104,10 @@ impl Connection {
         if patience.is_some_and(|patience| patience.is_zero()) {
             return Ok(false);
         }
-        self.0.set_read_timeout(patience)?;
+        self.stream.set_read_timeout(patience)?;
         loop {
-            match self.0.read(&mut [0; 16]) {
-                Ok(0) => return Ok(true),
+            match self.stream.read(&mut [0; 16]) {
+                Ok(0) => return Ok(self.wait_released()),
                 Ok(_) => {}
                 Err(error)
                     if matches!(
@@ -109,10 +119,22 @@ impl Connection {
                 }
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 // A monitor that dies with words unread resets the connection.
-                Err(error) if error.kind() == io::ErrorKind::ConnectionReset => return Ok(true),
+                Err(error) if error.kind() == io::ErrorKind::ConnectionReset => {
+                    return Ok(self.wait_released());
+                }
                 Err(error) => return Err(error),
             }
         }
+    }
+
+    /// Waits for the name of the socket to go as well: the kernel closes what a process had open
+    /// one by one.
+    fn wait_released(&self) -> bool {
+        let deadline = Instant::now() + RELEASE_PATIENCE;
+        while is_running(self.root, self.ctid) && Instant::now() < deadline {
+            std::thread::sleep(RELEASE_POLL);
+        }
+        true
     }
 }
 

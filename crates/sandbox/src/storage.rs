@@ -83,6 +83,42 @@ impl<'a> Storages<'a> {
         })
     }
 
+    /// Checks the name of an image (`parse_volname`, `parse_name_dir`).
+    pub(crate) fn check_name(&self, volume: &str) -> Result<(), String> {
+        let (_, name) = self.split(volume)?;
+        let digits =
+            |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+        let Some((_, file)) = name.split_once('/').filter(|(owner, _)| digits(owner)) else {
+            return Err(format!("unable to parse directory volume name '{name}'\n"));
+        };
+        let number = ["vm-", "base-", "subvol-"].iter().find_map(|kind| file.strip_prefix(kind));
+        let number = number.and_then(|rest| rest.split_once('-')).is_some_and(|(id, _)| digits(id));
+        let format =
+            [".raw", ".qcow2", ".vmdk", ".subvol"].iter().any(|format| file.ends_with(format));
+        if number && format && !file.contains(char::is_whitespace) {
+            return Ok(());
+        }
+        Err(format!("unable to parse volume filename '{file}'\n"))
+    }
+
+    /// Checks that a template is one, if it is named as a volume (`check_volume_access`).
+    pub(crate) fn check_template(&self, template: &str) -> Result<(), String> {
+        if split_volume_id(template).is_none() {
+            return Ok(());
+        }
+        let (_, name) = self.split(template)?;
+        if name.starts_with("vztmpl/") {
+            return Ok(());
+        }
+        if ["iso/", "snippets/", "backup/"].iter().any(|kind| name.starts_with(kind)) {
+            return Err(format!(
+                "unable to use volume {template} - content type needs to be 'vztmpl'\n"
+            ));
+        }
+        self.check_name(template)?;
+        Err(format!("unable to use volume {template} - content type needs to be 'vztmpl'\n"))
+    }
+
     fn path(&self, volume: &str) -> Result<PathBuf, String> {
         Ok(self.root.host(&self.host_path(volume)?))
     }
@@ -134,6 +170,15 @@ impl<'a> Storages<'a> {
             StorageKind::Btrfs => path.parent().map(PathBuf::from).unwrap_or(path),
             StorageKind::Dir => path,
         };
+        // The snapshots of a btrfs image lie beside it and go with it.
+        if storage.kind == StorageKind::Btrfs {
+            let prefix = format!("{}@", target.file_name().unwrap_or_default().to_string_lossy());
+            let beside = target.parent().map(names).unwrap_or_default();
+            for copy in beside.iter().filter(|name| name.starts_with(&prefix)) {
+                fs::remove_dir_all(target.with_file_name(copy))
+                    .map_err(|error| format!("{error}\n"))?;
+            }
+        }
         let removed =
             if target.is_dir() { fs::remove_dir_all(&target) } else { fs::remove_file(&target) };
         match removed {
@@ -142,6 +187,18 @@ impl<'a> Storages<'a> {
             }
             _ => Ok(()),
         }
+    }
+
+    /// Checks that a snapshot of a volume can be read (`activate_volume`).
+    pub(crate) fn check_snapshot(&self, volume: &str, name: &str) -> Result<(), String> {
+        if !self.can_snapshot(volume) {
+            return Err("can't snapshot this image format\n".into());
+        }
+        if volume.ends_with(".subvol") {
+            return Err("cannot mount subvol snapshots for storage type 'btrfs'\n".into());
+        }
+        let (_, copy) = self.snapshot_paths(volume, name)?;
+        if copy.exists() { Ok(()) } else { Err(format!("volume '{volume}' does not exist\n")) }
     }
 
     /// Takes a snapshot of a volume: btrfs keeps it beside the image as `NAME@SNAPSHOT`.

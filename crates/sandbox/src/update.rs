@@ -6,17 +6,18 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use bstr::{BStr, BString, ByteSlice};
-use pctd_core::conf::{Conf, Force, MountClass, MountPoint, Section};
+use pctd_core::conf::{Conf, Force, IdLine, MountClass, MountPoint, Section};
 use pctd_core::ids::Ctid;
 
-use crate::context::{Context, check_protection, text, value};
-use crate::id_maps;
-use crate::mounting;
+use crate::accept;
+use crate::context::{Context, value};
+use crate::mounting::Site;
 use crate::network;
 use crate::output::{Die, Errors};
-use crate::perl::{from_file, split_list};
+use crate::perl::from_file;
 use crate::running;
 use crate::storage::{new_disk, split_volume_id};
+use crate::volumes::{allocate, delete_unused, keep_unused, rescan_size};
 
 /// What a command asks to change.
 #[derive(Debug, Default)]
@@ -87,12 +88,12 @@ pub(crate) fn update(
             continue;
         }
         modified.insert(name.clone());
-        check_delete(conf, ctid, name)?;
+        accept::deletion(conf, ctid, name)?;
         add_pending_delete(conf, name);
     }
     for (name, given) in &change.set {
         modified.insert(name.clone());
-        let given = accept(cx, ctid, conf, name, given.as_bstr())?;
+        let given = accept::value(cx, ctid, conf, name, given.as_bstr())?;
         conf.pending.section.set(name, given);
         conf.pending.remove_delete(name);
     }
@@ -103,19 +104,6 @@ pub(crate) fn update(
         State::Stopped => apply(cx, ctid, conf, Some(&modified), &mut errors),
     }
     Ok(errors)
-}
-
-fn check_delete(conf: &Conf, ctid: Ctid, name: &str) -> Result<(), Die> {
-    match name {
-        "memory" | "rootfs" | "ostype" => {
-            Err(Die::new(format!("unable to delete required option '{name}'\n")))
-        }
-        "unprivileged" => Err(Die::new(format!("unable to delete read-only option: '{name}'\n"))),
-        _ if is_numbered(name, "mp") || is_numbered(name, "unused") => {
-            check_protection(conf, &format!("can't remove CT {ctid} drive '{name}'"))
-        }
-        _ => Ok(()),
-    }
 }
 
 /// Adds to the pending delete list; a pending change of the same key stays beside it.
@@ -150,77 +138,6 @@ pub(crate) fn names(section: &Section) -> Vec<String> {
         section.properties().keys().cloned().chain(others.map(str::to_owned)).collect();
     names.sort();
     names
-}
-
-/// Checks a value to be set and returns what goes to pending.
-fn accept(cx: &Context, ctid: Ctid, conf: &Conf, name: &str, given: &BStr) -> Result<BString, Die> {
-    if name == "rootfs" || is_numbered(name, "mp") {
-        check_protection(conf, &format!("can't update CT {ctid} drive '{name}'"))?;
-        let mount = parse_volume(name, given)?;
-        if mount.class == MountClass::Volume {
-            let volume = from_file(&mount.volume);
-            let (storage, _) = split_volume_id(&volume)
-                .ok_or_else(|| format!("unable to parse volume ID '{volume}'\n"))?;
-            cx.storages().get(storage)?;
-        }
-        if let Some(pctd_core::conf::MountIdMap::Lines(lines)) = mount.idmap() {
-            if let Some(message) = id_maps::overlap(&lines) {
-                return Err(Die::new(format!("{message}\n")));
-            }
-        }
-        return Ok(given.to_owned());
-    }
-    match name {
-        "hookscript" => check_hookscript(cx, &from_file(given))?,
-        "nameserver" | "searchdomain" => return Ok(split_list(&from_file(given)).join(" ").into()),
-        "unprivileged" => {
-            return Err(Die::new(format!("unable to modify read-only option: '{name}'\n")));
-        }
-        "tags" => return Ok(unique_tags(&from_file(given)).into()),
-        _ if is_numbered(name, "net") => network::check(cx, name, given)?,
-        _ if is_numbered(name, "dev") => check_device(cx, given)?,
-        _ => {}
-    }
-    Ok(given.to_owned())
-}
-
-fn check_hookscript(cx: &Context, volume: &str) -> Result<(), Die> {
-    let path = cx.storages().host_path(volume)?;
-    if !volume.contains(":snippets/") {
-        return Err(Die::new(format!("'{volume}' is not in the snippets directory\n")));
-    }
-    if !cx.root.host(&path).is_file() {
-        return Err(Die::new(format!("script '{volume}' does not exist\n")));
-    }
-    Ok(())
-}
-
-/// Checks that a device exists: below the root, or for want of it on the machine itself, which
-/// has `/dev/null` and the like as any host.
-fn check_device(cx: &Context, given: &BStr) -> Result<(), Die> {
-    use std::os::unix::fs::FileTypeExt;
-    let text = from_file(given);
-    let path = text
-        .split(',')
-        .find_map(|part| {
-            part.strip_prefix("path=").or_else(|| (!part.contains('=')).then_some(part))
-        })
-        .ok_or("Path has to be defined\n")?;
-    let meta = std::fs::metadata(cx.root.host(path))
-        .or_else(|_| std::fs::metadata(path))
-        .map_err(|_| format!("Device {path} does not exist\n"))?;
-    let kind = meta.file_type();
-    if kind.is_block_device() || kind.is_char_device() {
-        return Ok(());
-    }
-    Err(Die::new(format!("{path} is not a device\n")))
-}
-
-/// Sorts tags without regard to case and drops repeated ones (`get_unique_tags`).
-fn unique_tags(tags: &str) -> String {
-    let tags: BTreeSet<String> =
-        split_list(tags).into_iter().map(|tag| tag.to_lowercase()).collect();
-    tags.into_iter().collect::<Vec<_>>().join(";")
 }
 
 /// Reads a value of `rootfs` or `mpN`.
@@ -265,7 +182,8 @@ fn hotplug(
         } else if is_numbered(&name, "unused") {
             delete_unused(cx, ctid, conf, &name)
         } else if matches!(name.as_str(), "swap" | "cpulimit" | "cpuunits")
-            || is_numbered(&name, "net")
+            // One digit: Proxmox unplugs no more than the first ten.
+            || (is_numbered(&name, "net") && name.len() == "net0".len())
         {
             Ok(())
         } else {
@@ -389,68 +307,7 @@ fn release_mount(cx: &mut Context, conf: &mut Conf, name: &str) -> Result<(), St
         cx.streams.warn(&format!("WARN: {lost}\n"));
         return Ok(());
     }
-    keep_unused(conf, name, &old, &mount.volume)
-}
-
-/// Adds a volume to the unused ones, if no mount but `name` itself has it.
-///
-/// Proxmox asks whether the whole value is in use, not the volume, and so finds a use only where
-/// the value has no options.
-fn keep_unused(
-    conf: &mut Conf,
-    _name: &str,
-    value: &BString,
-    volume: &BString,
-) -> Result<(), String> {
-    if is_in_use(conf, value.as_bstr()) {
-        return Ok(());
-    }
-    add_unused(&mut conf.current, volume)
-}
-
-/// Returns whether a volume is mounted: now, in a snapshot, or pending (`is_volume_in_use`).
-pub(crate) fn is_in_use(conf: &Conf, volume: &BStr) -> bool {
-    let uses = |section: &Section| {
-        section
-            .volumes()
-            .any(|(_, mount)| mount.class == MountClass::Volume && mount.volume == volume)
-    };
-    uses(&conf.current) || conf.snapshots.values().any(uses) || uses(&conf.pending.section)
-}
-
-/// Keeps a volume under the lowest free `unusedN` (`add_unused_volume`).
-pub(crate) fn add_unused(section: &mut Section, volume: &BString) -> Result<(), String> {
-    // `$MAX_UNUSED_DISKS`
-    let keys: Vec<String> = (0..256).map(|index| format!("unused{index}")).collect();
-    if keys.iter().any(|key| section.get(key).is_some_and(|unused| unused == volume)) {
-        return Ok(());
-    }
-    let free = keys.iter().find(|key| section.get(key).is_none());
-    let key = free.ok_or("Too many unused volumes - please delete them first.\n")?;
-    section.set(key, volume.clone());
-    Ok(())
-}
-
-/// Frees an unused volume that is deleted.
-fn delete_unused(cx: &mut Context, ctid: Ctid, conf: &Conf, name: &str) -> Result<(), String> {
-    let Some(volume) = text(&conf.current, name) else { return Ok(()) };
-    if is_in_use(conf, BStr::new(&volume)) {
-        return Ok(());
-    }
-    free_volume(cx, ctid, &volume)
-}
-
-/// Frees a volume if it is the container's own (`delete_mountpoint_volume`).
-pub(crate) fn free_volume(cx: &mut Context, ctid: Ctid, volume: &str) -> Result<(), String> {
-    if MountClass::of(volume.as_bytes()) != MountClass::Volume {
-        return Ok(());
-    }
-    cx.storages().split(volume)?;
-    if crate::storage::owner(volume).is_some_and(|owner| owner == ctid.to_string()) {
-        return cx.storages().free(volume);
-    }
-    cx.streams.warn(&format!("ignore deletion of '{volume}', CT {ctid} isn't the owner!\n"));
-    Ok(())
+    keep_unused(conf, old.as_bstr(), mount.volume.as_bstr())
 }
 
 /// Applies a mount point: makes its disk, mounts it where the container runs, and brings its
@@ -471,74 +328,43 @@ fn apply_mount(
         let allocated = allocate(cx, ctid, storage, size, &mut mount)?;
         made = Some(allocated);
     } else if mount.class == MountClass::Volume {
-        rescan_size(cx, &volume, &mut mount)?;
+        rescan_size(cx, &volume, &mut mount);
     }
-    if state == State::Running {
-        if let Err(error) = plug(cx, ctid, conf, &mount) {
-            if let Some(made) = made {
-                cx.storages().free(&made)?;
-            }
-            return Err(NotApplied::Failed(error));
+    let plugged = if state == State::Running { plug(cx, ctid, conf, name, &mount) } else { Ok(()) };
+    if let Err(error) = plugged {
+        if let Some(made) = made {
+            cx.storages().free(&made)?;
         }
+        return Err(NotApplied::Failed(error));
     }
     conf.pending.section.set(name, print_volume(name, &mount));
     if let Some(old) = old {
         let before = parse_volume(name, old.as_bstr())?;
         if before.class == MountClass::Volume {
-            keep_unused(conf, name, &old, &before.volume)?;
+            keep_unused(conf, old.as_bstr(), before.volume.as_bstr())?;
         }
     }
     Ok(())
 }
 
-/// Makes a new disk and puts it into the mount point (`create_disks`).
-pub(crate) fn allocate(
+/// Mounts into a running container (`mountpoint_hotplug`).
+fn plug(
     cx: &mut Context,
     ctid: Ctid,
-    storage: &str,
-    gib: f64,
-    mount: &mut MountPoint,
-) -> Result<String, String> {
-    let mib = whole(gib * 1024.0);
-    let volume = cx.storages().allocate(storage, &ctid.to_string(), mib << 20)?;
-    mount.volume = volume.as_str().into();
-    mount.options.insert("size".into(), format!("{mib}M"));
-    if mib > 0 {
-        let path = cx.storages().host_path(&volume)?;
-        let bytes = mib << 20;
-        cx.streams.print(&format!("Formatting '{path}', fmt=raw size={bytes} preallocation=off\n"));
-        cx.streams.print(&format!("Creating filesystem with {} 1k blocks\n", mib * 1024));
-    }
-    Ok(volume)
-}
-
-/// Returns a number without its fraction (`int`).
-fn whole(number: f64) -> u64 {
-    format!("{:.0}", number.trunc()).parse().unwrap_or_default()
-}
-
-/// Takes the size of an existing volume from the volume (`$rescan_volume`).
-fn rescan_size(cx: &mut Context, volume: &str, mount: &mut MountPoint) -> Result<(), String> {
-    let path = cx.storages().host_path(volume)?;
-    if let Some(bytes) = cx.storages().size(volume) {
-        mount.options.insert("size".into(), bytes.to_string());
-    } else {
-        cx.streams.warn(&format!("failed to stat '{path}'\n"));
-        mount.options.remove("size");
-    }
-    Ok(())
-}
-
-/// Mounts into a running container (`mountpoint_hotplug`).
-fn plug(cx: &mut Context, ctid: Ctid, conf: &Conf, mount: &MountPoint) -> Result<(), String> {
+    conf: &Conf,
+    name: &str,
+    mount: &MountPoint,
+) -> Result<(), String> {
     let lines = conf.current.idmap_lines().map_err(|error| format!("{error}\n"))?;
-    let own: Vec<_> = lines.iter().map(pctd_core::conf::IdLine::range).collect();
-    // The walk inside the container starts at `/`, to which a `/` is added.
-    let mounted = mounting::mount(&cx.root, &own, mount, "/").map_err(|failure| {
-        cx.streams.warn(&failure.output);
-        failure.error
-    })?;
-    if let Some(mounted) = mounted {
+    let own: Vec<_> = lines.iter().map(IdLine::range).collect();
+    let mut warnings = String::new();
+    let mounted = Site { root: &cx.root, storages: cx.storages(), own: &own }.mount(
+        name,
+        mount,
+        &mut warnings,
+    );
+    cx.streams.warn(&warnings);
+    if let Some(mounted) = mounted? {
         let id = ctid.to_string();
         let mut mounts = running::mounts(&cx.root, &id);
         mounts.push(mounted);

@@ -160,9 +160,12 @@ fn hold_changes(plan: &mut ContainerPlan, ctid: Ctid, why: &str) {
         _ => true,
     });
     if !keys.is_empty() {
-        let why = format!("the last restart failed: {why}; `pctd apply {ctid}` tries again");
-        plan.holds.push(Hold::NeedsRestart { ctid, keys, why });
+        plan.holds.push(Hold::NeedsRestart { ctid, keys, why: failed_before(ctid, why) });
     }
+}
+
+fn failed_before(ctid: Ctid, why: &str) -> String {
+    format!("the last restart failed: {why}; `pctd apply {ctid}` tries again")
 }
 
 /// Returns why the conf may not be written now, if so.
@@ -199,6 +202,9 @@ fn plan_restart(
     if settings.restart == Restart::Never {
         let why = format!("`restart` is \"never\": run `pct reboot {ctid}` when it suits");
         plan.holds.push(Hold::NeedsRestart { ctid, keys, why });
+    } else if let Some(why) = snapshot.requests.restart_failed.get(&ctid) {
+        // What stood in the way would be met again, at once and without end.
+        plan.holds.push(Hold::NeedsRestart { ctid, keys, why: failed_before(ctid, why) });
     } else if let Some(left) = ago.and_then(|ago| settings.restart_limit.checked_sub(ago)).filter(|left| !left.is_zero()) {
         let left = humantime::format_duration(std::time::Duration::from_secs(left.as_secs().max(1)));
         let why = format!("it was restarted a short while ago and may be again in {left} (`restart_limit`)");

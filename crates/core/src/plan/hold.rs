@@ -262,6 +262,14 @@ pub enum Recheck {
     Calm,
 }
 
+impl Hold {
+    /// Returns whether it only says that some task is at work: it comes and goes with every
+    /// `pct` an admin runs, and nobody needs to be told.
+    pub const fn is_passing(&self) -> bool {
+        matches!(self, Self::Busy { .. } | Self::IdmapNotReady { why: NotReady::Busy, .. })
+    }
+}
+
 /// Says once, for every hold, its name and when to look again, so that no list can miss one.
 macro_rules! reasons {
     ($($variant:ident: $recheck:ident,)+) => {

@@ -241,7 +241,9 @@ fn plan_directory(
                 judge(&mut plan, desired, snapshot, volume, dir, audit, owner);
             }
             None if root_differs || !done => {
-                plan.readiness = Readiness::Soon;
+                // What was refused will not be taken by waiting, and services need not wait for it.
+                let refused = snapshot.requests.refused.contains_key(&volume.name);
+                plan.readiness = if refused { Readiness::Ready } else { Readiness::Soon };
                 plan.basis = Basis::None;
                 plan.needs_audit = true;
             }

@@ -1,1 +1,303 @@
 //! Laws of the planner, for worlds nobody thought of.
+//!
+//! A law holds for every world that [`generate`] can make, with the daemon of [`model`] working
+//! on it. `PROPTEST_CASES=10000 cargo test -p pctd-core --test plan laws` looks harder.
+
+mod generate;
+mod model;
+
+use std::collections::BTreeSet;
+
+use pctd_core::conf::{Conf, MountClass, MountEntry, normalise_path};
+use pctd_core::desired::{Desired, Mount, Volume};
+use pctd_core::ids::{Ctid, Key};
+use pctd_core::observed::{NodeState, Presence, Running};
+use pctd_core::ownership::Place;
+use pctd_core::plan::{Basis, Hold, Step, plan};
+use proptest::prelude::*;
+use serde_json::Value;
+
+use generate::{any_crash, any_scenario, desired_of};
+use model::{Fuse, Guest, Node, Source, apply_pending, executable};
+
+/// Whether a mount point is as a volume's mount is desired, by its meaning.
+fn is_in_place(entry: &MountEntry, volume: &Volume, mount: &Mount) -> bool {
+    let Ok(mp) = &entry.parsed else { return false };
+    let option = |name: &str, value: &str| {
+        let default = if name == "replicate" { "1" } else { "0" };
+        let actual = mp.options.get(name).map(String::as_str);
+        if name == "mountoptions" {
+            let items = |list: &str| -> BTreeSet<String> {
+                list.split(';').filter(|item| !item.is_empty()).map(str::to_owned).collect()
+            };
+            items(actual.unwrap_or_default()) == items(value)
+        } else {
+            actual.unwrap_or(default) == value
+        }
+    };
+    mp.class == MountClass::Bind
+        && normalise_path(&mp.volume) == volume.host_path.as_str()
+        && normalise_path(&mp.target) == mount.target.as_str()
+        && mount.options.iter().all(|(name, value)| option(name, value))
+}
+
+/// Everything in a conf that is nobody's business but its owner's: every property, raw line,
+/// snapshot and pending change but the mount points that pctd may write.
+#[derive(Debug, PartialEq, Eq)]
+struct Frame {
+    current: BTreeSet<String>,
+    pending: BTreeSet<String>,
+    rest: String,
+}
+
+impl Frame {
+    fn of(node: &Node, ctid: Ctid, conf: &Conf, ours: &BTreeSet<String>) -> Self {
+        let lines = |section: &pctd_core::conf::Section| -> BTreeSet<String> {
+            let foreign = section.properties().iter().filter(|(name, _)| !ours.contains(*name));
+            foreign.map(|(name, value)| format!("{name}: {value}")).collect()
+        };
+        let (current, pending) = (&conf.current, &conf.pending);
+        let rest = format!(
+            "{:?} {:?} {:?} {:?} {:?} {}",
+            current.description(),
+            current.env(),
+            current.lxc(),
+            pending.deletes(),
+            conf.snapshots,
+            node.desired.mounts_of(ctid).count(),
+        );
+        Self { current: lines(current), pending: lines(&pending.section), rest }
+    }
+}
+
+/// The keys that pctd may write: free ones, those that mount a desired source at its target, and
+/// those at a desired target that stand as the ledger says pctd left them.
+fn writable(node: &Node, ctid: Ctid, conf: &Conf) -> BTreeSet<String> {
+    let mounts: Vec<(&Volume, &Mount)> = node.desired.mounts_of(ctid).collect();
+    let written = node.ledger.mounts.get(&ctid);
+    let desired = |entry: &MountEntry| {
+        entry.parsed.as_ref().is_ok_and(|mp| {
+            let at = mounts.iter().find(|(_, mount)| normalise_path(&mp.target) == mount.target.as_str());
+            at.map(|(volume, _)| {
+                mp.class == MountClass::Bind && normalise_path(&mp.volume) == volume.host_path.as_str()
+            }) == Some(true)
+        })
+    };
+    let at_target = |entry: &MountEntry| {
+        entry.parsed.as_ref().is_ok_and(|mp| {
+            mounts.iter().any(|(_, mount)| normalise_path(&mp.target) == mount.target.as_str())
+        })
+    };
+    pctd_core::ids::MpKey::all()
+        .filter(|key| {
+            let ours = |entry: &MountEntry| {
+                let value = written.and_then(|written| written.get(key));
+                value.is_some_and(|value| entry.raw == value.as_str())
+            };
+            let of_current = |m: &MountEntry| desired(m) || (at_target(m) && ours(m));
+            !conf.pending_delete(*key)
+                && match (conf.mounts().get(key), conf.pending_mounts().get(key)) {
+                    // Whatever stands behind it would go when the container stops.
+                    (_, Some(pending)) => ours(pending),
+                    (Some(current), None) => of_current(current),
+                    (None, None) => true,
+                }
+        })
+        .map(|key| key.to_string())
+        .collect()
+}
+
+/// Checks that what was not pctd's is as it was; a restart applies what others left pending.
+fn check_frames(before: &Node, after: &Node) {
+    for (ctid, guest) in &before.guests {
+        let (Guest::Here(was), Some(now)) = (guest, after.conf(*ctid)) else { continue };
+        let ours = writable(before, *ctid, &was.conf);
+        let mut was = was.conf.clone();
+        let reboot = |(key, step): &(Key, Step)| {
+            *key == Key::Container(*ctid) && matches!(step, Step::RebootContainer { .. })
+        };
+        // Only a restart that was planned may apply anything, and only when it was carried out.
+        if after.taken.iter().any(reboot) && now.pending.is_empty() {
+            apply_pending(&mut was);
+        }
+        let was = Frame::of(before, *ctid, &was, &ours);
+        assert_eq!(was, Frame::of(after, *ctid, now, &ours), "{ctid}");
+    }
+}
+
+/// Checks that a node at rest is as desired wherever nothing is held, without asking the planner.
+fn check_in_place(node: &mut Node) {
+    for key in node.keys() {
+        let plans = node.look(&key, true);
+        assert_eq!(executable(&node.desired, plans.steps(&key)), None, "{key} is not at rest");
+        match &key {
+            Key::Container(ctid) => {
+                let (Some(Guest::Here(container)), Some(plan)) =
+                    (node.guests.get(ctid), plans.containers.get(ctid))
+                else {
+                    continue;
+                };
+                let settled = plan.holds.iter().all(|hold| {
+                    matches!(hold, Hold::UnprivilegedMismatch { .. } | Hold::IdmapNotReady { .. })
+                });
+                if !settled || !plan.waits_for.is_empty() || !plan.steps.is_empty() {
+                    continue;
+                }
+                if !container.conf.has_rootfs() || container.conf.lock().is_some_and(|l| l == "create") {
+                    continue;
+                }
+                let mut conf = container.conf.clone();
+                if container.running == Running::No {
+                    // Proxmox does so before it starts it.
+                    apply_pending(&mut conf);
+                }
+                for (volume, mount) in node.desired.mounts_of(*ctid) {
+                    let found = conf.mounts().values().filter(|m| is_in_place(m, volume, mount)).count();
+                    assert_eq!(found, 1, "{} in {ctid}", volume.name);
+                }
+            }
+            Key::Volume(name) => {
+                let planned = &plans.volumes[name];
+                let (Some(rule), Basis::Walk) = (&planned.rule, planned.basis) else { continue };
+                let Source::Directory { root, entries } = &node.sources[name] else {
+                    panic!("{name} is owned and not there");
+                };
+                assert_eq!(rule.owner.unwrap_or(root.ids), root.ids, "{name}");
+                for (file, entry) in entries.iter().filter(|_| rule.looks_below()) {
+                    assert_eq!(rule.decide(Place::Below(file.as_bytes()), entry), None, "{name}/{file}");
+                }
+            }
+        }
+    }
+}
+
+/// Writes the members of every object in another order.
+fn reversed(value: &Value) -> String {
+    match value {
+        Value::Object(members) => {
+            let members = members.iter().rev();
+            let members: Vec<String> =
+                members.map(|(k, v)| format!("{}:{}", Value::from(k.as_str()), reversed(v))).collect();
+            format!("{{{}}}", members.join(","))
+        }
+        other => other.to_string(),
+    }
+}
+
+fn look_twice(desired: &Desired, node: &Node) {
+    let snapshot = node.snapshot(&node.keys());
+    assert_eq!(plan(desired, &snapshot), plan(desired, &snapshot));
+}
+
+proptest! {
+    #[test]
+    fn taking_the_first_step_again_and_again_ends_in_place(scenario in any_scenario()) {
+        let before = scenario.node();
+        let mut node = before.clone();
+        node.settle(&scenario.order);
+        check_in_place(&mut node);
+        check_frames(&before, &node);
+    }
+
+    #[test]
+    fn a_node_at_rest_stays_at_rest(scenario in any_scenario()) {
+        let mut node = scenario.node();
+        look_twice(&node.desired, &node);
+        node.settle(&scenario.order);
+        let (ledger, taken) = (node.ledger.clone(), node.taken.len());
+        node.settle(&scenario.order);
+        prop_assert_eq!((&node.ledger, node.taken.len()), (&ledger, taken));
+        look_twice(&node.desired, &node);
+    }
+
+    #[test]
+    fn a_crash_at_any_step_changes_nothing_in_the_end(
+        scenario in any_scenario(),
+        crashes in prop::collection::vec(any_crash(), 16),
+    ) {
+        let before = scenario.node();
+        let mut whole = before.clone();
+        whole.settle(&scenario.order);
+        for (step, crash) in (0..whole.taken.len()).zip(crashes.into_iter().cycle()) {
+            let mut node = before.clone();
+            node.settle_with(&scenario.order, Some(Fuse { step, crash }));
+            check_frames(&before, &node);
+            check_in_place(&mut node);
+            // The ledger has room for one value of a key. Killed between entering a new one and
+            // writing it, pctd takes its own older mount for somebody else's, and leaves it.
+            if node.overtaken.is_empty() {
+                prop_assert_eq!(node.mounts(), whole.mounts(), "{:?} at step {}", crash, step);
+            }
+        }
+    }
+
+    #[test]
+    fn a_world_that_is_as_desired_gives_no_step(scenario in any_scenario(), forget in any::<bool>()) {
+        let mut node = scenario.node();
+        node.settle(&scenario.order);
+        // What is in place needs no memory of how it came there.
+        if forget {
+            node.ledger.mounts.clear();
+            node.ledger.seen.clear();
+        }
+        for key in node.keys() {
+            let plans = node.look(&key, true);
+            prop_assert_eq!(executable(&node.desired, plans.steps(&key)), None);
+        }
+    }
+
+    #[test]
+    fn the_order_of_keys_in_the_configuration_is_irrelevant(scenario in any_scenario()) {
+        let node = scenario.node();
+        let other = desired_of(&reversed(&scenario.config));
+        prop_assert_eq!(&other, &*node.desired);
+        let snapshot = node.snapshot(&node.keys());
+        prop_assert_eq!(plan(&other, &snapshot), plan(&node.desired, &snapshot));
+    }
+
+    #[test]
+    fn nothing_is_done_on_a_node_that_is_unknown(scenario in any_scenario()) {
+        let mut node = scenario.node();
+        node.state = NodeState::Unknown("/etc/pve/.vmlist: no such file".to_owned());
+        for key in node.keys() {
+            let plans = node.look(&key, true);
+            prop_assert_eq!(plans.steps(&key), []);
+            let reasons: Vec<_> = plans.holds(&key).iter().map(Hold::reason).collect();
+            prop_assert_eq!(reasons, ["NodeUnknown"]);
+        }
+    }
+
+    #[test]
+    fn nothing_is_done_to_a_container_that_is_not_surely_here(scenario in any_scenario()) {
+        let mut node = scenario.node();
+        node.settle(&scenario.order);
+        for (key, _) in &node.taken {
+            if let Key::Container(ctid) = key {
+                prop_assert!(matches!(node.guests.get(ctid), Some(Guest::Here(_))), "{}", ctid);
+            }
+        }
+        for guest in node.guests.values_mut() {
+            *guest = Guest::Away(Presence::Unknown("two reads disagree".to_owned()));
+        }
+        for ctid in node.desired.ctids() {
+            let key = Key::Container(ctid);
+            let plans = node.look(&key, true);
+            prop_assert_eq!(plans.steps(&key), []);
+        }
+    }
+
+    #[test]
+    fn a_container_that_does_not_run_is_not_restarted(scenario in any_scenario()) {
+        let mut node = scenario.node();
+        let stopped = |node: &Node, ctid: &Ctid| match node.guests.get(ctid) {
+            Some(Guest::Here(container)) => container.running == Running::No,
+            _ => true,
+        };
+        let before: BTreeSet<Ctid> =
+            node.guests.keys().copied().filter(|ctid| stopped(&node, ctid)).collect();
+        node.settle(&scenario.order);
+        for ctid in before {
+            prop_assert!(stopped(&node, &ctid));
+        }
+    }
+}

@@ -55,7 +55,8 @@ impl Board {
             (false, false) if view.steps.is_empty() => KeyState::Held,
             (false, _) => KeyState::Progressing,
         };
-        entry.update(key, view, state, None);
+        let error = entry.error.clone().filter(|_| state == KeyState::Failed);
+        entry.update(key, view, state, error);
     }
 
     /// Enters what came of a run.
@@ -71,9 +72,20 @@ impl Board {
         entry.update(key, view, state, error);
     }
 
+    /// Returns whether `key` is desired.
+    pub(crate) fn knows(&self, key: &Key) -> bool {
+        self.entries.contains_key(key)
+    }
+
     /// Returns whether the last thing known of `key` is that nothing differs.
     pub(crate) fn is_converged(&self, key: &Key) -> bool {
         self.entries.get(key).is_some_and(|entry| entry.state == Some(KeyState::Converged))
+    }
+
+    /// Returns whether the last run over `key` left something undone for a reason it found.
+    pub(crate) fn is_stuck(&self, key: &Key) -> bool {
+        let state = self.entries.get(key).and_then(|entry| entry.state);
+        matches!(state, Some(KeyState::Held | KeyState::Failed))
     }
 
     /// Returns the holds of `key` as last seen.
@@ -169,7 +181,11 @@ fn note_changes(
 fn announce(key: &Key, before: &View, after: &View, was: Option<&str>, error: Option<&str>) {
     let known = |hold: &&Hold| !before.holds.iter().any(|old| old.reason() == hold.reason());
     for hold in after.holds.iter().filter(known) {
-        log_with_key!(warn, key, REASON = hold.reason(), "held: {hold}");
+        if hold.is_passing() {
+            log_with_key!(debug, key, REASON = hold.reason(), "held: {hold}");
+        } else {
+            log_with_key!(warn, key, REASON = hold.reason(), "held: {hold}");
+        }
     }
     for notice in after.notices.iter().filter(|notice| !before.notices.contains(notice)) {
         log_with_key!(warn, key, REASON = notice.reason.as_str(), "{}", notice.message);

@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use pctd_core::ids::Key;
+use pctd_core::ids::{Key, VolumeName};
 use pctd_core::plan::{Reason, Step};
 use pctd_core::report::{KeyReport, PlanReport, StatusReport};
 use serde::{Deserialize, Serialize};
@@ -94,10 +94,28 @@ impl Followers {
         self.settle();
     }
 
-    /// Enters what came of a run.
-    pub(crate) fn outcome(&mut self, key: &Key, outcome: &Outcome) {
+    /// Enters what came of a run, and the volumes that the key waits for in vain.
+    pub(crate) fn outcome(
+        &mut self,
+        key: &Key,
+        outcome: &Outcome,
+        waits_for: &BTreeSet<VolumeName>,
+    ) {
         for follower in &mut self.waiting {
-            follower.outcome(key, outcome);
+            follower.outcome(key, outcome, waits_for);
+        }
+        self.settle();
+    }
+
+    /// Ends the wait for a key that is no longer in the configuration.
+    pub(crate) fn forget(&mut self, key: &Key) {
+        for follower in &mut self.waiting {
+            if follower.open.remove(key).is_some() {
+                let error = Some("it was taken out of the configuration".to_owned());
+                let steps = follower.taken.remove(key).unwrap_or_default();
+                let entry = KeyReport { steps, error, ..KeyReport::default() };
+                follower.report.insert(key.clone(), entry);
+            }
         }
         self.settle();
     }
@@ -114,7 +132,7 @@ impl Followers {
 }
 
 impl Follower {
-    fn outcome(&mut self, key: &Key, outcome: &Outcome) {
+    fn outcome(&mut self, key: &Key, outcome: &Outcome, waits_for: &BTreeSet<VolumeName>) {
         let Some(stale) = self.open.get_mut(key) else { return };
         self.taken.entry(key.clone()).or_default().extend(outcome.taken.iter().cloned());
         // A run that began before the request may have looked before what the client did.
@@ -122,15 +140,21 @@ impl Follower {
             return;
         }
         let error = match &outcome.verdict {
-            Verdict::Converged | Verdict::Held | Verdict::Cancelled => None,
+            Verdict::Converged | Verdict::Held => None,
             Verdict::Failed(error) => Some(error.clone()),
+            Verdict::Waiting if !waits_for.is_empty() => None,
             // These go on by themselves, soon.
-            Verdict::Waiting | Verdict::Conflict(_) => return,
+            Verdict::Waiting | Verdict::Conflict(_) | Verdict::Cancelled => return,
         };
         self.open.remove(key);
+        let held = |volume: &VolumeName| Reason {
+            reason: "VolumeHeld".to_owned(),
+            message: format!("it waits for volume {volume}"),
+        };
+        let holds = outcome.view.holds.iter().map(Reason::from);
         let entry = KeyReport {
             steps: self.taken.remove(key).unwrap_or_default(),
-            holds: outcome.view.holds.iter().map(Reason::from).collect(),
+            holds: holds.chain(waits_for.iter().map(held)).collect(),
             notices: outcome.view.notices.clone(),
             error,
         };

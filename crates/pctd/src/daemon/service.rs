@@ -2,6 +2,8 @@
 //!
 //! Without `NOTIFY_SOCKET` every call here does nothing.
 
+use std::io;
+use std::sync::mpsc::SyncSender;
 use std::time::Duration;
 
 use pctd_core::ids::Key;
@@ -12,33 +14,98 @@ use tracing::debug;
 use crate::controller::Event;
 use crate::controller::followers::{Op, Request};
 
-fn tell(states: &[NotifyState<'_>]) {
-    if let Err(error) = sd_notify::notify(states) {
+/// What systemd may be told.
+#[derive(Debug, Clone)]
+enum Word {
+    Ready,
+    Reloading,
+    Stopping,
+    Status(String),
+    Alive,
+    /// Nothing; answered once all that came before was said.
+    Said(SyncSender<()>),
+}
+
+/// Words waiting to be sent; a few, because only a service manager that hangs lets them wait.
+const WAITING: usize = 16;
+
+/// How long the end of the process waits for the last words to be sent.
+const FLUSH: Duration = Duration::from_millis(500);
+
+/// The way to systemd: a thread of its own, because a send blocks while the manager does not
+/// read, and the loop must go on whatever the manager does.
+#[derive(Debug, Clone)]
+pub(super) struct Service {
+    words: SyncSender<Word>,
+}
+
+impl Service {
+    /// Starts the thread.
+    ///
+    /// # Errors
+    ///
+    /// There is no thread to be had.
+    pub(super) fn start() -> io::Result<Self> {
+        let (words, waiting) = std::sync::mpsc::sync_channel(WAITING);
+        let send = move || waiting.iter().for_each(|word| send(&word));
+        std::thread::Builder::new().name("systemd".to_owned()).spawn(send)?;
+        Ok(Self { words })
+    }
+
+    fn tell(&self, word: Word) {
+        // Full: the manager does not read, and nothing said now would reach it.
+        let _unheard = self.words.try_send(word);
+    }
+
+    /// Says that the first configuration is in force and the node was looked at.
+    pub(super) fn ready(&self) {
+        self.tell(Word::Ready);
+    }
+
+    /// Says that the configuration is being read again.
+    pub(super) fn reloading(&self) {
+        self.tell(Word::Reloading);
+    }
+
+    /// Says that the service is ending.
+    pub(super) fn stopping(&self) {
+        self.tell(Word::Stopping);
+    }
+
+    /// Waits until everything was said, but not for a manager that does not read.
+    pub(super) fn flush(&self) {
+        let (said, heard) = std::sync::mpsc::sync_channel(1);
+        self.tell(Word::Said(said));
+        let _too_late = heard.recv_timeout(FLUSH);
+    }
+}
+
+fn send(word: &Word) {
+    let told = match word {
+        Word::Ready => sd_notify::notify(&[NotifyState::Ready]),
+        // systemd 253 and newer insist on the time.
+        Word::Reloading => NotifyState::monotonic_usec_now()
+            .and_then(|now| sd_notify::notify(&[NotifyState::Reloading, now])),
+        Word::Stopping => sd_notify::notify(&[NotifyState::Stopping]),
+        Word::Status(text) => sd_notify::notify(&[NotifyState::Status(text)]),
+        Word::Alive => sd_notify::notify(&[NotifyState::Watchdog]),
+        Word::Said(said) => {
+            // Whoever asked may have stopped waiting.
+            let _late = said.try_send(());
+            return;
+        }
+    };
+    if let Err(error) = told {
         debug!("systemd could not be told: {error}");
     }
 }
 
-/// Says that the first configuration is in force and the node was looked at.
-pub(super) fn ready() {
-    tell(&[NotifyState::Ready]);
-}
-
-/// Says that the configuration is being read again.
-pub(super) fn reloading() {
-    match NotifyState::monotonic_usec_now() {
-        // systemd 253 and newer insist on the time.
-        Ok(now) => tell(&[NotifyState::Reloading, now]),
-        Err(_) => tell(&[NotifyState::Reloading]),
-    }
-}
-
-/// Says that the service is ending.
-pub(super) fn stopping() {
-    tell(&[NotifyState::Stopping]);
-}
-
 /// Passes on the summary when it changes, and feeds the watchdog while the loop answers.
-pub(super) async fn report(mut summary: watch::Receiver<String>, events: mpsc::Sender<Event>) {
+pub(super) async fn report(
+    service: Service,
+    mut summary: watch::Receiver<String>,
+    events: mpsc::Sender<Event>,
+) {
     let watchdog = sd_notify::watchdog_enabled().map(|timeout| timeout / 2);
     // Without a watchdog the timer only has to exist.
     let mut alive = tokio::time::interval(watchdog.unwrap_or(Duration::from_secs(3600)));
@@ -50,11 +117,11 @@ pub(super) async fn report(mut summary: watch::Receiver<String>, events: mpsc::S
                     return;
                 }
                 let text = summary.borrow_and_update().clone();
-                tell(&[NotifyState::Status(&text)]);
+                service.tell(Word::Status(text));
             }
             _ = alive.tick(), if watchdog.is_some() => {
                 if answers(&events).await {
-                    tell(&[NotifyState::Watchdog]);
+                    service.tell(Word::Alive);
                 }
             }
         }

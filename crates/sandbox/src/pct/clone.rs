@@ -140,8 +140,8 @@ fn prepare(
                     "Full clone of a running container is only possible from a snapshot\n".into()
                 );
             }
-            let from_snapshot = snapshot.is_some() && cx.storages().can_snapshot(&volume);
-            if !(full || source.is_template() || from_snapshot) {
+            // A directory could only make a qcow2 image, which no container takes.
+            if !full && !cx.storages().can_snapshot(&volume) {
                 return Err(Die::new(format!(
                     "Linked clone feature for '{volume}' is not available\n"
                 )));
@@ -176,8 +176,8 @@ fn copy(
         let old = from_file(&mount.volume);
         let manner = if *full { "full clone of mountpoint" } else { "linked clone of mount point" };
         cx.streams.print(&format!("create {manner} {name} ({old})\n"));
-        if snapshot.is_some() && old.ends_with(".subvol") {
-            return Err("cannot mount subvol snapshots for storage type 'btrfs'\n".into());
+        if let Some(snapshot) = snapshot {
+            cx.storages().check_snapshot(&old, snapshot)?;
         }
         let Some(bytes) = cx.storages().size(&old) else {
             return Err(Die::new(format!("volume '{old}' does not exist\n")));

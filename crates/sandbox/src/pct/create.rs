@@ -13,12 +13,13 @@ use pctd_core::ids::Ctid;
 
 use crate::context::{Context, check_lock, value};
 use crate::id_maps;
-use crate::mounting;
+use crate::mounting::Site;
 use crate::output::Die;
 use crate::pct::{Ended, Parameters, commands, power, set, task};
 use crate::perl::from_file;
 use crate::storage::new_disk;
 use crate::update::{self, Change, State, is_numbered, parse_volume, print_volume};
+use crate::volumes;
 
 /// The storage used where none is named.
 const DEFAULT_STORAGE: &str = "local";
@@ -42,6 +43,8 @@ pub(super) fn run(cx: &mut Context, parameters: &Parameters) -> Result<(), Ended
         return Err(Die::new("restoring is not part of the sandbox\n").into());
     }
     check_unused(cx, ctid).map_err(|die| die.exit(2))?;
+    let template = parameters.get("ostemplate").unwrap_or_default().to_owned();
+    cx.storages().check_template(&template)?;
     let storage = parameters.get("storage").unwrap_or(DEFAULT_STORAGE).to_owned();
     let mut properties = parameters.properties(commands::get("create"));
     let unprivileged = properties.remove("unprivileged").is_none_or(|value| value != "0");
@@ -82,7 +85,6 @@ pub(super) fn run(cx: &mut Context, parameters: &Parameters) -> Result<(), Ended
     }
     let failed = format!("unable to create CT {ctid} -");
     reserve(cx, ctid).map_err(|die| die.prefixed(&failed))?;
-    let template = parameters.get("ostemplate").unwrap_or_default().to_owned();
     let plan = Plan { ctid, template, mounts, start: parameters.is_on("start") };
     task(cx, |cx| {
         cx.locked(ctid, |cx| make(cx, &plan, conf).map_err(|die| die.prefixed(&failed)))?;
@@ -191,7 +193,7 @@ fn create_disks(
         if let Some((storage, size)) =
             new_disk(&volume).filter(|_| mount.class == MountClass::Volume)
         {
-            made.push(update::allocate(cx, plan.ctid, storage, size, &mut mount)?);
+            made.push(volumes::allocate(cx, plan.ctid, storage, size, &mut mount)?);
         }
         conf.current.set(&name, print_volume(&name, &mount));
     }
@@ -200,11 +202,14 @@ fn create_disks(
 
 /// Mounts everything to unpack into it (`mount_all`).
 fn mount_all(cx: &mut Context, conf: &Conf, map: &[IdRange]) -> Result<(), Die> {
-    for (_, mount) in conf.current.volumes() {
-        if let Err(failure) = mounting::mount(&cx.root, map, mount, "/") {
-            cx.streams.warn(&failure.output);
+    for (name, mount) in conf.current.volumes() {
+        let mut warnings = String::new();
+        let site = Site { root: &cx.root, storages: cx.storages(), own: map };
+        let mounted = site.mount(&name, mount, &mut warnings);
+        cx.streams.warn(&warnings);
+        if let Err(error) = mounted {
             cx.streams.warn("mounting container failed\n");
-            return Err(failure.error.into());
+            return Err(error.into());
         }
     }
     Ok(())

@@ -11,7 +11,8 @@ use crate::output::Die;
 use crate::pct::power::{Manner, vm_stop};
 use crate::pct::{Ended, Parameters, task};
 use crate::perl::from_file;
-use crate::update::{free_volume, is_numbered};
+use crate::update::is_numbered;
+use crate::volumes::free_volume;
 
 pub(super) fn run(cx: &mut Context, parameters: &Parameters) -> Result<(), Ended> {
     let ctid = parameters.ctid("vmid")?;

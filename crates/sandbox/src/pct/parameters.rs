@@ -1,6 +1,6 @@
 //! The parameters of a command and their checks (`PVE::JSONSchema::validate`).
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use bstr::BString;
 use pctd_core::conf::schema;
@@ -99,6 +99,14 @@ impl Parameters {
                 (name.clone(), bytes)
             })
             .collect()
+    }
+
+    /// Returns the properties that have a character no byte stands for; a description is encoded
+    /// before it is written.
+    pub(crate) fn wide(&self, command: &Command) -> BTreeSet<String> {
+        let properties = self.values.iter().filter(|(name, _)| command.check(name).is_none());
+        let wide = properties.filter(|(name, value)| *name != "description" && to_file(value).1);
+        wide.map(|(name, _)| name.clone()).collect()
     }
 
     /// Returns whether there is none but these.

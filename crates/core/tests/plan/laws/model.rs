@@ -63,6 +63,8 @@ pub(crate) struct Node {
     pub(crate) guests: BTreeMap<Ctid, Guest>,
     pub(crate) sources: BTreeMap<VolumeName, Source>,
     pub(crate) file_system: &'static str,
+    /// Whether every run walks its volume.
+    pub(crate) verify: bool,
     pub(crate) ledger: Ledger,
     /// Steps taken, for the laws to look at.
     pub(crate) taken: Vec<(Key, Step)>,
@@ -83,6 +85,7 @@ impl Node {
             guests: BTreeMap::new(),
             sources: BTreeMap::new(),
             file_system: "ext4:1",
+            verify: true,
             ledger: Ledger::default(),
             taken: Vec::new(),
             overtaken: BTreeSet::new(),
@@ -197,7 +200,7 @@ impl Node {
 
     /// Runs one key until its plan has nothing more to do; `None` when the daemon was killed.
     pub(crate) fn run(&mut self, key: &Key, fuse: Option<Fuse>) -> Option<Plans> {
-        let mut verify = true;
+        let mut verify = self.verify;
         let mut last: Option<Step> = None;
         loop {
             let plans = self.look(key, verify);
@@ -379,16 +382,16 @@ impl Node {
         // and after a crash once more; a container is restarted once for each of its changes.
         let mounts: usize = self.desired.volumes.values().map(|v| v.mounts.len()).sum();
         let bound = 4 * self.desired.volumes.len() + 4 * mounts + 4;
+        for at in order {
+            self.run(&keys[at % keys.len()], fuse);
+        }
+        // Whatever waits for time to pass does so once, and is looked at again after that.
         let mut quiet = 0;
-        // The first pass in the given order, then every key until a whole hour brings nothing.
-        let first: Vec<Key> = order.iter().map(|at| keys[at % keys.len()].clone()).collect();
-        let mut todo = first;
         while quiet < 2 {
             let before = self.taken.len();
-            for key in std::mem::take(&mut todo) {
-                self.run(&key, fuse);
+            for key in &keys {
+                self.run(key, fuse);
             }
-            todo.clone_from(&keys);
             if self.taken.len() == before {
                 quiet += 1;
                 self.now += Duration::from_hours(1);

@@ -1,0 +1,203 @@
+//! Exit codes: 0 in sync or done, 1 failure, 2 wrong usage, 3 something differs or is held.
+//!
+//! Results are on standard output and errors on standard error, so that a script can read one and
+//! log the other.
+
+use std::fs::File;
+
+use crate::support::{Ran, Root, pctd};
+
+const DONE: Option<i32> = Some(0);
+const FAILED: Option<i32> = Some(1);
+const USAGE: Option<i32> = Some(2);
+const DIFFERS: Option<i32> = Some(3);
+
+/// Checks a run that fails: nothing is printed but the reason.
+#[track_caller]
+fn assert_fails(ran: &Ran, reason: &str) {
+    assert_eq!((ran.code, ran.stdout.as_str()), (FAILED, ""), "{ran:?}");
+    assert!(ran.stderr.starts_with("pctd: ") && ran.stderr.contains(reason), "{ran:?}");
+    assert_eq!(ran.stderr.lines().count(), 1, "{ran:?}");
+}
+
+#[test]
+fn wrong_usage_is_2_and_says_what_is_wrong() {
+    let cases: [(&[&str], &str); 9] = [
+        (&[], "Usage:"),
+        (&["nonsense"], "unrecognized subcommand 'nonsense'"),
+        (&["plan", "--nonsense"], "unexpected argument '--nonsense'"),
+        (&["plan", "12"], "`12` is not a container id (100 to 999999999)"),
+        (&["inspect"], "<CTID>"),
+        (&["inspect", "abc"], "`abc` is not a container id"),
+        (&["schema", "nonsense"], "possible values: config, plan, status, inspect, check"),
+        (&["completions", "cmd"], "possible values: bash"),
+        (&["-v", "-q", "status"], "cannot be used with"),
+    ];
+    for (arguments, said) in cases {
+        let ran = pctd(arguments);
+        assert_eq!((ran.code, ran.stdout.as_str()), (USAGE, ""), "{arguments:?}: {ran:?}");
+        assert!(ran.stderr.contains(said), "{arguments:?}: {ran:?}");
+    }
+}
+
+#[test]
+fn help_and_version_are_no_errors() {
+    for (arguments, said) in [
+        (["--help"].as_slice(), "Usage: pctd"),
+        (&["plan", "--help"], "Usage: pctd plan"),
+        (&["--version"], concat!("pctd ", env!("CARGO_PKG_VERSION"))),
+    ] {
+        let ran = pctd(arguments);
+        assert_eq!((ran.code, ran.stderr.as_str()), (DONE, ""), "{arguments:?}: {ran:?}");
+        assert!(ran.stdout.contains(said), "{arguments:?}: {ran:?}");
+    }
+}
+
+#[test]
+fn check_is_1_where_something_is_wrong_and_names_every_place() {
+    let root = Root::new();
+    let bad = r#"{"settings": {"mode": "enforced"},
+ "shared_volumes": {"a": {"host_path": "/etc"}}}"#;
+    root.write("bad.json", bad);
+    let path = root.path("bad.json").display().to_string();
+    let ran = pctd(&["check", &path]);
+    assert_eq!((ran.code, ran.stderr.as_str()), (FAILED, ""), "{ran:?}");
+    for said in ["bad.json:1:23: error: settings.mode: ", "bad.json:2:40: error: ", "Refused: 2 "] {
+        assert!(ran.stdout.contains(said), "{said}: {ran:?}");
+    }
+
+    let ran = pctd(&["check", "--output-format", "json", &path]);
+    assert_eq!(ran.code, FAILED, "{ran:?}");
+    let report: serde_json::Value = serde_json::from_str(&ran.stdout).unwrap();
+    assert_eq!((&report["version"], &report["valid"]), (&1.into(), &false.into()));
+    assert_eq!(report["problems"].as_array().map(Vec::len), Some(2), "{report}");
+}
+
+#[test]
+fn a_slip_that_has_no_effect_is_1_only_for_the_strict() {
+    let root = Root::new();
+    root.write("slip.json", r#"{"lxc_configs": {"100": {"unpriviledged": true}}}"#);
+    let path = root.path("slip.json").display().to_string();
+    let ran = pctd(&["check", &path]);
+    assert_eq!(ran.code, DONE, "{ran:?}");
+    assert!(ran.stdout.contains("did you mean"), "{ran:?}");
+    assert_eq!(pctd(&["check", "--strict", &path]).code, FAILED);
+}
+
+#[test]
+fn what_cannot_be_read_is_1() {
+    let root = Root::new();
+    let missing = root.path("missing.json").display().to_string();
+    assert_fails(&pctd(&["check", &missing]), &missing);
+    assert_fails(&pctd(&["plan", "--config", &missing]), &missing);
+    for command in ["plan", "apply", "check"] {
+        assert_fails(&root.pctd(&[command]), "no configuration found");
+    }
+    assert_fails(&pctd(&["man", "nonsense"]), "there is no command `nonsense`");
+    assert_fails(&pctd(&["--root", &missing, "plan"]), "No such file");
+}
+
+#[test]
+fn without_a_daemon_status_is_1_and_says_what_to_do() {
+    let root = Root::node();
+    root.declare("/data");
+    let ran = root.pctd(&["status"]);
+    assert_fails(&ran, "no daemon is running");
+    assert!(ran.stderr.contains("`systemctl start pctd`"), "{ran:?}");
+    assert!(ran.stderr.contains("`pctd plan`"), "{ran:?}");
+}
+
+#[test]
+fn without_a_cluster_file_system_nothing_is_planned() {
+    let root = Root::new();
+    root.declare("/data");
+    for arguments in [["plan"].as_slice(), &["inspect", "100"]] {
+        assert_fails(&root.pctd(arguments), "etc/pve/.version");
+    }
+}
+
+#[test]
+fn a_key_nobody_declared_is_1() {
+    let root = Root::node();
+    root.declare("/data");
+    for (command, key) in [("plan", "101"), ("plan", "other"), ("apply", "other")] {
+        assert_fails(&root.pctd(&[command, key]), &format!("{key} is not in the configuration"));
+    }
+}
+
+#[test]
+fn plan_is_0_in_sync_and_3_where_something_differs_or_is_held() {
+    let root = Root::node();
+    root.declare("/data");
+    let ran = root.pctd(&["plan"]);
+    assert_eq!((ran.code, ran.stdout.as_str()), (DONE, "In sync: 2 keys.\n"), "{ran:?}");
+
+    root.declare("/other");
+    let ran = root.pctd(&["plan", "100"]);
+    let plan = "container 100\n  + mp1: /srv/data,mp=/other\n    \
+                volume data; seen at the next start\n\n1 step.\n";
+    assert_eq!((ran.code, ran.stdout.as_str()), (DIFFERS, plan), "{ran:?}");
+
+    root.write(
+        "etc/pctd/config.json",
+        r#"{"shared_volumes": {"data": {"host_path": "/srv/data",
+        "owner": "nobody-here:0", "mounts": {"100": "/data"}}}}"#,
+    );
+    let ran = root.pctd(&["plan"]);
+    assert_eq!(ran.code, DIFFERS, "{ran:?}");
+    assert!(ran.stdout.contains("! UnknownAccount: there is no user `nobody-here`"), "{ran:?}");
+}
+
+#[test]
+fn a_plan_writes_nothing() {
+    let root = Root::node();
+    root.declare("/other");
+    assert_eq!(root.pctd(&["plan"]).code, DIFFERS);
+    assert!(!root.path("var").exists() && !root.path("run").exists());
+}
+
+#[test]
+fn apply_is_0_when_converged_3_when_held_and_1_when_it_fails() {
+    let root = Root::node();
+    root.declare("/data");
+    let ran = root.pctd(&["apply"]);
+    assert_eq!((ran.code, ran.stderr.as_str()), (DONE, ""), "{ran:?}");
+
+    // The mount is missing and there is no pct.
+    root.declare("/other");
+    let ran = root.pctd(&["apply"]);
+    assert_eq!(ran.code, FAILED, "{ran:?}");
+    assert!(ran.stdout.contains("failed: `"), "{ran:?}");
+
+    let conf = "protection: 1\nrootfs: local:100/vm.raw\nunprivileged: 1\n";
+    root.write("etc/pve/nodes/pve/lxc/100.conf", conf);
+    let ran = root.pctd(&["apply", "--output-format", "json"]);
+    assert_eq!((ran.code, ran.stderr.as_str()), (DIFFERS, ""), "{ran:?}");
+    let report: serde_json::Value = serde_json::from_str(&ran.stdout).unwrap();
+    assert_eq!(report["containers"]["100"]["holds"][0]["reason"], "Protected", "{report}");
+}
+
+#[test]
+fn only_one_process_converges_a_node() {
+    let root = Root::node();
+    root.declare("/data");
+    root.write("run/pctd/pctd.lock", "4711\n");
+    let lock = File::open(root.path("run/pctd/pctd.lock")).unwrap();
+    lock.lock().unwrap();
+    for command in ["run", "apply"] {
+        assert_fails(&root.pctd(&[command]), "another pctd is running (process 4711)");
+    }
+    // Looking needs no lock.
+    assert_eq!(root.pctd(&["plan"]).code, DONE);
+}
+
+#[test]
+fn inspect_is_0_for_any_container() {
+    let root = Root::node();
+    for (id, presence) in [("100", "here"), ("101", "absent")] {
+        let ran = root.pctd(&["inspect", id, "--output-format", "json"]);
+        assert_eq!((ran.code, ran.stderr.as_str()), (DONE, ""), "{ran:?}");
+        let report: serde_json::Value = serde_json::from_str(&ran.stdout).unwrap();
+        assert_eq!(report["presence"], presence, "{report}");
+    }
+}
