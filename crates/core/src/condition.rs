@@ -205,9 +205,11 @@ fn owned(plan: &crate::plan::VolumePlan) -> Condition {
         return Condition::held(hold);
     }
     match plan.basis {
-        Basis::NotManaged => {
-            Condition::new(Truth::True, "NotManaged", "nothing is declared, or nobody here mounts it")
-        }
+        Basis::NotManaged => Condition::new(
+            Truth::True,
+            "NotManaged",
+            "nothing is declared, or nobody here mounts it",
+        ),
         Basis::Walk => Condition::new(Truth::True, "Verified", "every entry was looked at"),
         Basis::Ledger => {
             let message = "the root directory is right and an earlier walk was complete";
@@ -271,7 +273,8 @@ mod tests {
                 "mounts": {{"100": "/data"}}}}}}}}"#
             );
             let files = [("config.json".to_owned(), text.into_bytes())];
-            let desired = load(&files, Strictness::Lenient).map_err(|e| e.to_string()).unwrap().desired;
+            let desired =
+                load(&files, Strictness::Lenient).map_err(|e| e.to_string()).unwrap().desired;
             let cluster = Cluster { node: "pve".to_owned(), quorate: true };
             let source = directory(HostIds::new(100_000, 100_000));
             let audit = Some(Audit { entries: 10, ..Audit::default() });

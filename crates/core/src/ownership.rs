@@ -200,41 +200,161 @@ mod tests {
         let half = HostIds::new(100_033, 0);
         let cases = [
             ("as declared", &all("0775", "0664"), ROOT, dir(OWNER, 0o775), None),
-            ("root's mode", &all("0775", "0664"), ROOT, dir(OWNER, 0o755), change(None, Some(0o775))),
-            ("root's owner", &all("0775", "0664"), ROOT, dir(WWW, 0o775), change(Some(OWNER), None)),
-            ("both", &all("0775", "0664"), below("f"), file(WWW, 0o600), change(Some(OWNER), Some(0o664))),
-            ("the group alone", &all("0775", "0664"), below("f"), file(HostIds::new(100_000, 0), 0o664), change(Some(OWNER), None)),
-            ("modes are kept", &all("keep", "keep"), below("f"), file(WWW, 0o4711), change(Some(OWNER), None)),
-            ("owners are kept", &modes_only("0664"), below("f"), file(OTHER, 0o600), change(None, Some(0o664))),
+            (
+                "root's mode",
+                &all("0775", "0664"),
+                ROOT,
+                dir(OWNER, 0o755),
+                change(None, Some(0o775)),
+            ),
+            (
+                "root's owner",
+                &all("0775", "0664"),
+                ROOT,
+                dir(WWW, 0o775),
+                change(Some(OWNER), None),
+            ),
+            (
+                "both",
+                &all("0775", "0664"),
+                below("f"),
+                file(WWW, 0o600),
+                change(Some(OWNER), Some(0o664)),
+            ),
+            (
+                "the group alone",
+                &all("0775", "0664"),
+                below("f"),
+                file(HostIds::new(100_000, 0), 0o664),
+                change(Some(OWNER), None),
+            ),
+            (
+                "modes are kept",
+                &all("keep", "keep"),
+                below("f"),
+                file(WWW, 0o4711),
+                change(Some(OWNER), None),
+            ),
+            (
+                "owners are kept",
+                &modes_only("0664"),
+                below("f"),
+                file(OTHER, 0o600),
+                change(None, Some(0o664)),
+            ),
             ("nothing is declared", &modes_only("keep"), below("f"), file(OTHER, 0o600), None),
-            ("a symbolic mode looks at what is there", &all("u=rwX,g=rX", "u=rwX,g=rX"), below("x"), file(OWNER, 0o700), change(None, Some(0o750))),
-            ("a symbolic mode that holds", &all("g+s", "keep"), below("d"), dir(OWNER, 0o2750), None),
+            (
+                "a symbolic mode looks at what is there",
+                &all("u=rwX,g=rX", "u=rwX,g=rX"),
+                below("x"),
+                file(OWNER, 0o700),
+                change(None, Some(0o750)),
+            ),
+            (
+                "a symbolic mode that holds",
+                &all("g+s", "keep"),
+                below("d"),
+                dir(OWNER, 0o2750),
+                None,
+            ),
             // A chown clears setuid and setgid, so a mode that has them is set afterwards.
-            ("a declared setuid after a chown", &all("0775", "4755"), below("f"), file(WWW, 0o4755), change(Some(OWNER), Some(0o4755))),
-            ("a declared setgid after a chown", &all("2775", "0664"), below("d"), dir(WWW, 0o2775), change(Some(OWNER), Some(0o2775))),
-            ("a declared setuid that is there", &all("0775", "4755"), below("f"), file(OWNER, 0o4755), None),
-            ("an undeclared setuid goes", &all("0775", "0755"), below("f"), file(OWNER, 0o4755), change(None, Some(0o755))),
+            (
+                "a declared setuid after a chown",
+                &all("0775", "4755"),
+                below("f"),
+                file(WWW, 0o4755),
+                change(Some(OWNER), Some(0o4755)),
+            ),
+            (
+                "a declared setgid after a chown",
+                &all("2775", "0664"),
+                below("d"),
+                dir(WWW, 0o2775),
+                change(Some(OWNER), Some(0o2775)),
+            ),
+            (
+                "a declared setuid that is there",
+                &all("0775", "4755"),
+                below("f"),
+                file(OWNER, 0o4755),
+                None,
+            ),
+            (
+                "an undeclared setuid goes",
+                &all("0775", "0755"),
+                below("f"),
+                file(OWNER, 0o4755),
+                change(None, Some(0o755)),
+            ),
             // Neither has a mode that counts, and neither is opened.
-            ("a link has an owner only", &all("0775", "0664"), below("l"), link(WWW), change(Some(OWNER), None)),
+            (
+                "a link has an owner only",
+                &all("0775", "0664"),
+                below("l"),
+                link(WWW),
+                change(Some(OWNER), None),
+            ),
             ("a link that is right", &all("0775", "0664"), below("l"), link(OWNER), None),
-            ("a fifo has an owner only", &all("0775", "0664"), below("p"), fifo(WWW), change(Some(OWNER), None)),
+            (
+                "a fifo has an owner only",
+                &all("0775", "0664"),
+                below("p"),
+                fifo(WWW),
+                change(Some(OWNER), None),
+            ),
             ("a fifo that is right", &all("0775", "0664"), below("p"), fifo(OWNER), None),
-            ("the longest pattern wins", &keys, below("id_a.key"), file(OWNER, 0o664), change(None, Some(0o400))),
+            (
+                "the longest pattern wins",
+                &keys,
+                below("id_a.key"),
+                file(OWNER, 0o664),
+                change(None, Some(0o400)),
+            ),
             ("a pattern", &keys, below("a.key"), file(OWNER, 0o664), change(None, Some(0o640))),
             ("a pattern that keeps", &keys, below("keep"), file(OWNER, 0o111), None),
             ("no pattern", &keys, below("a.pem"), file(OWNER, 0o600), change(None, Some(0o664))),
             ("a pattern is for files", &keys, below("d.key"), dir(OWNER, 0o775), None),
             // What the container can own is its own, whoever made it and with whatever mode.
             ("a service's own", &one_map, below("f"), file(WWW, 0o600), None),
-            ("nobody's", &one_map, below("f"), file(HostIds::ROOT, 0o600), change(Some(OWNER), Some(0o664))),
+            (
+                "nobody's",
+                &one_map,
+                below("f"),
+                file(HostIds::ROOT, 0o600),
+                change(Some(OWNER), Some(0o664)),
+            ),
             ("nobody's group", &one_map, below("f"), file(half, 0o664), change(Some(OWNER), None)),
             ("nobody's link", &one_map, below("l"), link(HostIds::ROOT), change(Some(OWNER), None)),
-            ("of the second container, unknown to the first", &one_map, below("f"), file(OTHER, 0o664), change(Some(OWNER), None)),
+            (
+                "of the second container, unknown to the first",
+                &one_map,
+                below("f"),
+                file(OTHER, 0o664),
+                change(Some(OWNER), None),
+            ),
             ("of the second container, known", &two_maps, below("f"), file(OTHER, 0o600), None),
-            ("a bit of both containers is neither's", &two_maps, below("f"), file(HostIds::new(100_033, 200_033), 0o664), change(Some(OWNER), None)),
-            ("the root is held to it all the same", &one_map, ROOT, dir(WWW, 0o775), change(Some(OWNER), None)),
+            (
+                "a bit of both containers is neither's",
+                &two_maps,
+                below("f"),
+                file(HostIds::new(100_033, 200_033), 0o664),
+                change(Some(OWNER), None),
+            ),
+            (
+                "the root is held to it all the same",
+                &one_map,
+                ROOT,
+                dir(WWW, 0o775),
+                change(Some(OWNER), None),
+            ),
             ("the root only", &root_only, below("f"), file(HostIds::ROOT, 0o600), None),
-            ("the root only, at the root", &root_only, ROOT, dir(HostIds::ROOT, 0o700), change(Some(OWNER), Some(0o775))),
+            (
+                "the root only, at the root",
+                &root_only,
+                ROOT,
+                dir(HostIds::ROOT, 0o700),
+                change(Some(OWNER), Some(0o775)),
+            ),
         ];
         for (name, rule, place, stat, expected) in cases {
             assert_eq!(rule.decide(place, &stat), expected, "{name}");
@@ -271,7 +391,9 @@ mod tests {
         let ids = [HostIds::ROOT, OWNER, WWW, OTHER];
         let stats = kinds.iter().flat_map(|kind| ids.iter().map(move |ids| (*kind, *ids)));
         for (kind, ids) in stats {
-            for (rule, mode) in rules.iter().flat_map(|r| [0, 0o644, 0o4711, 0o7777].map(|m| (r, m))) {
+            for (rule, mode) in
+                rules.iter().flat_map(|r| [0, 0o644, 0o4711, 0o7777].map(|m| (r, m)))
+            {
                 for place in [ROOT, below("x")] {
                     let before = EntryStat { kind, ids, mode };
                     let Some(change) = rule.decide(place, &before) else { continue };

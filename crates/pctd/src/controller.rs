@@ -259,7 +259,8 @@ impl<R: Reconciler> Controller<R> {
         }
         // What was confirmed was the declaration of then: a new path under an old name is not it.
         let volumes = self.desired.volumes.keys();
-        let other = volumes.filter(|name| self.desired.volumes.get(*name) != next.volumes.get(*name));
+        let other =
+            volumes.filter(|name| self.desired.volumes.get(*name) != next.volumes.get(*name));
         let other: BTreeSet<Key> = other.cloned().map(Key::Volume).chain(gone).collect();
         self.confirmed.retain(|key| !other.contains(key));
         self.verify_now.retain(|name| next.volumes.contains_key(name));
@@ -324,7 +325,12 @@ impl<R: Reconciler> Controller<R> {
         if now >= self.next_resync {
             self.survey();
         }
-        let due: Vec<_> = self.verify_due.iter().filter(|(_, at)| **at <= now).map(|(name, _)| name.clone()).collect();
+        let due: Vec<_> = self
+            .verify_due
+            .iter()
+            .filter(|(_, at)| **at <= now)
+            .map(|(name, _)| name.clone())
+            .collect();
         for name in due {
             self.verify_due.insert(name.clone(), now + self.desired.settings.verify_interval);
             self.verify_now.insert(name.clone());
@@ -336,7 +342,11 @@ impl<R: Reconciler> Controller<R> {
         let verify = self.verify_due.values().min().copied();
         let limit = self.desired.settings.max_concurrent;
         let key = self.queue.next_deadline(|key| has_room(&self.running, limit, key));
-        [Some(self.next_resync), verify, key].into_iter().flatten().min().unwrap_or(self.next_resync)
+        [Some(self.next_resync), verify, key]
+            .into_iter()
+            .flatten()
+            .min()
+            .unwrap_or(self.next_resync)
     }
 
     fn start_runs(&mut self) {
@@ -383,7 +393,9 @@ impl<R: Reconciler> Controller<R> {
             self.wake_containers_of(&name.clone(), now);
         }
         let waits_for = match key {
-            Key::Container(ctid) if outcome.verdict == Verdict::Waiting => self.waits_for(*ctid, now),
+            Key::Container(ctid) if outcome.verdict == Verdict::Waiting => {
+                self.waits_for(*ctid, now)
+            }
             Key::Container(_) | Key::Volume(_) => BTreeSet::new(),
         };
         self.followers.outcome(key, &outcome, &waits_for);

@@ -75,9 +75,11 @@ fn plan_here(
         plan.notices.push(Notice::IdmapPendingRestart);
     }
     plan.notices.extend(keep_attrs(conf));
-    let mismatch = desired.containers.get(&ctid).and_then(|def| def.unprivileged).filter(|wanted| {
-        conf.has_rootfs() && *wanted != conf.is_effectively_unprivileged()
-    });
+    let mismatch = desired
+        .containers
+        .get(&ctid)
+        .and_then(|def| def.unprivileged)
+        .filter(|wanted| conf.has_rootfs() && *wanted != conf.is_effectively_unprivileged());
     if let Some(wanted_unprivileged) = mismatch {
         plan.holds.push(Hold::UnprivilegedMismatch { ctid, wanted_unprivileged });
     }
@@ -205,9 +207,14 @@ fn plan_restart(
     } else if let Some(why) = snapshot.requests.restart_failed.get(&ctid) {
         // What stood in the way would be met again, at once and without end.
         plan.holds.push(Hold::NeedsRestart { ctid, keys, why: failed_before(ctid, why) });
-    } else if let Some(left) = ago.and_then(|ago| settings.restart_limit.checked_sub(ago)).filter(|left| !left.is_zero()) {
-        let left = humantime::format_duration(std::time::Duration::from_secs(left.as_secs().max(1)));
-        let why = format!("it was restarted a short while ago and may be again in {left} (`restart_limit`)");
+    } else if let Some(left) =
+        ago.and_then(|ago| settings.restart_limit.checked_sub(ago)).filter(|left| !left.is_zero())
+    {
+        let left =
+            humantime::format_duration(std::time::Duration::from_secs(left.as_secs().max(1)));
+        let why = format!(
+            "it was restarted a short while ago and may be again in {left} (`restart_limit`)"
+        );
         plan.holds.push(Hold::NeedsRestart { ctid, keys, why });
     } else {
         let own: Vec<String> = keys.iter().map(ToString::to_string).collect();
@@ -218,9 +225,10 @@ fn plan_restart(
 
 fn keep_attrs(conf: &Conf) -> Vec<Notice> {
     let keeps = |(key, entry): (&MpKey, &crate::conf::MountEntry)| {
-        let on = entry.parsed.as_ref().is_ok_and(|mp| {
-            mp.options.get("keepattrs").is_some_and(|value| value == "1")
-        });
+        let on = entry
+            .parsed
+            .as_ref()
+            .is_ok_and(|mp| mp.options.get("keepattrs").is_some_and(|value| value == "1"));
         on.then_some(Notice::KeepAttrs { key: *key })
     };
     conf.mounts().iter().filter_map(keeps).collect()

@@ -74,7 +74,8 @@ impl<'a> MountTable<'a> {
             return MountPlan::Held(Hold::NoFreeKey { ctid: self.ctid, target });
         };
         self.taken.insert(key);
-        let value = MountPoint::bind(&volume.host_path, &mount.target, &mount.options).render().to_string();
+        let value =
+            MountPoint::bind(&volume.host_path, &mount.target, &mount.options).render().to_string();
         let effective = if self.running { Effective::Now } else { Effective::NextStart };
         MountPlan::Set(set(key, value, None, volume, effective))
     }
@@ -105,9 +106,11 @@ impl<'a> MountTable<'a> {
 
     fn change(&self, key: MpKey, from: &MountEntry, volume: &Volume, mount: &Mount) -> MountPlan {
         let kept = from.parsed.as_ref().ok();
-        let value = match kept.filter(|mp| same_source(mp, volume)) {
+        let value = match kept.filter(|mp| is_same(mp, volume, mount)) {
             Some(mp) => mp.with_options(&mount.options).render().to_string(),
-            None => MountPoint::bind(&volume.host_path, &mount.target, &mount.options).render().to_string(),
+            None => MountPoint::bind(&volume.host_path, &mount.target, &mount.options)
+                .render()
+                .to_string(),
         };
         let was = Some(from.raw.to_string());
         let effective = if self.running { Effective::AfterRestart } else { Effective::NextStart };
@@ -146,7 +149,7 @@ enum Fit {
 }
 
 fn fit(entry: &MountEntry, volume: &Volume, mount: &Mount) -> Fit {
-    let Some(mp) = entry.parsed.as_ref().ok().filter(|mp| same_source(mp, volume)) else {
+    let Some(mp) = entry.parsed.as_ref().ok().filter(|mp| is_same(mp, volume, mount)) else {
         return Fit::OtherSource;
     };
     let same = mount.options.iter().all(|(name, value)| {
@@ -156,8 +159,12 @@ fn fit(entry: &MountEntry, volume: &Volume, mount: &Mount) -> Fit {
     if same { Fit::Same } else { Fit::OptionsDiffer }
 }
 
-fn same_source(mp: &MountPoint, volume: &Volume) -> bool {
-    mp.class == MountClass::Bind && normalise_path(&mp.volume) == volume.host_path.as_bytes()
+/// Returns whether this source is mounted at this target; what waits at a key may have another
+/// target than what is in force there.
+fn is_same(mp: &MountPoint, volume: &Volume, mount: &Mount) -> bool {
+    mp.class == MountClass::Bind
+        && normalise_path(&mp.volume) == volume.host_path.as_bytes()
+        && normalise_path(&mp.target) == mount.target.as_bytes()
 }
 
 /// Returns an option in a form in which equal meanings are equal: absent is Proxmox's default,

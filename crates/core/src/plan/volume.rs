@@ -138,12 +138,18 @@ fn unusable_source(volume: &Volume, source: &SourceState) -> Hold {
     match source {
         SourceState::Symlink { link, resolved } => Hold::PathUnsafe {
             why: match resolved {
-                Some(real) => format!("{link} is a symbolic link, and Proxmox refuses to start a container with it; write {real}"),
-                None => format!("{link} is a symbolic link, and Proxmox refuses to start a container with it; write the real path"),
+                Some(real) => format!(
+                    "{link} is a symbolic link, and Proxmox refuses to start a container with it; write {real}"
+                ),
+                None => format!(
+                    "{link} is a symbolic link, and Proxmox refuses to start a container with it; write the real path"
+                ),
             },
         },
         SourceState::WritableByAll { ancestor } => Hold::PathUnsafe {
-            why: format!("{ancestor} is writable by everybody, so anybody could swap {path}; take that right away with `chmod o-w {ancestor}`"),
+            why: format!(
+                "{ancestor} is writable by everybody, so anybody could swap {path}; take that right away with `chmod o-w {ancestor}`"
+            ),
         },
         SourceState::Unreadable(why) => Hold::SourceUnreadable { path, why: why.clone() },
         SourceState::NotDirectory | SourceState::Directory(_) | SourceState::Missing { .. } => {
@@ -171,7 +177,8 @@ fn plan_missing(
     plan.steps.push(create);
     match resolve(decision) {
         Err(holds) => {
-            plan.readiness = if holds.iter().any(is_waiting) { Readiness::Held } else { Readiness::Soon };
+            plan.readiness =
+                if holds.iter().any(is_waiting) { Readiness::Held } else { Readiness::Soon };
             plan.holds = holds;
         }
         Ok(owner) => {
@@ -357,7 +364,9 @@ fn foreign_scope(desired: &Desired, snapshot: &Snapshot, volume: &Volume) -> Sco
         Err(_) => Scope::RootOnly,
         Ok(maps) if maps.is_empty() => Scope::RootOnly,
         Ok(mut maps) => {
-            maps.sort_by_key(|map| map.ranges().iter().map(ToString::to_string).collect::<Vec<_>>());
+            maps.sort_by_key(|map| {
+                map.ranges().iter().map(ToString::to_string).collect::<Vec<_>>()
+            });
             maps.dedup();
             Scope::Foreign(maps)
         }

@@ -77,9 +77,12 @@ fn writable(node: &Node, ctid: Ctid, conf: &Conf) -> BTreeSet<String> {
     let written = node.ledger.mounts.get(&ctid);
     let desired = |entry: &MountEntry| {
         entry.parsed.as_ref().is_ok_and(|mp| {
-            let at = mounts.iter().find(|(_, mount)| normalise_path(&mp.target) == mount.target.as_str());
+            let at = mounts
+                .iter()
+                .find(|(_, mount)| normalise_path(&mp.target) == mount.target.as_str());
             at.map(|(volume, _)| {
-                mp.class == MountClass::Bind && normalise_path(&mp.volume) == volume.host_path.as_str()
+                mp.class == MountClass::Bind
+                    && normalise_path(&mp.volume) == volume.host_path.as_str()
             }) == Some(true)
         })
     };
@@ -143,7 +146,9 @@ fn check_in_place(node: &mut Node) {
                 if !settled || !plan.waits_for.is_empty() || !plan.steps.is_empty() {
                     continue;
                 }
-                if !container.conf.has_rootfs() || container.conf.lock().is_some_and(|l| l == "create") {
+                if !container.conf.has_rootfs()
+                    || container.conf.lock().is_some_and(|l| l == "create")
+                {
                     continue;
                 }
                 let mut conf = container.conf.clone();
@@ -152,7 +157,8 @@ fn check_in_place(node: &mut Node) {
                     apply_pending(&mut conf);
                 }
                 for (volume, mount) in node.desired.mounts_of(*ctid) {
-                    let found = conf.mounts().values().filter(|m| is_in_place(m, volume, mount)).count();
+                    let found =
+                        conf.mounts().values().filter(|m| is_in_place(m, volume, mount)).count();
                     assert_eq!(found, 1, "{} in {ctid}", volume.name);
                 }
             }
@@ -164,7 +170,11 @@ fn check_in_place(node: &mut Node) {
                 };
                 assert_eq!(rule.owner.unwrap_or(root.ids), root.ids, "{name}");
                 for (file, entry) in entries.iter().filter(|_| rule.looks_below()) {
-                    assert_eq!(rule.decide(Place::Below(file.as_bytes()), entry), None, "{name}/{file}");
+                    assert_eq!(
+                        rule.decide(Place::Below(file.as_bytes()), entry),
+                        None,
+                        "{name}/{file}"
+                    );
                 }
             }
         }
@@ -176,8 +186,9 @@ fn reversed(value: &Value) -> String {
     match value {
         Value::Object(members) => {
             let members = members.iter().rev();
-            let members: Vec<String> =
-                members.map(|(k, v)| format!("{}:{}", Value::from(k.as_str()), reversed(v))).collect();
+            let members: Vec<String> = members
+                .map(|(k, v)| format!("{}:{}", Value::from(k.as_str()), reversed(v)))
+                .collect();
             format!("{{{}}}", members.join(","))
         }
         other => other.to_string(),

@@ -5,7 +5,8 @@ use std::fmt::Write as _;
 use pctd_core::condition::Truth;
 use pctd_core::plan::{Effective, SetMount, SetOwnership, Step};
 use pctd_core::report::{
-    CheckReport, ConditionReport, InspectReport, KeyReport, KeyState, KeyStatus, PlanReport, StatusReport,
+    CheckReport, ConditionReport, InspectReport, KeyReport, KeyState, KeyStatus, PlanReport,
+    StatusReport,
 };
 
 use super::style::{Palette, Tone};
@@ -194,7 +195,8 @@ fn explanation(entry: &KeyStatus) -> String {
         // `Watched` says how drift is found, not whether something is wrong.
         *name != "Watched" && condition.status != Truth::True && condition.reason != "NotHere"
     };
-    let purpose = || entry.conditions.iter().find(|(name, _)| *name == "Mounted" || *name == "Owned");
+    let purpose =
+        || entry.conditions.iter().find(|(name, _)| *name == "Mounted" || *name == "Owned");
     let telling = entry.conditions.iter().find(untrue).or_else(purpose);
     telling.map_or_else(String::new, |(_, condition)| condition.message.clone())
 }
@@ -222,7 +224,8 @@ pub(crate) fn inspect(report: &InspectReport, palette: Palette) -> String {
     for (key, mount) in &report.mounts {
         let options: Vec<_> = mount.options.iter().map(|(k, v)| format!("{k}={v}")).collect();
         let target = mount.target.as_deref().unwrap_or("?");
-        row(key, &format!("{} {} at {target} {}", mount.class, mount.source, options.join(" ")));
+        let text = format!("{} {} at {target} {}", mount.class, mount.source, options.join(" "));
+        row(key, text.trim_end());
     }
     for (name, value) in &report.pending.set {
         row("pending", &format!("{name}: {value}"));
@@ -283,4 +286,341 @@ fn count_u64(number: u64, thing: &str) -> String {
 fn line(text: &mut String, arguments: std::fmt::Arguments<'_>) {
     // Writing to a string cannot fail.
     let _infallible = writeln!(text, "{arguments}");
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use pctd_core::ids::{HostIds, MpKey};
+    use pctd_core::plan::Reason;
+    use pctd_core::report::{
+        CheckEntry, ConditionReport, ConfigReport, DaemonReport, InspectMount, InspectPending,
+        ProgressReport,
+    };
+
+    use super::*;
+
+    fn reason(reason: &str, message: &str) -> Reason {
+        Reason { reason: reason.to_owned(), message: message.to_owned() }
+    }
+
+    fn set(key: u8, value: &str, was: Option<&str>, effective: Effective) -> Step {
+        Step::SetMount(SetMount {
+            key: MpKey::new(key),
+            value: value.to_owned(),
+            was: was.map(str::to_owned),
+            volume: "data".parse().unwrap(),
+            effective,
+            after_volume: effective == Effective::Now,
+        })
+    }
+
+    fn own(owner: Option<HostIds>, entries: u64, owners: u64, modes: u64) -> Step {
+        let (path, changes) = ("/tank/data".to_owned(), owners.max(modes));
+        Step::SetOwnership(SetOwnership { path, owner, entries, changes, owners, modes })
+    }
+
+    /// A report in which every kind of step and every part of an entry occurs.
+    fn full() -> PlanReport {
+        let root = Some(HostIds::new(100_000, 100_000));
+        let volume = KeyReport {
+            steps: vec![
+                Step::CreateDirectory { path: "/tank/data".to_owned() },
+                own(root, 1, 1, 1),
+                own(None, 12, 0, 3),
+            ],
+            notices: vec![reason("HardLinks", "2 entries have more than one name")],
+            ..KeyReport::default()
+        };
+        let container = KeyReport {
+            steps: vec![
+                set(0, "/tank/data,mp=/data", None, Effective::Now),
+                set(1, "/tank/data,mp=/b,ro=1", Some("/tank/data,mp=/b"), Effective::AfterRestart),
+                set(2, "/tank/data,mp=/c", None, Effective::NextStart),
+                Step::RebootContainer { keys: vec![MpKey::new(1)], others: Vec::new() },
+                Step::RebootContainer {
+                    keys: vec![MpKey::new(1), MpKey::new(3)],
+                    others: vec!["cores".to_owned(), "swap".to_owned()],
+                },
+            ],
+            holds: vec![reason("Locked", "container 100 is locked (backup)")],
+            error: Some("pct exited with 255".to_owned()),
+            ..KeyReport::default()
+        };
+        let mut report = PlanReport::empty();
+        report.insert("data".parse().unwrap(), volume);
+        report.insert("100".parse().unwrap(), container);
+        report.insert("101".parse().unwrap(), KeyReport::default());
+        report.count();
+        report
+    }
+
+    #[test]
+    fn a_plan_reads_like_a_diff() {
+        let expected = "\
+volume data
+  + directory /tank/data
+  ~ owner 100000:100000 on /tank/data: 1 of 1 entry (1 owner, 1 mode)
+  ~ owner kept on /tank/data: 3 of 12 entries (3 modes)
+  i HardLinks: 2 entries have more than one name
+
+container 100
+  + mp0: /tank/data,mp=/data
+    volume data; plugged in at once, once the volume is ready
+  - mp1: /tank/data,mp=/b
+  + mp1: /tank/data,mp=/b,ro=1
+    volume data; seen after a restart
+  + mp2: /tank/data,mp=/c
+    volume data; seen at the next start
+  ~ restart, for mp1
+  ~ restart, for mp1, mp3
+    also takes effect: cores, swap
+  failed: pct exited with 255
+  ! Locked: container 100 is locked (backup)
+
+";
+        let text = plan(&full(), Tense::Plan, Palette::none());
+        assert_eq!(text, format!("{expected}8 steps, 1 hold, 1 failed, 1 in sync.\n"));
+        let text = plan(&full(), Tense::Done, Palette::none());
+        assert_eq!(text, format!("{expected}8 steps taken, 1 hold, 1 failed, 1 in sync.\n"));
+    }
+
+    #[test]
+    fn every_kind_of_step_is_in_the_plan_that_is_tested() {
+        let report = full();
+        let entries = report.containers.values().chain(report.volumes.values());
+        let names: std::collections::BTreeSet<_> =
+            entries.flat_map(|entry| &entry.steps).map(Step::name).collect();
+        assert_eq!(names, Step::NAMES.iter().copied().collect());
+    }
+
+    #[test]
+    fn a_plan_of_nothing_is_one_line() {
+        let mut report = PlanReport::empty();
+        assert_eq!(plan(&report, Tense::Plan, Palette::none()), "In sync: 0 keys.\n");
+        report.insert("100".parse().unwrap(), KeyReport::default());
+        report.count();
+        assert_eq!(plan(&report, Tense::Done, Palette::none()), "In sync: 1 key.\n");
+    }
+
+    #[test]
+    fn a_notice_alone_is_shown_and_is_in_sync() {
+        let notices = vec![reason("KeepAttrs", "mp0 has keepattrs=1")];
+        let mut report = PlanReport::empty();
+        report.insert("100".parse().unwrap(), KeyReport { notices, ..KeyReport::default() });
+        report.count();
+        let expected = "container 100\n  i KeepAttrs: mp0 has keepattrs=1\n\nIn sync: 1 key.\n";
+        assert_eq!(plan(&report, Tense::Plan, Palette::none()), expected);
+    }
+
+    fn condition(status: Truth, message: &str) -> ConditionReport {
+        let (reason, since) = ("Because".to_owned(), "2026-01-01T00:00:00Z".to_owned());
+        ConditionReport { status, reason, message: message.to_owned(), since }
+    }
+
+    fn key_status(state: KeyState, conditions: &[(&str, Truth, &str)]) -> KeyStatus {
+        let each = conditions.iter();
+        let each = each.map(|(name, status, text)| ((*name).to_owned(), condition(*status, text)));
+        KeyStatus {
+            state,
+            conditions: each.collect(),
+            holds: Vec::new(),
+            notices: Vec::new(),
+            error: None,
+            next_retry: None,
+            progress: None,
+        }
+    }
+
+    fn status_report() -> StatusReport {
+        let daemon = DaemonReport {
+            version: "0.1.0".to_owned(),
+            pid: 77,
+            mode: "enforce".to_owned(),
+            node: "up".to_owned(),
+        };
+        let files = vec!["/etc/pctd/config.json".to_owned(), "/etc/pctd/conf.d/a.json".to_owned()];
+        let config = ConfigReport { valid: true, generation: 3, files, error: None };
+        let (version, containers, volumes) = (1, BTreeMap::new(), BTreeMap::new());
+        StatusReport { version, daemon, config, containers, volumes }
+    }
+
+    #[test]
+    fn a_status_reads_like_a_table() {
+        let mut report = status_report();
+        let in_place = [
+            ("Owned", Truth::True, "every entry was looked at"),
+            ("Present", Truth::True, "on ext4:1"),
+            ("Watched", Truth::False, "by the walk"),
+        ];
+        let mut walking = key_status(KeyState::Progressing, &in_place);
+        walking.progress = Some(ProgressReport { entries: 1200, changes: 3 });
+        let mut failed = key_status(KeyState::Failed, &[]);
+        failed.error = Some("pct exited with 255".to_owned());
+        let mut held = key_status(KeyState::Held, &in_place);
+        held.holds =
+            vec![reason("Locked", "it is locked"), reason("ForeignMount", "mp0 is in the way")];
+        let differs =
+            [("Defined", Truth::True, "here"), ("Mounted", Truth::False, "1 steps to take")];
+        for (name, status) in
+            [("data", key_status(KeyState::Converged, &in_place)), ("ssl_certs", walking)]
+        {
+            report.volumes.insert(name.parse().unwrap(), status);
+        }
+        for (id, status) in [
+            ("100", key_status(KeyState::Progressing, &differs)),
+            ("101", failed),
+            ("102", held),
+            ("103", key_status(KeyState::Unknown, &[])),
+        ] {
+            report.containers.insert(id.parse().unwrap(), status);
+        }
+        let expected = "\
+pctd 0.1.0 (pid 77), enforce, generation 3 of /etc/pctd/config.json, /etc/pctd/conf.d/a.json
+data       converged    every entry was looked at
+ssl_certs  progressing  1200 entries looked at, 3 differ
+100        progressing  1 steps to take
+101        failed       pct exited with 255
+102        held         Locked: it is locked
+                        mp0 is in the way
+103        unknown      \n";
+        assert_eq!(status(&report, Palette::none()), expected);
+    }
+
+    #[test]
+    fn a_status_tells_of_the_node_and_of_a_refused_configuration() {
+        let mut report = status_report();
+        report.daemon.node = "the state of /etc/pve is unknown: no .vmlist".to_owned();
+        report.config.valid = false;
+        report.config.error = Some("config.json:3:1: no JSON".to_owned());
+        let expected = "\
+pctd 0.1.0 (pid 77), enforce, generation 3 of /etc/pctd/config.json, /etc/pctd/conf.d/a.json
+the state of /etc/pve is unknown: no .vmlist
+configuration refused, the last good one is in force:
+config.json:3:1: no JSON
+";
+        assert_eq!(status(&report, Palette::none()), expected);
+    }
+
+    fn bind(source: &str, target: &str, options: &[(&str, &str)]) -> InspectMount {
+        let each = options.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
+        let (class, target) = ("bind".to_owned(), Some(target.to_owned()));
+        InspectMount { class, source: source.to_owned(), target, options: each.collect() }
+    }
+
+    fn absent() -> InspectReport {
+        InspectReport {
+            version: 1,
+            ctid: "100".parse().unwrap(),
+            presence: "absent".to_owned(),
+            unprivileged: None,
+            idmap: Vec::new(),
+            root: None,
+            not_ready: Some("there is no such container".to_owned()),
+            mounts: BTreeMap::new(),
+            pending: InspectPending::default(),
+            snapshots: Vec::new(),
+            lock: None,
+            template: false,
+            protection: false,
+            digest: None,
+            running: false,
+            warnings: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn a_container_is_inspected_row_by_row() {
+        let invalid = InspectMount {
+            class: "invalid".to_owned(),
+            source: "no mount point".to_owned(),
+            target: None,
+            options: BTreeMap::new(),
+        };
+        let report = InspectReport {
+            presence: "here".to_owned(),
+            unprivileged: Some(true),
+            idmap: vec![("u".to_owned(), 0, 100_000, 65_536), ("g".to_owned(), 0, 100_000, 65_536)],
+            root: Some(HostIds::new(100_000, 100_000)),
+            not_ready: Some("a task holds its lock".to_owned()),
+            mounts: BTreeMap::from([
+                ("mp0".to_owned(), bind("/tank/data", "/data", &[("backup", "0"), ("ro", "1")])),
+                ("mp1".to_owned(), invalid),
+            ]),
+            pending: InspectPending {
+                set: BTreeMap::from([("mp2".to_owned(), "/srv/b,mp=/b".to_owned())]),
+                delete: vec!["swap".to_owned()],
+            },
+            snapshots: vec!["after".to_owned(), "before".to_owned()],
+            lock: Some("backup".to_owned()),
+            template: true,
+            protection: true,
+            digest: Some("da39a3ee5e6b4b0d3255bfef95601890afd80709".to_owned()),
+            running: true,
+            warnings: vec!["vm 100 - unable to parse config: x\n".to_owned()],
+            ..absent()
+        };
+        let expected = "\
+container 100
+  presence      here
+  privilege     unprivileged
+  running       yes
+  id map        u 0 -> 100000, 65536 ids
+  id map        g 0 -> 100000, 65536 ids
+  root          100000:100000 on the host
+  not ready     a task holds its lock
+  mp0           bind /tank/data at /data backup=0 ro=1
+  mp1           invalid no mount point at ?
+  pending       mp2: /srv/b,mp=/b
+  pending       swap goes away
+  snapshots     after, before
+  lock          backup
+  template      yes
+  protection    yes
+  digest        da39a3ee5e6b4b0d3255bfef95601890afd80709
+  warning       vm 100 - unable to parse config: x
+";
+        assert_eq!(inspect(&report, Palette::none()), expected);
+    }
+
+    #[test]
+    fn a_container_that_is_not_here_has_few_rows() {
+        let expected = "\
+container 100
+  presence      absent
+  not ready     there is no such container
+";
+        assert_eq!(inspect(&absent(), Palette::none()), expected);
+    }
+
+    #[test]
+    fn a_check_names_the_place_first() {
+        let entry = |severity: &str, line, message: &str| CheckEntry {
+            severity: severity.to_owned(),
+            file: "config.json".to_owned(),
+            line,
+            column: 5,
+            path: "shared_volumes.data".to_owned(),
+            message: message.to_owned(),
+        };
+        let mut report = CheckReport {
+            version: 1,
+            valid: true,
+            files: vec!["config.json".to_owned()],
+            volumes: 1,
+            containers: 2,
+            problems: Vec::new(),
+            notes: vec![entry("ignored", 7, "belongs to another tool")],
+        };
+        let note = "config.json:7:5: ignored: shared_volumes.data: belongs to another tool\n";
+        let expected = format!("{note}Valid: 1 volume, 2 containers.\n");
+        assert_eq!(check(&report, Palette::none()), expected);
+        report.valid = false;
+        report.problems = vec![entry("error", 3, "host_path is missing; write it")];
+        let problem =
+            "config.json:3:5: error: shared_volumes.data: host_path is missing; write it\n";
+        let expected = format!("{problem}{note}Refused: 1 problem.\n");
+        assert_eq!(check(&report, Palette::none()), expected);
+    }
 }

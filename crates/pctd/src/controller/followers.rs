@@ -86,7 +86,12 @@ struct Follower {
 
 impl Followers {
     /// Follows `keys` until they settle; runs under way began before the request and do not count.
-    pub(crate) fn follow(&mut self, request: Request, keys: BTreeSet<Key>, running: &BTreeSet<Key>) {
+    pub(crate) fn follow(
+        &mut self,
+        request: Request,
+        keys: BTreeSet<Key>,
+        running: &BTreeSet<Key>,
+    ) {
         let open = keys.into_iter().map(|key| (key.clone(), running.contains(&key))).collect();
         let follower =
             Follower { request, open, taken: BTreeMap::new(), report: PlanReport::empty() };

@@ -85,7 +85,10 @@ impl<R: Reconciler> Controller<R> {
     fn node_state(&self) -> String {
         let unknown = super::keys_of(&self.desired).iter().find_map(|key| {
             let holds = self.board.holds(key).iter();
-            holds.filter(|hold| matches!(hold, Hold::NodeUnknown { .. })).map(Hold::to_string).next()
+            holds
+                .filter(|hold| matches!(hold, Hold::NodeUnknown { .. }))
+                .map(Hold::to_string)
+                .next()
         });
         unknown.unwrap_or_else(|| "up".to_owned())
     }

@@ -22,17 +22,21 @@ use super::{ConfigEvent, Controller, Event};
 use crate::reconciler::{Job, Outcome, Reconciler, Verdict, View};
 
 /// Two containers and no volume, so that nothing is due but what a test asks for.
-const CONTAINERS: &str = r#"{"lxc_configs": {"100": {"unprivileged": true}, "101": {"unprivileged": true}}}"#;
+const CONTAINERS: &str =
+    r#"{"lxc_configs": {"100": {"unprivileged": true}, "101": {"unprivileged": true}}}"#;
 
 /// A volume in two containers.
-const VOLUME: &str =
-    r#"{"shared_volumes": {"data": {"host_path": "/tank/data", "mounts": {"100": "/data", "101": "/data"}}}}"#;
+const VOLUME: &str = r#"{"shared_volumes": {"data": {"host_path": "/tank/data", "mounts": {"100": "/data", "101": "/data"}}}}"#;
 
 /// What the node is asked.
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Call {
     Survey,
-    Run { key: Key, verify: bool, confirmed: bool },
+    Run {
+        key: Key,
+        verify: bool,
+        confirmed: bool,
+    },
     /// A run that a gate held found that it is to end.
     Cancelled(Key),
 }
@@ -650,7 +654,10 @@ async fn the_loop_ends_with_its_sources() {
 async fn a_client_is_answered_when_its_keys_have_settled() {
     let mut this = Loop::settled(VOLUME).await;
     let (stale, gate) = Reply::new(Verdict::Converged).gated();
-    this.reply("100", [stale, Reply::new(Verdict::Waiting), Reply::new(Verdict::Converged).taking(step())]);
+    this.reply(
+        "100",
+        [stale, Reply::new(Verdict::Waiting), Reply::new(Verdict::Converged).taking(step())],
+    );
     this.event("100").await;
     let both = [this.next().await, this.next().await];
     assert!(both.contains(&run("100")) && both.contains(&run("data")), "{both:?}");
@@ -689,7 +696,8 @@ async fn a_client_does_not_wait_for_a_volume_that_is_held() {
     let answer = this.apply(&[], false).await;
     let report = plan_of(answer.await.unwrap());
     assert!(this.begun.elapsed() < secs(1));
-    let reasons: Vec<_> = report.containers[&ctid(100)].holds.iter().map(|h| h.reason.as_str()).collect();
+    let reasons: Vec<_> =
+        report.containers[&ctid(100)].holds.iter().map(|h| h.reason.as_str()).collect();
     assert_eq!(reasons, ["VolumeHeld"]);
     assert_eq!((report.summary.holds, report.summary.errors), (2, 0));
     // Nor for one it did not name.
@@ -745,7 +753,9 @@ async fn every_volume_is_verified_when_it_is_due() {
     this.event("100").await;
     let calls = this.pass(secs(1)).await;
     assert!(calls.contains(&run("data")), "{calls:?}");
-    let walks = |calls: Vec<Call>| calls.into_iter().filter(|call| *call != Call::Survey).collect::<Vec<_>>();
+    let walks = |calls: Vec<Call>| {
+        calls.into_iter().filter(|call| *call != Call::Survey).collect::<Vec<_>>()
+    };
     let calls = this.pass(secs(6 * 3600 - 10)).await;
     assert_eq!(walks(calls), []);
     let calls = this.pass(secs(10)).await;

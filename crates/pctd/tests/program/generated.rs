@@ -80,3 +80,18 @@ fn completions_know_every_command() {
         }
     }
 }
+
+#[test]
+fn the_readme_has_a_row_for_every_hold_and_every_command() {
+    let readme = std::fs::read_to_string(workspace().join("README.md")).unwrap();
+    let rows: Vec<&str> = readme.lines().filter(|line| line.starts_with("| `")).collect();
+    for hold in pctd_core::plan::Hold::REASONS {
+        let row = format!("| `{hold}` |");
+        assert!(rows.iter().any(|line| line.starts_with(&row)), "no row for the hold {hold}");
+    }
+    for command in commands() {
+        let starts = [format!("| `{command}` |"), format!("| `{command} ")];
+        let is_there = rows.iter().any(|line| starts.iter().any(|start| line.starts_with(start)));
+        assert!(is_there, "no row for the command {command}");
+    }
+}

@@ -101,14 +101,19 @@ enum SourceSeed {
 }
 
 fn any_ids() -> impl Strategy<Value = HostIds> {
-    let ids = [(0, 0), (100_000, 100_000), (100_033, 100_033), (200_000, 200_000), (65_534, 65_534)];
+    let ids =
+        [(0, 0), (100_000, 100_000), (100_033, 100_033), (200_000, 200_000), (65_534, 65_534)];
     select(ids.map(|(uid, gid)| HostIds::new(uid, gid)).to_vec())
 }
 
 fn any_entry() -> impl Strategy<Value = EntryStat> {
     let kinds = vec![EntryKind::Directory, EntryKind::File, EntryKind::Symlink, EntryKind::Special];
     let modes = vec![0o755, 0o644, 0o4755, 0o600, 0o2775];
-    (select(kinds), any_ids(), select(modes)).prop_map(|(kind, ids, mode)| EntryStat { kind, ids, mode })
+    (select(kinds), any_ids(), select(modes)).prop_map(|(kind, ids, mode)| EntryStat {
+        kind,
+        ids,
+        mode,
+    })
 }
 
 fn any_source() -> impl Strategy<Value = SourceSeed> {
@@ -160,7 +165,15 @@ fn any_guest() -> impl Strategy<Value = GuestSeed> {
     // Half of the time pctd wrote what stands there, else the ledger would seldom matter.
     let true_ledger = prop::collection::vec(0u8..5, 0..4);
     let flock = prop::bool::weighted(0.1);
-    let parts = (presence, any_conf(), any::<bool>(), prop::bool::weighted(0.2), flock, written, true_ledger);
+    let parts = (
+        presence,
+        any_conf(),
+        any::<bool>(),
+        prop::bool::weighted(0.2),
+        flock,
+        written,
+        true_ledger,
+    );
     parts.prop_map(|(presence, conf, running, other_map, flock, mut written, true_ledger)| {
         for index in true_ledger {
             let prefix = format!("mp{index}: ");
@@ -174,7 +187,10 @@ fn any_guest() -> impl Strategy<Value = GuestSeed> {
 }
 
 fn any_mount(target: &'static str) -> impl Strategy<Value = Value> {
-    let options = (option::of(any::<bool>()), option::of(select(vec![json!(["nodev"]), json!(["noatime", "nosuid"])])));
+    let options = (
+        option::of(any::<bool>()),
+        option::of(select(vec![json!(["nodev"]), json!(["noatime", "nosuid"])])),
+    );
     prop_oneof![
         2 => Just(json!(target)),
         1 => options.prop_map(move |(read_only, mount_options)| {
@@ -202,7 +218,8 @@ fn any_volume(path: &'static str, target: &'static str) -> impl Strategy<Value =
         "0:0",
     ];
     let enforce = option::of(select(vec!["adopt", "once", "always"]));
-    let modes = option::of(select(vec![("0775", "0664"), ("u=rwX,g=rX", "u=rw"), ("2770", "0660")]));
+    let modes =
+        option::of(select(vec![("0775", "0664"), ("u=rwX,g=rX", "u=rw"), ("2770", "0660")]));
     let mounts = prop::collection::btree_map(
         select(CTIDS.map(|id| id.to_string()).to_vec()),
         any_mount(target),
@@ -249,15 +266,17 @@ fn any_config() -> impl Strategy<Value = Value> {
     });
     let [a, b, c] = VOLUMES.map(|(_, path, target)| any_volume(path, target).boxed());
     let declared = option::weighted(0.2, (select(CTIDS.to_vec()), any::<bool>()));
-    (settings, option::of(a), option::of(b), c, declared).prop_map(|(settings, a, b, c, declared)| {
-        let mut config = json!({"settings": settings, "shared_volumes": {"c": c}});
-        a.into_iter().for_each(|a| config["shared_volumes"]["a"] = a);
-        b.into_iter().for_each(|b| config["shared_volumes"]["b"] = b);
-        if let Some((id, unprivileged)) = declared {
-            config["lxc_configs"] = json!({id.to_string(): {"unprivileged": unprivileged}});
-        }
-        config
-    })
+    (settings, option::of(a), option::of(b), c, declared).prop_map(
+        |(settings, a, b, c, declared)| {
+            let mut config = json!({"settings": settings, "shared_volumes": {"c": c}});
+            a.into_iter().for_each(|a| config["shared_volumes"]["a"] = a);
+            b.into_iter().for_each(|b| config["shared_volumes"]["b"] = b);
+            if let Some((id, unprivileged)) = declared {
+                config["lxc_configs"] = json!({id.to_string(): {"unprivileged": unprivileged}});
+            }
+            config
+        },
+    )
 }
 
 pub(crate) fn any_scenario() -> impl Strategy<Value = Scenario> {
@@ -266,8 +285,13 @@ pub(crate) fn any_scenario() -> impl Strategy<Value = Scenario> {
     let order = prop::collection::vec(0usize..16, 0..12);
     let flags = (prop::bool::weighted(0.1), any::<bool>());
     (any_config(), guests, sources, flags, order).prop_map(
-        |(config, guests, sources, (moved, verify), order)| {
-            Scenario { config, guests, sources, moved, verify, order }
+        |(config, guests, sources, (moved, verify), order)| Scenario {
+            config,
+            guests,
+            sources,
+            moved,
+            verify,
+            order,
         },
     )
 }
@@ -331,7 +355,10 @@ impl SourceSeed {
             Self::Directory { root: (ids, mode), entries } => {
                 let root = EntryStat { kind: EntryKind::Directory, ids: *ids, mode: *mode };
                 let names = ["a.key", "b", "c.pem", "d"];
-                Source::Directory { root, entries: names.into_iter().zip(entries.clone()).collect() }
+                Source::Directory {
+                    root,
+                    entries: names.into_iter().zip(entries.clone()).collect(),
+                }
             }
         }
     }

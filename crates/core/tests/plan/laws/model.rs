@@ -70,6 +70,7 @@ pub(crate) struct Node {
     pub(crate) taken: Vec<(Key, Step)>,
     /// Ledger entries that a crash left ahead of a conf that still holds pctd's older value.
     pub(crate) overtaken: BTreeSet<(Ctid, MpKey)>,
+    fuse: Option<Fuse>,
     now: Duration,
     /// What only the process knows; gone after a crash.
     not_ready_since: BTreeMap<Ctid, Duration>,
@@ -89,6 +90,7 @@ impl Node {
             ledger: Ledger::default(),
             taken: Vec::new(),
             overtaken: BTreeSet::new(),
+            fuse: None,
             now: Duration::from_hours(1000),
             not_ready_since: BTreeMap::new(),
             restart_failed: BTreeMap::new(),
@@ -130,7 +132,9 @@ impl Node {
         };
         let source = |name: &VolumeName| {
             let source = match &self.sources[name] {
-                Source::Missing => SourceState::Missing { file_system: file_system(self.file_system) },
+                Source::Missing => {
+                    SourceState::Missing { file_system: file_system(self.file_system) }
+                }
                 Source::File => SourceState::NotDirectory,
                 Source::Directory { root, .. } => SourceState::Directory(SourceDir {
                     ids: root.ids,
@@ -199,7 +203,7 @@ impl Node {
     }
 
     /// Runs one key until its plan has nothing more to do; `None` when the daemon was killed.
-    pub(crate) fn run(&mut self, key: &Key, fuse: Option<Fuse>) -> Option<Plans> {
+    pub(crate) fn run(&mut self, key: &Key) -> Option<Plans> {
         let mut verify = self.verify;
         let mut last: Option<Step> = None;
         loop {
@@ -211,7 +215,8 @@ impl Node {
             assert_ne!(last.as_ref(), Some(step), "taken, and planned again: {key}");
             let step = step.clone();
             verify = matches!(step, Step::SetOwnership(_));
-            let crash = fuse.filter(|fuse| fuse.step == self.taken.len()).map(|fuse| fuse.crash);
+            let crash =
+                self.fuse.take_if(|fuse| fuse.step == self.taken.len()).map(|fuse| fuse.crash);
             self.taken.push((key.clone(), step.clone()));
             self.apply(key, &plans, &step, crash);
             if crash.is_some() {
@@ -289,7 +294,8 @@ impl Node {
     }
 
     fn set_mount(&mut self, ctid: Ctid, set: &SetMount, crash: Option<Crash>) {
-        let written = self.ledger.mounts.get(&ctid).and_then(|mounts| mounts.get(&set.key)).cloned();
+        let written =
+            self.ledger.mounts.get(&ctid).and_then(|mounts| mounts.get(&set.key)).cloned();
         let desired = Arc::clone(&self.desired);
         let volume = &desired.volumes[&set.volume];
         let target = &volume.mounts[&ctid].target;
@@ -343,7 +349,8 @@ impl Node {
         }
         let named: BTreeSet<String> = others.iter().cloned().chain(own).collect();
         assert_eq!(named, conf.pending_names(), "every change that takes effect is named");
-        let after = conf.mounts().iter().filter(|(key, _)| !conf.pending_mounts().contains_key(key));
+        let after =
+            conf.mounts().iter().filter(|(key, _)| !conf.pending_mounts().contains_key(key));
         let after = after.filter(|(key, _)| !conf.pending_delete(**key));
         let source = |(_, entry): (&MpKey, &MountEntry)| {
             let mount = entry.parsed.as_ref().ok().filter(|mp| mp.class == MountClass::Bind)?;
@@ -353,6 +360,7 @@ impl Node {
         if let Some(gone) = sources.into_iter().find(|source| missing.contains(source)) {
             // The daemon looks first: a start without a source would leave the guest stopped.
             self.restart_failed.insert(ctid, format!("{gone} is not a directory"));
+            self.taken.pop();
             return;
         }
         if crash.is_none_or(|crash| crash == Crash::AfterStep) {
@@ -377,23 +385,26 @@ impl Node {
 
     /// As [`Node::settle`], with a crash on the way; the daemon is then started again.
     pub(crate) fn settle_with(&mut self, order: &[usize], fuse: Option<Fuse>) {
+        self.fuse = fuse;
         let keys = self.keys();
         // A volume is made, owned once and again when the last map turns up; a mount is written,
         // and after a crash once more; a container is restarted once for each of its changes.
         let mounts: usize = self.desired.volumes.values().map(|v| v.mounts.len()).sum();
         let bound = 4 * self.desired.volumes.len() + 4 * mounts + 4;
         for at in order {
-            self.run(&keys[at % keys.len()], fuse);
+            self.run(&keys[at % keys.len()]);
         }
         // Whatever waits for time to pass does so once, and is looked at again after that.
         let mut quiet = 0;
         while quiet < 2 {
             let before = self.taken.len();
             for key in &keys {
-                self.run(key, fuse);
+                self.run(key);
             }
             if self.taken.len() == before {
                 quiet += 1;
+                // And an admin asks for what is not tried again unasked.
+                self.restart_failed.clear();
                 self.now += Duration::from_hours(1);
             } else {
                 quiet = 0;
@@ -431,9 +442,10 @@ fn assert_may_write(conf: &Conf, set: &SetMount, path: &str, target: &str, writt
         entry.parsed.as_ref().is_ok_and(|mp| normalise_path(&mp.target) == target)
     };
     let same_source = |entry: &MountEntry| {
-        entry.parsed.as_ref().is_ok_and(|mp| {
-            mp.class == MountClass::Bind && normalise_path(&mp.volume) == path
-        })
+        entry
+            .parsed
+            .as_ref()
+            .is_ok_and(|mp| mp.class == MountClass::Bind && normalise_path(&mp.volume) == path)
     };
     let ours = |entry: &MountEntry| written.is_some_and(|value| entry.raw == value);
     match (conf.mounts().get(&set.key), conf.pending_mounts().get(&set.key)) {
