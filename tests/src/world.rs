@@ -56,6 +56,8 @@ impl World {
             return None;
         }
         let dir = tempfile::Builder::new().prefix("p").rand_bytes(5).tempdir_in("/tmp").unwrap();
+        // Others than root have to get through to the volumes.
+        chmod(dir.path(), 0o755.into()).unwrap();
         let options = NodeOptions { name: "pve".into(), timings, ..NodeOptions::default() };
         let node = Node::create(dir.path().join("n"), options).unwrap();
         node.install_programs(program).unwrap();
@@ -152,7 +154,8 @@ impl World {
         }
     }
 
-    /// Returns `uid:gid mode` of everything below a directory, by relative path; itself is ``.
+    /// Returns `uid:gid mode` of everything below a directory, by relative path; its own is
+    /// empty.
     pub fn owners(&self, path: &str) -> BTreeMap<String, String> {
         let base = self.host(path);
         let relative = |at: PathBuf| at.strip_prefix(&base).unwrap().display().to_string();

@@ -3,6 +3,8 @@
 //! What is expected is derived here from the files by another, much simpler reading of them than
 //! pctd's own; nothing is copied from what pctd printed.
 
+#![expect(clippy::unwrap_used, reason = "what fails in a helper ends the test")]
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -162,7 +164,8 @@ fn wishes(hypervisor: &Value, definitions: &Value) -> BTreeMap<String, Wish> {
         wishes.insert(name.clone(), wish);
     }
     for (id, definition) in entries(&definitions["lxc_configs"]) {
-        for (index, point) in definition["mount_points"].as_array().into_iter().flatten().enumerate()
+        for (index, point) in
+            definition["mount_points"].as_array().into_iter().flatten().enumerate()
         {
             // Ids as seen inside; all containers with such mount points have the default map.
             let inside = point["owner_uid"].as_u64().map(|id| u32::try_from(id).unwrap());
@@ -171,13 +174,12 @@ fn wishes(hypervisor: &Value, definitions: &Value) -> BTreeMap<String, Wish> {
             // One directory with one owner in several containers is one volume.
             let same = wishes.values_mut().find(|wish| wish.path == path && wish.owner == owner);
             let target = text(&point["container_path"]);
-            match same {
-                Some(wish) => drop(wish.mounts.insert(id.clone(), target)),
-                None => {
-                    let mounts = BTreeMap::from([(id.clone(), target)]);
-                    let wish = Wish { path, mounts, owner, modes: None, adopt: true };
-                    wishes.insert(format!("ct{id}-{index}"), wish);
-                }
+            if let Some(wish) = same {
+                wish.mounts.insert(id.clone(), target);
+            } else {
+                let mounts = BTreeMap::from([(id.clone(), target)]);
+                let wish = Wish { path, mounts, owner, modes: None, adopt: true };
+                wishes.insert(format!("ct{id}-{index}"), wish);
             }
         }
     }
@@ -237,7 +239,8 @@ fn expected_plan(wishes: &BTreeMap<String, Wish>, ids: &BTreeSet<String>) -> Val
             containers.get_mut(id.as_str()).unwrap().push((target, name));
         }
     }
-    let mut steps: usize = volumes.values().map(|plan| plan["steps"].as_array().unwrap().len()).sum();
+    let mut steps: usize =
+        volumes.values().map(|plan| plan["steps"].as_array().unwrap().len()).sum();
     let mut plans = Map::new();
     for (id, mut mounts) in containers {
         if ["998", "999"].contains(&id) {

@@ -189,12 +189,20 @@ fn a_bad_edit_is_refused_and_the_last_good_configuration_stays_in_force() {
 }
 
 #[test]
-fn without_a_valid_configuration_it_does_not_start_and_says_why() {
+fn with_a_bad_configuration_at_the_start_it_is_ready_and_does_nothing() {
     let house = House::new();
     house.configure(r#"{"shared_volumes": {"data": {"host_path": "relative", "mounts": {}}}}"#);
-    let ran = house.pctd.run(&["run"]);
-    assert_eq!(ran.code, 1);
-    assert!(ran.stderr.contains("shared_volumes.data.host_path"), "{ran:?}");
+    let daemon = house.pctd.start();
+    let status = daemon.status();
+    assert_eq!(status["config"]["valid"], false);
+    assert_eq!(status["config"]["generation"], 0);
+    let error = status["config"]["error"].as_str().unwrap();
+    assert!(error.contains("shared_volumes.data.host_path"), "{error}");
+    assert!(daemon.log().contains(error), "{}", daemon.log());
+    assert_eq!(house.calls(), 0);
+    house.configure(CONFIG);
+    eventually("what is put right converges", || house.is_mounted());
+    daemon.stop();
 }
 
 #[test]

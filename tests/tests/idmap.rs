@@ -1,5 +1,7 @@
 //! Id maps that are late, odd or at odds: an owner is right or not touched, never wrong.
 
+#![expect(clippy::unwrap_used, reason = "what fails in a helper ends the test")]
+
 use std::collections::BTreeSet;
 use std::fs;
 use std::process::{Command, Stdio};
@@ -74,7 +76,8 @@ fn while_a_container_is_created_its_volume_has_no_wrong_owner_and_then_the_right
     let Some(world) = World::with_timings(program, timings) else { return };
     late_volume(&world, r#""seed_defaults": false"#);
     let daemon = world.pctd.start();
-    let (root, file) = (Lookout::over(&world, "/tank/late"), Lookout::over(&world, "/tank/late/file"));
+    let (root, file) =
+        (Lookout::over(&world, "/tank/late"), Lookout::over(&world, "/tank/late/file"));
     let mut create = Command::new(world.host("/usr/sbin/pct"))
         .args(["create", "960", "local:vztmpl/tiny.tar.gz", "--rootfs", "local:0.1"])
         .stdout(Stdio::null())
@@ -176,7 +179,8 @@ impl Sorted for String {
     }
 }
 
-const SHIFTED: [&str; 3] = [UNPRIVILEGED, "lxc.idmap: u 0 200000 65536", "lxc.idmap: g 0 200000 65536"];
+const SHIFTED: [&str; 3] =
+    [UNPRIVILEGED, "lxc.idmap: u 0 200000 65536", "lxc.idmap: g 0 200000 65536"];
 
 fn shared(fields: &str) -> String {
     format!(
@@ -259,7 +263,9 @@ fn a_map_with_a_hole_is_looked_up_id_by_id() {
         world.file(&format!("/tank/data/{before}"), before, 0o600);
     }
     let volume = |owner: &str| {
-        format!(r#""data": {{"host_path": "/tank/data", "owner": "{owner}", "mounts": {{"100": "/data"}}}}"#)
+        format!(
+            r#""data": {{"host_path": "/tank/data", "owner": "{owner}", "mounts": {{"100": "/data"}}}}"#
+        )
     };
     world.volumes("", &volume("container:1000"));
     world.apply(&[], 0);

@@ -3,7 +3,7 @@
 //! Derived from one snapshot and its plans, never kept: a condition that nobody re-derives would
 //! be a rumour. Only the time since when it holds is added by whoever watches.
 
-use std::collections::BTreeMap;
+use std::borrow::Cow;
 
 use serde::{Deserialize, Serialize};
 
@@ -24,22 +24,22 @@ pub enum Truth {
 }
 
 /// One condition of a key.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Condition {
     /// Whether it holds.
     pub status: Truth,
     /// A stable word for why.
-    pub reason: String,
+    pub reason: &'static str,
     /// The same for people.
-    pub message: String,
+    pub message: Cow<'static, str>,
 }
 
 impl Condition {
-    fn new(status: Truth, reason: &str, message: impl Into<String>) -> Self {
-        Self { status, reason: reason.to_owned(), message: message.into() }
+    fn new(status: Truth, reason: &'static str, message: impl Into<Cow<'static, str>>) -> Self {
+        Self { status, reason, message: message.into() }
     }
 
-    fn unknown(why: &str) -> Self {
+    fn unknown(why: impl Into<Cow<'static, str>>) -> Self {
         Self::new(Truth::Unknown, "Unknown", why)
     }
 
@@ -48,8 +48,8 @@ impl Condition {
     }
 }
 
-/// The conditions of one key by their names.
-pub type Conditions = BTreeMap<String, Condition>;
+/// The conditions of one key by their names; a list, since there are four and thousands of keys.
+pub type Conditions = Vec<(&'static str, Condition)>;
 
 /// Returns the conditions `Defined`, `Unprivileged`, `Mapped` and `Mounted` of a container.
 pub fn of_container(
@@ -60,36 +60,37 @@ pub fn of_container(
 ) -> Conditions {
     let all = |condition: Condition| {
         let names = ["Defined", "Unprivileged", "Mapped", "Mounted"];
-        names.into_iter().map(|name| (name.to_owned(), condition.clone())).collect()
+        names.into_iter().map(|name| (name, condition.clone())).collect()
     };
     if let Some(hold) = &plans.node {
-        return all(Condition::unknown(&hold.to_string()));
+        return all(Condition::unknown(hold.to_string()));
     }
-    let elsewhere = |defined: Condition, why: &str| {
+    let elsewhere = |defined: Condition| {
+        let why = defined.message.clone();
         let mut conditions: Conditions = all(Condition::new(Truth::Unknown, "NotHere", why));
-        conditions.insert("Defined".to_owned(), defined);
+        conditions[0].1 = defined;
         conditions
     };
     let container = match snapshot.containers.get(&ctid) {
         Some(Presence::Here(container)) => container,
         Some(Presence::OnNode(node)) => {
             let message = format!("on node {node}");
-            return elsewhere(Condition::new(Truth::True, "OnOtherNode", &message), &message);
+            return elsewhere(Condition::new(Truth::True, "OnOtherNode", message));
         }
         Some(Presence::Vm) => {
             let hold = Hold::IdTakenByVm { ctid };
-            return elsewhere(Condition::held(&hold), "the id is a virtual machine's");
+            return elsewhere(Condition::held(&hold));
         }
         Some(Presence::Absent) => {
             let message = "no such container in the cluster";
-            return elsewhere(Condition::new(Truth::False, "Absent", message), message);
+            return elsewhere(Condition::new(Truth::False, "Absent", message));
         }
-        Some(Presence::Unknown(why)) => return all(Condition::unknown(why)),
+        Some(Presence::Unknown(why)) => return all(Condition::unknown(why.clone())),
         None => return all(Condition::unknown("not observed yet")),
     };
     let holds = plans.containers.get(&ctid).map_or(&[][..], |plan| &plan.holds);
     let mut conditions = Conditions::new();
-    let mut add = |name: &str, condition| conditions.insert(name.to_owned(), condition);
+    let mut add = |name: &'static str, condition| conditions.push((name, condition));
     add("Defined", Condition::new(Truth::True, "Here", "its conf is on this node"));
     let mismatch = holds.iter().find(|h| matches!(h, Hold::UnprivilegedMismatch { .. }));
     let declared = desired.containers.get(&ctid).and_then(|def| def.unprivileged);
@@ -148,7 +149,7 @@ pub fn of_volume(snapshot: &Snapshot, plans: &Plans, name: &VolumeName) -> Condi
     let mut conditions = Conditions::new();
     let (present, owned) = match (&plans.node, plans.volumes.get(name)) {
         (Some(hold), _) => {
-            let condition = Condition::unknown(&hold.to_string());
+            let condition = Condition::unknown(hold.to_string());
             (condition.clone(), condition)
         }
         (None, None) => {
@@ -160,16 +161,14 @@ pub fn of_volume(snapshot: &Snapshot, plans: &Plans, name: &VolumeName) -> Condi
             (present(source, plan), owned(plan))
         }
     };
-    conditions.insert("Present".to_owned(), present);
-    conditions.insert("Owned".to_owned(), owned);
-    conditions.insert(
-        "Watched".to_owned(),
-        Condition::new(
-            Truth::False,
-            "PeriodicVerify",
-            "drift below the root directory is found by the walk every `verify_interval`",
-        ),
+    conditions.push(("Present", present));
+    conditions.push(("Owned", owned));
+    let watched = Condition::new(
+        Truth::False,
+        "PeriodicVerify",
+        "drift below the root directory is found by the walk every `verify_interval`",
     );
+    conditions.push(("Watched", watched));
     conditions
 }
 
@@ -221,6 +220,7 @@ fn owned(plan: &crate::plan::VolumePlan) -> Condition {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
     use std::sync::Arc;
 
     use super::*;
@@ -334,16 +334,18 @@ mod tests {
         /// All conditions as `Name=Status/Reason`, the container's first.
         fn told(&self) -> String {
             let plans = plan(&self.desired, &self.snapshot);
-            let container = of_container(&self.desired, &self.snapshot, &plans, ctid());
-            let volume = of_volume(&self.snapshot, &plans, &volume());
-            let short = |(name, is): (&String, &Condition)| {
+            let mut container = of_container(&self.desired, &self.snapshot, &plans, ctid());
+            let mut volume = of_volume(&self.snapshot, &plans, &volume());
+            container.sort_by_key(|(name, _)| *name);
+            volume.sort_by_key(|(name, _)| *name);
+            let short = |(name, is): &(&'static str, Condition)| {
                 assert!(!is.message.is_empty() && !is.message.ends_with('.'), "{name}: {is:?}");
                 let status = match is.status {
                     Truth::True => "yes",
                     Truth::False => "no",
                     Truth::Unknown => "?",
                 };
-                (name != "Watched").then(|| format!("{name}={status}/{}", is.reason))
+                (*name != "Watched").then(|| format!("{name}={status}/{}", is.reason))
             };
             let words: Vec<_> = container.iter().chain(&volume).filter_map(short).collect();
             words.join(" ")
@@ -351,6 +353,7 @@ mod tests {
     }
 
     #[test]
+    #[expect(clippy::too_many_lines, reason = "a table")]
     fn typical_worlds_have_these_conditions() {
         let missing = || SourceState::Missing { file_system: ext4() };
         let drift = |changes| Some(Audit { entries: 10, changes, ..Audit::default() });

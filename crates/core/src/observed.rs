@@ -39,6 +39,8 @@ pub struct Requests {
     pub confirmed: BTreeSet<VolumeName>,
     /// Volumes whose file system refused to change an owner, with what it said.
     pub refused: BTreeMap<VolumeName, String>,
+    /// Volumes whose last walk found why nothing is done to them, which waiting will not cure.
+    pub held: BTreeSet<VolumeName>,
     /// Containers that did not come back from a restart pctd made, with what was met.
     pub restart_failed: BTreeMap<Ctid, String>,
 }

@@ -173,6 +173,7 @@ mod tests {
         EntryStat { kind: EntryKind::File, ids, mode }
     }
 
+    #[expect(clippy::unnecessary_wraps, reason = "it is what `decide` returns")]
     fn change(owner: Option<HostIds>, mode: Option<u32>) -> Option<Change> {
         Some(Change { owner, mode })
     }
@@ -183,6 +184,7 @@ mod tests {
     }
 
     #[test]
+    #[expect(clippy::too_many_lines, reason = "a table")]
     fn an_entry_changes_where_it_differs_and_nowhere_else() {
         let keys = OwnershipRule {
             file_modes: vec![

@@ -48,13 +48,20 @@ impl Plans {
         }
     }
 
-    /// Returns what holds one key up; the state of the node holds up every key.
+    /// Returns what holds one key up; the state of the node holds up every key, and a volume that is
+    /// held holds up the containers that are to mount it.
     pub fn holds(&self, key: &Key) -> Vec<Hold> {
-        let own = match key {
-            Key::Container(ctid) => self.containers.get(ctid).map(|plan| plan.holds.as_slice()),
-            Key::Volume(name) => self.volumes.get(name).map(|plan| plan.holds.as_slice()),
+        let (own, volumes): (&[Hold], &[VolumeName]) = match key {
+            Key::Container(ctid) => self
+                .containers
+                .get(ctid)
+                .map_or((&[], &[]), |plan| (plan.holds.as_slice(), plan.waits_for.as_slice())),
+            Key::Volume(name) => {
+                (self.volumes.get(name).map_or(&[], |plan| plan.holds.as_slice()), &[])
+            }
         };
-        self.node.iter().chain(own.unwrap_or_default()).cloned().collect()
+        let held = volumes.iter().map(|volume| Hold::VolumeHeld { volume: volume.clone() });
+        self.node.iter().chain(own).cloned().chain(held).collect()
     }
 
     /// Returns every key that was planned, volumes first: the order in which steps make sense.

@@ -15,7 +15,7 @@ use pctd_core::report;
 use pctd_node::{NodeOptions, NodePaths};
 use serde::Serialize;
 
-use crate::config_files::ConfigPaths;
+use crate::config_files::{ConfigPaths, chain};
 use crate::controller::board::keys_of;
 use crate::daemon;
 use crate::engine::Engine;
@@ -66,13 +66,7 @@ pub(crate) fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Ok(Ended::Differs) => ExitCode::from(DIFFERS),
         Ok(Ended::Bad) => ExitCode::FAILURE,
         Err(error) => {
-            let mut text = format!("pctd: {error}");
-            let mut source = error.source();
-            while let Some(cause) = source {
-                text.push_str(&format!(": {cause}"));
-                source = cause.source();
-            }
-            let _unwritable = writeln!(io::stderr(), "{text}");
+            let _unwritable = writeln!(io::stderr(), "pctd: {}", chain(&*error));
             ExitCode::FAILURE
         }
     }

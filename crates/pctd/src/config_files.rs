@@ -22,7 +22,7 @@ pub(crate) type FileBytes = (String, Vec<u8>);
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum ConfigError {
     /// A file or directory cannot be read.
-    #[error("cannot read {path}: {source}; name the configuration with --config")]
+    #[error("cannot read {path}")]
     Read {
         /// The path.
         path: String,
@@ -100,6 +100,12 @@ impl ConfigPaths {
         config::load(&files, Strictness::Lenient).map(|loaded| (loaded, names)).map_err(ConfigError::Invalid)
     }
 
+    /// Returns the files there are now, as far as they can be listed; for a status.
+    pub(crate) fn files(&self) -> Vec<PathBuf> {
+        let listed = |path: &PathBuf| self.files_of(path).unwrap_or_else(|_| vec![path.clone()]);
+        self.paths.iter().flat_map(listed).collect()
+    }
+
     fn files_of(&self, path: &Path) -> Result<Vec<PathBuf>, ConfigError> {
         let missing = |error: &io::Error| error.kind() == io::ErrorKind::NotFound && !self.named;
         match fs::metadata(path) {
@@ -128,4 +134,10 @@ fn read(file: &Path) -> Result<Vec<u8>, ConfigError> {
 /// Returns a name for the state of a directory that changes when it is another one: (device, inode).
 pub(crate) fn identity(directory: &Path) -> Option<(u64, u64)> {
     fs::metadata(directory).ok().map(|metadata| (metadata.dev(), metadata.ino()))
+}
+
+/// Returns an error with what it comes from, on one line.
+pub(crate) fn chain(error: &dyn std::error::Error) -> String {
+    let causes = std::iter::successors(error.source(), |cause| cause.source());
+    causes.fold(error.to_string(), |text, cause| format!("{text}: {cause}"))
 }

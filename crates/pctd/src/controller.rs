@@ -109,23 +109,27 @@ pub(crate) struct Controller<R> {
     jobs: JoinSet<Done>,
     running: BTreeMap<Key, Run>,
     surveying: bool,
+    /// Whether there was a survey at all.
+    surveyed: bool,
     survey_again: bool,
     next_resync: Instant,
     summary: watch::Sender<String>,
 }
 
 impl<R: Reconciler> Controller<R> {
-    /// Returns the loop for a first, valid configuration.
+    /// Returns the loop, with what the configuration files say at the start.
+    ///
+    /// Where they are refused nothing is desired, and the loop is ready all the same: guests that
+    /// wait for it must not pay for a typing error.
     pub(crate) fn new(
         reconciler: Arc<R>,
-        desired: Arc<Desired>,
-        files: Vec<String>,
+        first: ConfigEvent,
         summary: watch::Sender<String>,
     ) -> Self {
         let mut controller = Self {
             reconciler,
             desired: Arc::new(Desired::default()),
-            config: status::ConfigState::new(files.clone()),
+            config: status::ConfigState::default(),
             queue: WorkQueue::default(),
             board: Board::default(),
             followers: Followers::default(),
@@ -137,11 +141,13 @@ impl<R: Reconciler> Controller<R> {
             jobs: JoinSet::new(),
             running: BTreeMap::new(),
             surveying: false,
+            surveyed: false,
             survey_again: false,
             next_resync: Instant::now(),
             summary,
         };
-        controller.accept(desired, files);
+        controller.survey();
+        controller.on_config(first);
         controller
     }
 
@@ -210,13 +216,25 @@ impl<R: Reconciler> Controller<R> {
                 debug!(reason, "look at everything again");
                 self.survey();
             }
-            Event::Config(ConfigEvent::Accepted { desired, files }) => self.accept(desired, files),
-            Event::Config(ConfigEvent::Rejected { error, files }) => {
-                if self.config.reject(&error, files) {
-                    error!("configuration refused, the last good one stays in force:\n{error}");
-                }
-            }
+            Event::Config(event) => self.on_config(event),
             Event::Client(request) => self.on_client(request),
+        }
+    }
+
+    fn on_config(&mut self, event: ConfigEvent) {
+        match event {
+            ConfigEvent::Accepted { desired, files } => self.accept(desired, files),
+            ConfigEvent::Rejected { error, files } => {
+                if !self.config.reject(&error, files) {
+                    // Said already; editors write a file more than once.
+                    return;
+                }
+                let kept = match self.config.generation() {
+                    0 => "nothing is done until it is put right",
+                    _ => "the last good one stays in force",
+                };
+                error!("configuration refused, {kept}:\n{error}");
+            }
         }
     }
 
@@ -291,6 +309,7 @@ impl<R: Reconciler> Controller<R> {
 
     fn on_survey(&mut self, generation: u64, views: BTreeMap<Key, View>) {
         self.surveying = false;
+        self.surveyed = true;
         let now = Instant::now();
         // One that was made for an older configuration says nothing; another is on its way.
         let views = if generation == self.config.generation() { views } else { BTreeMap::new() };
@@ -341,7 +360,10 @@ impl<R: Reconciler> Controller<R> {
     fn next_deadline(&self) -> Instant {
         let verify = self.verify_due.values().min().copied();
         let limit = self.desired.settings.max_concurrent;
-        let key = self.queue.next_deadline(|key| has_room(&self.running, limit, key));
+        let key = self
+            .surveyed
+            .then(|| self.queue.next_deadline(|key| has_room(&self.running, limit, key)))
+            .flatten();
         [Some(self.next_resync), verify, key]
             .into_iter()
             .flatten()
@@ -350,6 +372,10 @@ impl<R: Reconciler> Controller<R> {
     }
 
     fn start_runs(&mut self) {
+        // Nothing runs before the node was looked at once: what has nothing to do needs no run.
+        if !self.surveyed {
+            return;
+        }
         let now = Instant::now();
         loop {
             let (running, limit) = (&self.running, self.desired.settings.max_concurrent);
@@ -386,7 +412,7 @@ impl<R: Reconciler> Controller<R> {
         if let Some(run) = run {
             self.keep_open(key, &run.job, &outcome);
         }
-        self.board.finish(key, outcome.view.clone(), &outcome.verdict);
+        self.board.finish(key, &outcome);
         if let Key::Volume(name) = key
             && (!outcome.taken.is_empty() || !was_converged || !self.board.is_converged(key))
         {
@@ -432,7 +458,9 @@ impl<R: Reconciler> Controller<R> {
             volumes.into_iter().partition(|key| self.board.is_converged(key));
         if held.is_empty() {
             // The container saw what no run over its volumes has seen yet.
-            fine.into_iter().for_each(|key| self.queue.add(key, now));
+            for key in fine {
+                self.queue.add(key, now);
+            }
         }
         let name = |key| match key {
             Key::Volume(name) => Some(name),
@@ -525,8 +553,10 @@ impl<R: Reconciler> Controller<R> {
         let waiting = volume.mounts.keys().copied().map(Key::Container);
         for key in waiting.filter(|key| !self.board.is_converged(key)).collect::<Vec<_>>() {
             // A hold of the container's own is not lifted by its volume; a run under way may have
-            // seen one go.
-            if self.board.holds(&key).is_empty() || self.running.contains_key(&key) {
+            // seen one go. What was never looked at is the survey's that is on its way.
+            let own = |hold: &Hold| !matches!(hold, Hold::VolumeHeld { .. });
+            let waits = self.board.is_known(&key) && !self.board.holds(&key).iter().any(own);
+            if waits || self.running.contains_key(&key) {
                 self.queue.add(key, now);
             }
         }

@@ -21,7 +21,7 @@ use pctd_node::{LockError, NodeLock};
 use tokio::sync::{mpsc, watch};
 use tracing::{debug, info, warn};
 
-use crate::config_files::{ConfigError, ConfigPaths};
+use crate::config_files::ConfigPaths;
 use crate::controller::{ConfigEvent, Controller, Event};
 use crate::daemon::poll::Poller;
 use crate::daemon::service::Service;
@@ -38,9 +38,6 @@ mod watches;
 /// Why the daemon could not start, or ended.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum DaemonError {
-    /// There is no valid configuration to begin with.
-    #[error(transparent)]
-    Config(#[from] ConfigError),
     /// Another pctd works on this node.
     #[error(transparent)]
     Lock(#[from] LockError),
@@ -101,12 +98,12 @@ async fn serve(
     config: ConfigPaths,
     signals: mpsc::Receiver<Signal>,
 ) -> Result<(), DaemonError> {
-    let (loaded, files) = config.load()?;
-    for note in &loaded.notes {
-        debug!("{note}");
-    }
-    info!(version = env!("CARGO_PKG_VERSION"), files = files.join(","), "started");
-    let desired = Arc::new(loaded.desired);
+    info!("pctd {} started", env!("CARGO_PKG_VERSION"));
+    let first = read(&config);
+    let desired = match &first {
+        ConfigEvent::Accepted { desired, .. } => Arc::clone(desired),
+        ConfigEvent::Rejected { .. } => Arc::new(Desired::default()),
+    };
     let engine = Arc::new(engine);
     let (events_tx, events) = mpsc::channel(EVENTS);
     let (stop_tx, stop) = watch::channel(false);
@@ -133,7 +130,7 @@ async fn serve(
     tokio::spawn(poller.run(watches));
     let feeding = tokio::spawn(feed.run(found, signals));
 
-    let controller = Controller::new(engine, desired, files, summary);
+    let controller = Controller::new(engine, first, summary);
     controller.run(events, stop, || service.ready()).await;
     service.flush();
     if !feeding.is_finished() {
@@ -228,25 +225,36 @@ impl Feed {
     /// Reads the configuration and tells the loop what became of it.
     async fn reload(&self) -> Result<(), mpsc::error::SendError<Event>> {
         let config = self.config.clone();
-        let event = match tokio::task::spawn_blocking(move || config.load()).await {
-            Ok(Ok((loaded, files))) => {
-                let desired = Arc::new(loaded.desired);
-                self.desired.send_if_modified(|old| {
-                    let changed = **old != *desired;
-                    *old = Arc::clone(&desired);
-                    changed
-                });
-                ConfigEvent::Accepted { desired, files }
-            }
-            Ok(Err(error)) => {
-                let files = self.config.paths().iter().map(|p| p.display().to_string()).collect();
-                ConfigEvent::Rejected { error: error.to_string(), files }
-            }
+        let event = match tokio::task::spawn_blocking(move || read(&config)).await {
+            Ok(event) => event,
             Err(panic) => {
                 warn!("reading the configuration ended unexpectedly: {panic}");
                 return Ok(());
             }
         };
+        if let ConfigEvent::Accepted { desired, .. } = &event {
+            self.desired.send_if_modified(|old| {
+                let changed = **old != **desired;
+                *old = Arc::clone(desired);
+                changed
+            });
+        }
         self.events.send(Event::Config(event)).await
+    }
+}
+
+/// Reads and validates the configuration.
+fn read(config: &ConfigPaths) -> ConfigEvent {
+    match config.load() {
+        Ok((loaded, files)) => {
+            for note in &loaded.notes {
+                debug!("{note}");
+            }
+            ConfigEvent::Accepted { desired: Arc::new(loaded.desired), files }
+        }
+        Err(error) => {
+            let files = config.files().iter().map(|path| path.display().to_string()).collect();
+            ConfigEvent::Rejected { error: crate::config_files::chain(&error), files }
+        }
     }
 }

@@ -12,7 +12,7 @@ use pctd_core::condition;
 use pctd_core::desired::{Desired, Mode};
 use pctd_core::ids::{Ctid, Key, VolumeName};
 use pctd_core::observed::{Requests, Snapshot};
-use pctd_core::plan::{Plans, Step};
+use pctd_core::plan::{Plans, Readiness, Step};
 use pctd_node::{Node, NodeOptions, NodePaths};
 use tracing::debug;
 
@@ -44,6 +44,8 @@ struct Memory {
     /// Volumes whose file system refused an owner, until an admin asks again or the refusal is
     /// due for another look.
     refused: BTreeMap<VolumeName, String>,
+    /// Volumes whose last run found why nothing is done to them, which waiting will not cure.
+    held: BTreeSet<VolumeName>,
     /// Containers that did not come back from a restart.
     restart_failed: BTreeMap<Ctid, String>,
 }
@@ -83,6 +85,7 @@ impl Engine {
         let mut requests = Requests {
             confirmed: BTreeSet::new(),
             refused: memory.refused.clone(),
+            held: memory.held.clone(),
             restart_failed: memory.restart_failed.clone(),
         };
         if let (true, Some(Key::Volume(name))) = (job.confirmed, key) {
@@ -97,6 +100,18 @@ impl Engine {
         match key {
             Key::Container(ctid) => drop(memory.restart_failed.remove(ctid)),
             Key::Volume(name) => drop(memory.refused.remove(name)),
+        }
+    }
+
+    /// Remembers for the containers of a volume whether they need not wait for it any longer.
+    fn remember_held(&self, plans: &Plans, key: &Key, verdict: &Verdict) {
+        let Key::Volume(name) = key else { return };
+        let is_ready = plans.volumes.get(name).is_some_and(|p| p.readiness == Readiness::Ready);
+        let mut memory = self.memory();
+        if is_ready && *verdict == Verdict::Held {
+            memory.held.insert(name.clone());
+        } else {
+            memory.held.remove(name);
         }
     }
 
@@ -126,7 +141,10 @@ impl Engine {
             }
             let step = match next_step(desired, &view) {
                 Ok(step) => step,
-                Err(verdict) => return outcome(view, taken, verdict),
+                Err(verdict) => {
+                    self.remember_held(&plans, key, &verdict);
+                    return outcome(view, taken, verdict);
+                }
             };
             if taken.last() == Some(&step) || taken.len() >= MAX_STEPS {
                 // Taken, and still planned: something undoes it. Backoff, not a busy loop.

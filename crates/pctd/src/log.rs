@@ -5,18 +5,33 @@
 use std::io::IsTerminal;
 
 use tracing::level_filters::LevelFilter;
+use tracing_journald::{Priority, PriorityMappings};
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 
-/// Emits an event with the field that names its key: `CTID` or `VOLUME`.
+/// Emits an event about a key: with the field that names it, `CTID` or `VOLUME`, and with its name
+/// at the head of the message, since a plain `journalctl` shows nothing but that.
 macro_rules! log_with_key {
-    ($level:ident, $key:expr, $($rest:tt)+) => {
+    ($level:ident, $key:expr, $message:expr $(; $name:ident = $value:expr)*) => {
         match $key {
-            pctd_core::ids::Key::Container(ctid) => tracing::$level!(CTID = %ctid, $($rest)+),
-            pctd_core::ids::Key::Volume(volume) => tracing::$level!(VOLUME = %volume, $($rest)+),
+            pctd_core::ids::Key::Container(ctid) => {
+                tracing::$level!(CTID = %ctid, $($name = $value,)* "{ctid}: {}", $message)
+            }
+            pctd_core::ids::Key::Volume(volume) => {
+                tracing::$level!(VOLUME = %volume, $($name = $value,)* "{volume}: {}", $message)
+            }
         }
     };
 }
+
+/// Levels as syslog has them; the crate's own default makes a notice of what is information.
+const PRIORITIES: PriorityMappings = PriorityMappings {
+    error: Priority::Error,
+    warn: Priority::Warning,
+    info: Priority::Informational,
+    debug: Priority::Debug,
+    trace: Priority::Debug,
+};
 
 /// How much is logged.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -41,7 +56,9 @@ pub(crate) fn init(verbosity: Verbosity) {
     let journald = under_systemd.then(tracing_journald::layer).and_then(Result::ok);
     match journald {
         // Fields keep their names: `CTID`, not `F_CTID`.
-        Some(layer) => registry.with(layer.with_field_prefix(None)).init(),
+        Some(layer) => {
+            registry.with(layer.with_field_prefix(None).with_priority_mappings(PRIORITIES)).init();
+        }
         None => {
             let stderr = std::io::stderr();
             let colour = stderr.is_terminal() && std::env::var_os("NO_COLOR").is_none();

@@ -99,7 +99,7 @@ fn the_example_is_valid_and_says_nothing_in_vain() {
         file_mode: ModeRule::Exact(0o644),
         file_modes: patterns(&[("*.key", 0o640), ("*.pem", 0o640)]),
         enforce: Enforce::Adopt,
-        require_mount: RequireMount::At("/tank".into()),
+        require_mount: RequireMount::No,
         mounts: BTreeMap::from([
             (ctid(910), mount("/certs", &[("ro", "1")])),
             (ctid(952), mount("/qdrant/certs", &[])),

@@ -206,6 +206,12 @@ pub enum Hold {
         /// What could not be mounted.
         target: String,
     },
+    /// A volume that is to be mounted is held itself.
+    #[error("volume {volume} is held, so its mount is not written; see `pctd status {volume}`")]
+    VolumeHeld {
+        /// The volume.
+        volume: VolumeName,
+    },
     /// `mode` is `observe`: what would be done is only reported.
     #[error("{steps} steps are not taken, because `mode` is \"observe\"")]
     ObserveOnly {
@@ -263,10 +269,15 @@ pub enum Recheck {
 }
 
 impl Hold {
-    /// Returns whether it only says that some task is at work: it comes and goes with every
-    /// `pct` an admin runs, and nobody needs to be told.
+    /// Returns whether nobody needs to be told of it: some task is at work, as with every `pct` an
+    /// admin runs, or a volume is held, which has said so itself.
     pub const fn is_passing(&self) -> bool {
-        matches!(self, Self::Busy { .. } | Self::IdmapNotReady { why: NotReady::Busy, .. })
+        matches!(
+            self,
+            Self::Busy { .. }
+                | Self::IdmapNotReady { why: NotReady::Busy, .. }
+                | Self::VolumeHeld { .. }
+        )
     }
 }
 
@@ -321,6 +332,7 @@ reasons! {
     DuplicateMount: Calm,
     PendingForeign: Calm,
     NoFreeKey: Calm,
+    VolumeHeld: Calm,
     ObserveOnly: Calm,
     NeedsRestart: Calm,
 }

@@ -248,9 +248,11 @@ fn plan_directory(
                 judge(&mut plan, desired, snapshot, volume, dir, audit, owner);
             }
             None if root_differs || !done => {
-                // What was refused will not be taken by waiting, and services need not wait for it.
-                let refused = snapshot.requests.refused.contains_key(&volume.name);
-                plan.readiness = if refused { Readiness::Ready } else { Readiness::Soon };
+                // What was refused or held will not pass by waiting, and services need not wait for it.
+                let requests = &snapshot.requests;
+                let is_left = requests.refused.contains_key(&volume.name)
+                    || requests.held.contains(&volume.name);
+                plan.readiness = if is_left { Readiness::Ready } else { Readiness::Soon };
                 plan.basis = Basis::None;
                 plan.needs_audit = true;
             }

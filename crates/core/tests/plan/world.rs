@@ -14,7 +14,7 @@ use pctd_core::observed::{
     Accounts, Audit, Cluster, FileSystem, NodeState, ObservedContainer, ObservedVolume, Presence,
     Requests, Running, Snapshot, SourceDir, SourceState,
 };
-use pctd_core::plan::{Effective, Plans, Step, plan};
+use pctd_core::plan::{Effective, Hold, Plans, Step, plan};
 
 /// A conf of an ordinary unprivileged container, without mounts.
 pub(crate) const UNPRIVILEGED: &str = "arch: amd64\nrootfs: local:1/x.raw,size=1G\nunprivileged: 1\n";
@@ -187,7 +187,9 @@ pub(crate) fn lines(plans: &Plans) -> Vec<String> {
     }
     for key in plans.keys() {
         lines.extend(plans.steps(&key).iter().map(|step| format!("{key} {}", line(step))));
-        lines.extend(plans.holds(&key).iter().map(|hold| format!("{key} ! {}", hold.reason())));
+        // The lines about waiting below say it with the volume's name.
+        let holds = plans.holds(&key).into_iter().filter(|h| !matches!(h, Hold::VolumeHeld { .. }));
+        lines.extend(holds.map(|hold| format!("{key} ! {}", hold.reason())));
     }
     for (name, plan) in plans.volumes.iter().filter(|(_, plan)| plan.needs_audit) {
         lines.push(format!("{name} ? {:?}", plan.readiness));

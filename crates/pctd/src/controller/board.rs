@@ -11,7 +11,7 @@ use pctd_core::ids::Key;
 use pctd_core::plan::{Hold, Reason};
 use pctd_core::report::{ConditionReport, KeyState, KeyStatus, ProgressReport};
 
-use crate::reconciler::{Progress, Verdict, View};
+use crate::reconciler::{Outcome, Progress, Verdict, View};
 
 /// What is known of every desired key.
 #[derive(Debug, Default)]
@@ -19,10 +19,12 @@ pub(crate) struct Board {
     entries: BTreeMap<Key, Entry>,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Entry {
     view: View,
-    since: BTreeMap<String, Timestamp>,
+    since: Vec<(&'static str, Timestamp)>,
+    /// Whether the next convergence is worth no line in the log.
+    converged_silently: bool,
     state: Option<KeyState>,
     error: Option<String>,
     progress: Option<Arc<Progress>>,
@@ -60,16 +62,19 @@ impl Board {
     }
 
     /// Enters what came of a run.
-    pub(crate) fn finish(&mut self, key: &Key, view: View, verdict: &Verdict) {
+    pub(crate) fn finish(&mut self, key: &Key, outcome: &Outcome) {
         let Some(entry) = self.entries.get_mut(key) else { return };
+        let Outcome { view, taken, verdict } = outcome;
         entry.progress = None;
+        // What was put right in one run never showed as anything else.
+        entry.converged_silently &= taken.is_empty();
         let (state, error) = match verdict {
             Verdict::Converged => (KeyState::Converged, None),
             Verdict::Held => (KeyState::Held, None),
             Verdict::Waiting | Verdict::Cancelled => (KeyState::Progressing, None),
             Verdict::Conflict(why) | Verdict::Failed(why) => (KeyState::Failed, Some(why.clone())),
         };
-        entry.update(key, view, state, error);
+        entry.update(key, view.clone(), state, error);
     }
 
     /// Returns whether `key` is desired.
@@ -86,6 +91,11 @@ impl Board {
     pub(crate) fn is_stuck(&self, key: &Key) -> bool {
         let state = self.entries.get(key).and_then(|entry| entry.state);
         matches!(state, Some(KeyState::Held | KeyState::Failed))
+    }
+
+    /// Returns whether `key` was ever looked at.
+    pub(crate) fn is_known(&self, key: &Key) -> bool {
+        self.entries.get(key).is_some_and(|entry| entry.state.is_some())
     }
 
     /// Returns the holds of `key` as last seen.
@@ -114,10 +124,23 @@ impl Board {
         for (state, word) in others {
             let number = count(state);
             if number > 0 {
-                text.push_str(&format!(", {number} {word}"));
+                text = format!("{text}, {number} {word}");
             }
         }
         text
+    }
+}
+
+impl Default for Entry {
+    fn default() -> Self {
+        Self {
+            view: View::default(),
+            since: Vec::new(),
+            converged_silently: true,
+            state: None,
+            error: None,
+            progress: None,
+        }
     }
 }
 
@@ -125,7 +148,9 @@ impl Entry {
     fn update(&mut self, key: &Key, view: View, state: KeyState, error: Option<String>) {
         let before = std::mem::replace(&mut self.view, view);
         announce(key, &before, &self.view, self.error.as_deref(), error.as_deref());
-        if self.state.is_some_and(|was| was != state) && state == KeyState::Converged {
+        let changed = self.state.is_some_and(|was| was != state);
+        let silent = std::mem::replace(&mut self.converged_silently, true);
+        if state == KeyState::Converged && (changed || !silent) {
             log_with_key!(info, key, "converged");
         }
         let now = Timestamp::now();
@@ -135,15 +160,15 @@ impl Entry {
     }
 
     fn status(&self, next: Option<Timestamp>) -> KeyStatus {
-        let report = |(name, condition): (&String, &Condition)| {
-            let since = self.since.get(name).copied().unwrap_or_else(Timestamp::now);
+        let report = |(name, condition): &(&'static str, Condition)| {
+            let since = since(&self.since, name).unwrap_or_else(Timestamp::now);
             let report = ConditionReport {
                 status: condition.status,
-                reason: condition.reason.clone(),
-                message: condition.message.clone(),
+                reason: condition.reason.to_owned(),
+                message: condition.message.clone().into_owned(),
                 since: format!("{since:.0}"),
             };
-            (name.clone(), report)
+            ((*name).to_owned(), report)
         };
         KeyStatus {
             state: self.state.unwrap_or(KeyState::Unknown),
@@ -160,21 +185,27 @@ impl Entry {
     }
 }
 
+fn since(all: &[(&'static str, Timestamp)], name: &str) -> Option<Timestamp> {
+    all.iter().find(|(of, _)| *of == name).map(|(_, since)| *since)
+}
+
 /// Remembers since when each condition is as it is; a new message alone is no change.
 fn note_changes(
-    since: &mut BTreeMap<String, Timestamp>,
+    all: &mut Vec<(&'static str, Timestamp)>,
     before: &Conditions,
     after: &Conditions,
     now: Timestamp,
 ) {
-    for (name, condition) in after {
-        let same = before
-            .get(name)
-            .is_some_and(|was| was.status == condition.status && was.reason == condition.reason);
-        if !same || !since.contains_key(name) {
-            since.insert(name.clone(), now);
-        }
-    }
+    *all = after
+        .iter()
+        .map(|(name, condition)| {
+            let same = before.iter().any(|(of, was)| {
+                of == name && was.status == condition.status && was.reason == condition.reason
+            });
+            let kept = since(all, name).filter(|_| same);
+            (*name, kept.unwrap_or(now))
+        })
+        .collect();
 }
 
 /// Logs holds and failures when they appear, never while they last.
@@ -182,16 +213,16 @@ fn announce(key: &Key, before: &View, after: &View, was: Option<&str>, error: Op
     let known = |hold: &&Hold| !before.holds.iter().any(|old| old.reason() == hold.reason());
     for hold in after.holds.iter().filter(known) {
         if hold.is_passing() {
-            log_with_key!(debug, key, REASON = hold.reason(), "held: {hold}");
+            log_with_key!(debug, key, format_args!("held: {hold}"); REASON = hold.reason());
         } else {
-            log_with_key!(warn, key, REASON = hold.reason(), "held: {hold}");
+            log_with_key!(warn, key, format_args!("held: {hold}"); REASON = hold.reason());
         }
     }
     for notice in after.notices.iter().filter(|notice| !before.notices.contains(notice)) {
-        log_with_key!(warn, key, REASON = notice.reason.as_str(), "{}", notice.message);
+        log_with_key!(warn, key, notice.message; REASON = notice.reason.as_str());
     }
     if let Some(error) = error.filter(|error| was != Some(*error)) {
-        log_with_key!(warn, key, "failed, will retry: {error}");
+        log_with_key!(warn, key, format_args!("failed, will retry: {error}"));
     }
 }
 

@@ -11,7 +11,7 @@ use super::Controller;
 use crate::reconciler::Reconciler;
 
 /// What is known of the configuration files.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct ConfigState {
     generation: u64,
     files: Vec<String>,
@@ -19,10 +19,6 @@ pub(super) struct ConfigState {
 }
 
 impl ConfigState {
-    pub(super) const fn new(files: Vec<String>) -> Self {
-        Self { generation: 0, files, error: None }
-    }
-
     /// Counts the configurations that were put in force; 0 before the first.
     pub(super) const fn generation(&self) -> u64 {
         self.generation

@@ -121,7 +121,9 @@ impl Reconciler for Script {
             (state.survey_gate.take(), state.differing.clone())
         };
         self.calls.send(Call::Survey).unwrap();
-        gate.into_iter().for_each(|gate| gate.recv().unwrap());
+        if let Some(gate) = gate {
+            gate.recv().unwrap();
+        }
         let view = |key: Key| {
             let view = differing.get(&key).cloned().unwrap_or_default();
             (key, view)
@@ -180,7 +182,8 @@ impl Loop {
         let files = vec!["config.json".to_owned()];
         let begun = Instant::now();
         let desired = Arc::new(desired_of(config));
-        let controller = Controller::new(Arc::clone(&script), desired, files, summary);
+        let first = ConfigEvent::Accepted { desired, files };
+        let controller = Controller::new(Arc::clone(&script), first, summary);
         let told = Arc::clone(&readies);
         let ready = move || {
             told.fetch_add(1, Ordering::Relaxed);

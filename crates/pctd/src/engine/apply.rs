@@ -13,8 +13,9 @@ use pctd_core::plan::{Plans, SetMount, Step};
 use pctd_node::{PctClass, WalkError, WalkReport};
 use tracing::info;
 
-use super::observe::{chain, walk_request};
+use super::observe::walk_request;
 use super::{Engine, StepEnd};
+use crate::config_files::chain;
 use crate::reconciler::Job;
 
 impl Engine {
@@ -47,7 +48,12 @@ impl Engine {
                 };
                 match self.node.create_directory(volume, &file_system.id) {
                     Ok(_) => {
-                        info!(VOLUME = %name, STEP = step.name(), PATH = path, "created directory");
+                        info!(
+                            VOLUME = %name,
+                            STEP = step.name(),
+                            PATH = path,
+                            "{name}: created directory {path}"
+                        );
                         StepEnd::Done
                     }
                     Err(error) => StepEnd::Failed(chain(&error)),
@@ -86,6 +92,7 @@ impl Engine {
             Err(error) => return StepEnd::Failed(chain(&error)),
         };
         if report.changed > 0 {
+            let owner = rule.owner.map_or_else(String::new, |ids| format!("owner {ids} and "));
             info!(
                 VOLUME = %volume.name,
                 STEP = "set_ownership",
@@ -93,8 +100,12 @@ impl Engine {
                 ENTRIES = report.audit.entries,
                 CHANGED = report.changed,
                 PRIVILEGES_CLEARED = report.audit.privileges,
-                elapsed_ms = u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX),
-                "set ownership"
+                ELAPSED_MS = u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX),
+                "{}: set {owner}modes on {} of {} entries of {}",
+                volume.name,
+                report.changed,
+                report.audit.entries,
+                volume.host_path
             );
         }
         self.judge_repair(volume, &report)
@@ -127,6 +138,7 @@ impl Engine {
             return StepEnd::Failed(error);
         }
         let digest = container.conf.digest.to_string();
+        let begun = Instant::now();
         let called = self.node.set_mount(ctid, set.key, &set.value, &digest);
         // Whatever the exit code: a failing `pct set` may have written, and one that succeeded
         // may have been overwritten since (proxmox.md 7, 5). Only the conf tells.
@@ -143,10 +155,14 @@ impl Engine {
                 KEY = %set.key,
                 VALUE = set.value,
                 VOLUME = %set.volume,
-                "set mount"
+                ELAPSED_MS = u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX),
+                "{ctid}: set {}: {}",
+                set.key,
+                set.value
             );
             if let Err(error) = called {
-                info!(CTID = %ctid, "pct reported a failure after it had written the mount: {error}");
+                let what = "pct reported a failure after it had written the mount";
+                info!(CTID = %ctid, "{ctid}: {what}: {error}");
             }
             return StepEnd::Done;
         }

@@ -16,6 +16,7 @@ use pctd_node::{NodeOptions, Progress, WalkError, WalkRequest};
 use tracing::debug;
 
 use super::Engine;
+use crate::config_files::chain;
 use crate::reconciler::Job;
 
 /// What a run looks at: the keys it is for, and what their plans depend on.
@@ -237,12 +238,6 @@ impl Engine {
     ) -> Result<(), String> {
         self.node.ledger().enter(entries).map(drop).map_err(|error| chain(&error))
     }
-}
-
-/// Returns an error with what it comes from, on one line.
-pub(super) fn chain(error: &dyn std::error::Error) -> String {
-    let causes = std::iter::successors(error.source(), |cause| cause.source());
-    causes.fold(error.to_string(), |text, cause| format!("{text}: {cause}"))
 }
 
 /// Returns how a volume is walked for a job.

@@ -8,7 +8,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant, SystemTime};
 
-use pctd_core::conf::{Conf, MountClass};
+use pctd_core::conf::{Conf, MountClass, MountEntry};
 use pctd_core::desired::Desired;
 use pctd_core::ids::{Ctid, MpKey};
 use pctd_core::ledger::LedgerEntry;
@@ -44,20 +44,28 @@ impl Engine {
         if let Err(error) = self.enter([entry]) {
             return StepEnd::Failed(error);
         }
+        let own: Vec<String> = keys.iter().map(ToString::to_string).collect();
+        let also = match others {
+            [] => String::new(),
+            others => format!("; also applies what others changed: {}", others.join(", ")),
+        };
         info!(
             CTID = %ctid,
             STEP = "reboot_container",
-            ALSO_APPLIES = others.join(","),
-            "restarting the container for its pending mounts"
+            KEY = own.join(","),
+            "{ctid}: restarting for {}{also}",
+            own.join(", ")
         );
+        let begun = Instant::now();
         let called = self.node.reboot(ctid, desired.settings.restart_timeout);
         if self.comes_back(ctid, container) {
-            info!(CTID = %ctid, STEP = "reboot_container", "restarted");
+            let elapsed = u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX);
+            info!(CTID = %ctid, STEP = "reboot_container", ELAPSED_MS = elapsed, "{ctid}: restarted");
             return StepEnd::Done;
         }
         let why = called.err().map_or_else(|| "it is not running".to_owned(), |e| e.to_string());
         let why = self.take_back(ctid, container, keys, why);
-        error!(CTID = %ctid, STEP = "reboot_container", "the container did not come back: {why}");
+        error!(CTID = %ctid, STEP = "reboot_container", "{ctid}: did not come back: {why}");
         self.memory().restart_failed.insert(ctid, why);
         StepEnd::Refused
     }
@@ -118,8 +126,13 @@ impl Engine {
             }
             let digest = now.conf.digest.to_string();
             let put = self.node.set_mount(ctid, *key, &old, &digest).map_err(|e| e.to_string());
-            let forget = self.enter([LedgerEntry::MountForgotten { ctid, key: *key }]);
-            if let Err(error) = put.and(forget) {
+            // Another source replaces only what pctd itself wrote, so that is its own again.
+            let entry = if changes_source(&before.conf, *key) {
+                LedgerEntry::MountWritten { ctid, key: *key, value: old }
+            } else {
+                LedgerEntry::MountForgotten { ctid, key: *key }
+            };
+            if let Err(error) = put.and(self.enter([entry])) {
                 why.push_str(&format!("; {key} could not be put back: {error}"));
             }
         }
@@ -129,6 +142,13 @@ impl Engine {
         }
         why
     }
+}
+
+/// Returns whether the change of a mount that waits is one of what is mounted.
+fn changes_source(conf: &Conf, key: MpKey) -> bool {
+    let source = |mount: &MountEntry| mount.parsed.as_ref().ok().map(|mp| mp.volume.clone());
+    let now = conf.mounts().get(&key).map(source);
+    conf.pending_mounts().get(&key).map(source).is_some_and(|then| now != Some(then))
 }
 
 const fn init_of(container: &ObservedContainer) -> Option<u32> {

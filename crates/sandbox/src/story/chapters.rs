@@ -99,7 +99,7 @@ pub(super) fn a_container_appears_late(scene: &Scene, stage: &Stage, daemon: &Da
     scene.until("960 has its mount", || {
         Ok(scene.conf(960)?.contains("mp0: /tank/shared/late,mp=/data"))
     })?;
-    show_until_converged(scene, stage, daemon, begun)?;
+    show_until_converged(scene, stage, daemon, begun, 960)?;
     let created = created.unwrap_or_default();
     let owned = seen.last().map_or(Duration::ZERO, |(_, at)| *at);
     let wrong = seen.iter().find(|(owner, _)| {
@@ -128,7 +128,7 @@ pub(super) fn an_edit(scene: &Scene, stage: &Stage, daemon: &Daemon) -> Told {
     })?;
     let took = scene
         .until("953 mounts the models", || Ok(scene.conf(953)?.contains("mp=/models,ro=1")))?;
-    show_until_converged(scene, stage, daemon, begun)?;
+    show_until_converged(scene, stage, daemon, begun, 953)?;
     let inside = scene.node.mounts(ctid(953)?);
     expect(inside.iter().any(|mount| mount.target == "/models"), || "it is plugged in".into())?;
     expect(took < SOON, || {
@@ -150,7 +150,7 @@ pub(super) fn drift(scene: &Scene, stage: &Stage, daemon: &Daemon) -> Told {
     let took = scene.until("950 has its mount back", || {
         Ok(scene.conf(950)?.contains("/tank/shared/models,mp=/models,"))
     })?;
-    show_until_converged(scene, stage, daemon, begun)?;
+    show_until_converged(scene, stage, daemon, begun, 950)?;
     stage.holds(&format!("the mount is back after {}", seconds(took)));
     let file = scene.host("/tank/shared/ssl/ca/root.pem");
     let open = fs::File::open(&file)?;
@@ -230,12 +230,19 @@ fn say(stage: &Stage, lines: &[String], begun: Instant) {
     }
 }
 
-/// Prints the log until the daemon says that a container has converged, which ends what it did.
-fn show_until_converged(scene: &Scene, stage: &Stage, daemon: &Daemon, begun: Instant) -> Told {
-    scene.until("the log says that a container converged", || {
+/// Prints the log until it says that a container has converged, which ends what was done.
+fn show_until_converged(
+    scene: &Scene,
+    stage: &Stage,
+    daemon: &Daemon,
+    begun: Instant,
+    id: u32,
+) -> Told {
+    let end = format!("{id}: converged");
+    scene.until(&format!("the log says \"{end}\""), || {
         let lines = daemon.log();
         say(stage, &lines, begun);
-        Ok(lines.iter().any(|line| line.starts_with("converged CTID")))
+        Ok(lines.contains(&end))
     })?;
     Ok(())
 }

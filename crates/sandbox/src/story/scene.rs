@@ -158,8 +158,7 @@ impl Drop for Daemon {
     }
 }
 
-/// Drops what the story says itself from a line of the log: the time, the level, and fields that
-/// only a filter needs.
+/// Drops what the story says itself from a line of the log: the time, the level and the fields.
 fn shorten(line: &str) -> String {
     let levels = ["ERROR ", "WARN ", "INFO ", "DEBUG "];
     let after_time = line.split_once('Z').map_or("", |(_, rest)| rest.trim_start());
@@ -167,9 +166,13 @@ fn shorten(line: &str) -> String {
         // A further line of a message.
         return line.to_owned();
     };
-    let noise = ["STEP=", "PRIVILEGES_CLEARED=0", "elapsed_ms=", "ALSO_APPLIES=\"\""];
-    let words = event.split(' ').filter(|word| !noise.iter().any(|noise| word.starts_with(noise)));
-    words.collect::<Vec<_>>().join(" ").replace('"', "")
+    // The message says it all; the fields behind it are for filters.
+    let is_field = |word: &&str| {
+        let name = word.split_once('=').map_or("", |(name, _)| name);
+        !name.is_empty() && name.bytes().all(|b| b.is_ascii_uppercase() || b == b'_')
+    };
+    let words: Vec<&str> = event.split(' ').take_while(|word| !is_field(word)).collect();
+    words.join(" ")
 }
 
 fn make_node(directory: &Path, program: &Path) -> Result<Node, Broken> {

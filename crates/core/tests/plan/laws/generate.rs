@@ -1,6 +1,8 @@
 //! Worlds nobody thought of: configurations, confs, directories and ledgers, from few words each
 //! so that what matters meets often.
 
+#![expect(clippy::unwrap_used, reason = "a generated text that cannot be read is a mistake here")]
+
 use std::sync::Arc;
 
 use pctd_core::conf::Conf;
@@ -144,13 +146,15 @@ fn any_conf() -> impl Strategy<Value = String> {
         let mut text = base.to_owned();
         let mounts = mounts.into_iter().map(|(index, value)| format!("mp{index}: {value}"));
         let lines = state.into_iter().chain(others).map(str::to_owned).chain(mounts);
-        lines.for_each(|line| text += &format!("{line}\n"));
+        for line in lines {
+            text = text + &line + "\n";
+        }
         let pending = pending.into_iter().map(|(index, value)| format!("mp{index}: {value}"));
         let deletes = deletes.map(|names| format!("delete: {names}"));
         let pending: Vec<String> =
             pending.chain(deletes).chain(pending_others.map(str::to_owned)).collect();
         if !pending.is_empty() {
-            text += &format!("[pve:pending]\n{}\n", pending.join("\n"));
+            text = text + "[pve:pending]\n" + &pending.join("\n") + "\n";
         }
         if snapshot {
             text += "[before]\nmp0: /tank/a,mp=/data\nmp9: /srv/then,mp=/then\nsnaptime: 1\n";
@@ -236,8 +240,12 @@ fn any_volume(path: &'static str, target: &'static str) -> impl Strategy<Value =
                 volume["owner_ctid"] = json!(at.get(&deciders));
             }
             volume["mounts"] = json!(mounts);
-            owner.into_iter().for_each(|owner| volume["owner"] = json!(owner));
-            enforce.into_iter().for_each(|enforce| volume["enforce"] = json!(enforce));
+            if let Some(owner) = owner {
+                volume["owner"] = json!(owner);
+            }
+            if let Some(enforce) = enforce {
+                volume["enforce"] = json!(enforce);
+            }
             if let Some((dir, file)) = modes {
                 volume["dir_mode"] = json!(dir);
                 volume["file_mode"] = json!(file);
@@ -258,10 +266,18 @@ fn any_config() -> impl Strategy<Value = Value> {
     );
     let settings = settings.prop_map(|(seed, restart, above, source, fallback)| {
         let mut settings = json!({"seed_defaults": seed});
-        restart.into_iter().for_each(|word| settings["restart"] = json!(word));
-        above.into_iter().for_each(|number| settings["confirm_above"] = json!(number));
-        source.into_iter().for_each(|word| settings["idmap_source"] = json!(word));
-        fallback.into_iter().for_each(|word| settings["idmap_fallback"] = json!(word));
+        if let Some(word) = restart {
+            settings["restart"] = json!(word);
+        }
+        if let Some(number) = above {
+            settings["confirm_above"] = json!(number);
+        }
+        if let Some(word) = source {
+            settings["idmap_source"] = json!(word);
+        }
+        if let Some(word) = fallback {
+            settings["idmap_fallback"] = json!(word);
+        }
         settings
     });
     let [a, b, c] = VOLUMES.map(|(_, path, target)| any_volume(path, target).boxed());
@@ -269,8 +285,12 @@ fn any_config() -> impl Strategy<Value = Value> {
     (settings, option::of(a), option::of(b), c, declared).prop_map(
         |(settings, a, b, c, declared)| {
             let mut config = json!({"settings": settings, "shared_volumes": {"c": c}});
-            a.into_iter().for_each(|a| config["shared_volumes"]["a"] = a);
-            b.into_iter().for_each(|b| config["shared_volumes"]["b"] = b);
+            if let Some(a) = a {
+                config["shared_volumes"]["a"] = a;
+            }
+            if let Some(b) = b {
+                config["shared_volumes"]["b"] = b;
+            }
             if let Some((id, unprivileged)) = declared {
                 config["lxc_configs"] = json!({id.to_string(): {"unprivileged": unprivileged}});
             }

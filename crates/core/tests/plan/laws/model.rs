@@ -4,6 +4,8 @@
 //! Everything that may not be done at all is a panic here: a locked conf is never edited, a mount
 //! of somebody else is never changed, a guest is never restarted behind an admin's back.
 
+#![expect(clippy::unwrap_used, reason = "a world that does not hold together is a mistake here")]
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
@@ -109,6 +111,10 @@ impl Node {
         }
     }
 
+    fn since(&self, then: Duration) -> Duration {
+        self.now.saturating_sub(then)
+    }
+
     /// What the daemon sees when it looks for these keys, without a walk.
     pub(crate) fn snapshot(&self, keys: &[Key]) -> Snapshot {
         let mut containers = BTreeSet::new();
@@ -144,7 +150,7 @@ impl Node {
             };
             ObservedVolume { source, audit: None }
         };
-        let waited = |ctid: &Ctid| Some((*ctid, self.now - *self.not_ready_since.get(ctid)?));
+        let waited = |ctid: &Ctid| Some((*ctid, self.since(*self.not_ready_since.get(ctid)?)));
         let restarted = self.ledger.restarted.iter();
         let nobody = HostIds::new(65_534, 65_534);
         Snapshot {
@@ -153,7 +159,9 @@ impl Node {
             containers: containers.iter().map(|ctid| (*ctid, presence(ctid))).collect(),
             volumes: volumes.iter().map(|name| (name.clone(), source(name))).collect(),
             ledger: Arc::new(self.ledger.clone()),
-            restarted: restarted.map(|(c, at)| (*c, self.now - Duration::from_secs(*at))).collect(),
+            restarted: restarted
+                .map(|(c, at)| (*c, self.since(Duration::from_secs(*at))))
+                .collect(),
             accounts: Accounts {
                 users: BTreeMap::from([("nobody".to_owned(), nobody)]),
                 groups: BTreeMap::from([("nogroup".to_owned(), 65_534)]),
@@ -398,13 +406,14 @@ impl Node {
         let mut quiet = 0;
         while quiet < 2 {
             let before = self.taken.len();
-            for key in &keys {
-                self.run(key);
-            }
-            if self.taken.len() == before {
+            // A daemon that was killed has forgotten how long it waited.
+            let killed = keys.iter().filter(|key| self.run(key).is_none()).count();
+            if self.taken.len() == before && killed == 0 {
                 quiet += 1;
-                // And an admin asks for what is not tried again unasked.
-                self.restart_failed.clear();
+                if quiet == 1 {
+                    // Once, an admin asks for what is not tried again unasked.
+                    self.restart_failed.clear();
+                }
                 self.now += Duration::from_hours(1);
             } else {
                 quiet = 0;

@@ -1,0 +1,181 @@
+//! A `pct` that fails, hangs, lies or is killed: it converges all the same, mounts nothing twice,
+//! and is not called over and over.
+
+#![expect(clippy::unwrap_used, reason = "what fails in a helper ends the test")]
+
+use std::time::{Duration, Instant};
+
+use pctd_sandbox::{Fault, FaultKind};
+use pctd_tests::daemon::{PATIENCE, eventually};
+use pctd_tests::world::{UNPRIVILEGED, World, conf, ctid, holds};
+
+const MOUNTS: [&str; 3] = ["mp0: /tank/a,mp=/a", "mp1: /tank/b,mp=/b", "mp2: /tank/c,mp=/c"];
+
+/// Three mounts to be made, in a stopped or a running container.
+fn world(is_running: bool, settings: &str) -> Option<World> {
+    let world = World::new(env!("CARGO_BIN_EXE_pctd-tests"))?;
+    world.container(100, &[UNPRIVILEGED]);
+    if is_running {
+        world.pct(&["start", "100"]);
+    }
+    let volume = |name: &str| {
+        format!(
+            r#""{name}": {{"host_path": "/tank/{name}", "owner": "container_root",
+                "mounts": {{"100": "/{name}"}}}}"#
+        )
+    };
+    world.volumes(settings, &["a", "b", "c"].map(volume).join(","));
+    Some(world)
+}
+
+/// Expects exactly the three mounts, in the conf and inside.
+fn all_is_well(world: &World) {
+    let lines = [&[UNPRIVILEGED], &MOUNTS[..]].concat();
+    assert_eq!(world.conf(100), conf(100, &lines));
+    if world.node.is_running(ctid(100)) {
+        let inside: Vec<String> =
+            world.node.mounts(ctid(100)).into_iter().map(|mount| mount.target).collect();
+        assert_eq!(inside, ["/a", "/b", "/c"]);
+    }
+    assert_eq!(world.plan().0, 0);
+}
+
+fn fail() -> FaultKind {
+    FaultKind::Fail { exit: 255, stderr: "something went wrong".into() }
+}
+
+/// Lets each of the three calls meet the fault in turn, and expects so many calls in all.
+fn each_call_meets(fault: &FaultKind, calls: usize) {
+    for nth in 0..3 {
+        let Some(world) = world(nth != 1, "") else { return };
+        world.node.inject(Fault::next(fault.clone()).on("set").after(nth)).unwrap();
+        let daemon = world.pctd.start();
+        daemon.until_all("Converged");
+        daemon.stop();
+        assert_eq!(world.calls().len(), calls, "call {nth}: {:?}", world.calls());
+        all_is_well(&world);
+    }
+}
+
+#[test]
+fn a_call_that_fails_is_repeated_once() {
+    each_call_meets(&fail(), 4);
+}
+
+#[test]
+fn a_call_that_finds_a_lock_is_repeated_once() {
+    each_call_meets(&FaultKind::Locked { lock: "backup".into() }, 4);
+}
+
+#[test]
+fn a_call_that_does_not_get_the_flock_in_time_is_repeated_once() {
+    each_call_meets(&FaultKind::LockTimeout, 4);
+}
+
+#[test]
+fn a_call_that_is_killed_is_repeated_once() {
+    each_call_meets(&FaultKind::Killed { signal: 9 }, 4);
+}
+
+#[test]
+fn a_call_that_is_applied_and_fails_is_not_repeated() {
+    // What is there is there, whatever was said.
+    each_call_meets(&FaultKind::FailAfterwards { exit: 2, stderr: "bridge".into() }, 3);
+}
+
+#[test]
+fn an_apply_that_meets_a_failure_says_so_and_the_next_one_finishes() {
+    let Some(world) = world(true, "") else { return };
+    world.node.inject(Fault::next(fail()).on("set").after(1)).unwrap();
+    let report = world.apply(&[], 1);
+    let error = report["containers"]["100"]["error"].as_str().unwrap();
+    assert!(error.contains("something went wrong"), "{report:#}");
+    assert_eq!(report["summary"]["errors"], 1, "{report:#}");
+    assert_eq!(world.conf(100), conf(100, &[UNPRIVILEGED, MOUNTS[0]]));
+    world.apply(&[], 0);
+    assert_eq!(world.calls().len(), 4);
+    all_is_well(&world);
+}
+
+#[test]
+fn a_call_that_hangs_is_ended_after_its_time_and_repeated() {
+    for holding_flock in [false, true] {
+        let Some(world) = world(holding_flock, r#""pct_timeout": "1s""#) else { return };
+        let hang = FaultKind::Hang { millis: 60_000, holding_flock };
+        world.node.inject(Fault::next(hang).on("set").after(1)).unwrap();
+        let begun = Instant::now();
+        let daemon = world.pctd.start();
+        daemon.until_all("Converged");
+        let took = begun.elapsed();
+        assert!(took > Duration::from_secs(1) && took < PATIENCE / 2, "{took:?}");
+        daemon.stop();
+        assert_eq!(world.calls().len(), 4, "{:?}", world.calls());
+        // It was ended gently: it could say how it ended.
+        let calls = world.node.pct_calls().unwrap();
+        assert!(calls[1].exit.is_some_and(|exit| exit != 0), "{calls:?}");
+        all_is_well(&world);
+    }
+}
+
+#[test]
+fn a_lock_that_somebody_else_holds_is_waited_for_without_a_call() {
+    let Some(world) = world(true, "") else { return };
+    let held = world.node.hold_flock(ctid(100)).unwrap();
+    let daemon = world.pctd.start();
+    daemon.until("the lock is seen", |status| holds(status, "containers", "100") == ["Busy"]);
+    std::thread::sleep(Duration::from_millis(300));
+    assert_eq!(world.calls(), Vec::<String>::new());
+    drop(held);
+    daemon.until_all("Converged");
+    assert_eq!(world.calls().len(), 3);
+    all_is_well(&world);
+}
+
+#[test]
+fn a_call_that_always_fails_is_made_rarer_and_rarer_until_something_changes() {
+    let settings = r#""pct_timeout": "1s""#;
+    let Some(world) = world(true, settings) else { return };
+    // Longer delays than the other scenarios have: 100, 200, 400, 800 ms, each at least half.
+    let path = world.host("/etc/pctd/config.json");
+    let text = std::fs::read_to_string(path).unwrap();
+    let text = text.replace(
+        r#""retry_initial": "20ms", "retry_max": "200ms""#,
+        r#""retry_initial": "100ms", "retry_max": "1m""#,
+    );
+    world.config(&text);
+    world.node.inject(Fault::next(fail()).on("set").times(10_000)).unwrap();
+    let daemon = world.pctd.start();
+    let failed = |status: &serde_json::Value| status["containers"]["100"]["state"] == "Failed";
+    daemon.until("the failure is seen", failed);
+    std::thread::sleep(Duration::from_millis(1500));
+    let calls = world.calls().len();
+    assert!((2..=6).contains(&calls), "{calls} calls");
+    let error = daemon.status()["containers"]["100"]["error"].to_string();
+    assert!(error.contains("something went wrong"), "{error}");
+    // A change of the conf is news: it does not wait for the long delay.
+    world.node.clear_faults().unwrap();
+    world.pct(&["set", "100", "--tags", "x"]);
+    let took = daemon.until_all("Converged");
+    assert!(took < Duration::from_secs(1), "{took:?}");
+    assert!(world.calls().len() <= calls + 4, "{:?}", world.calls());
+}
+
+#[test]
+fn a_daemon_killed_while_pct_is_at_work_leaves_nothing_twice() {
+    let Some(world) = world(true, "") else { return };
+    let hang = FaultKind::Hang { millis: 300, holding_flock: false };
+    world.node.inject(Fault::next(hang).on("set").after(1)).unwrap();
+    let mut daemon = world.pctd.start();
+    eventually("the second call is at work", || world.calls().len() == 2);
+    daemon.signal(rustix::process::Signal::KILL);
+    daemon.wait();
+    // The orphan goes on and may write after the next daemon has looked.
+    let daemon = world.pctd.start();
+    daemon.until_all("Converged");
+    eventually("every call has ended", || {
+        world.node.pct_calls().unwrap().iter().all(|call| call.ended.is_some())
+    });
+    daemon.until_all("Converged");
+    assert!(world.calls().len() <= 5, "{:?}", world.calls());
+    all_is_well(&world);
+}
