@@ -201,9 +201,10 @@ fn listen(socket: &UnixDatagram, told: &Mutex<Vec<String>>) {
 /// Returns every key of a status with its state.
 pub fn states(status: &serde_json::Value) -> impl Iterator<Item = (String, String)> {
     let of = |section: &str| status[section].as_object().cloned().unwrap_or_default();
-    of("volumes").into_iter().chain(of("containers")).map(|(key, value)| {
-        (key, value["state"].as_str().unwrap_or_default().to_owned())
-    })
+    of("volumes")
+        .into_iter()
+        .chain(of("containers"))
+        .map(|(key, value)| (key, value["state"].as_str().unwrap_or_default().to_owned()))
 }
 
 /// Waits until `wanted` holds; returns how long that took.

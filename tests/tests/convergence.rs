@@ -1,8 +1,6 @@
 //! Convergence: `plan` writes nothing, `apply` brings mounts in place one `pct set` at a time and
 //! touches nothing else, and what is in place stays untouched.
 
-#![expect(clippy::unwrap_used, reason = "what fails in a helper ends the test")]
-
 use std::collections::BTreeSet;
 
 use pctd_sandbox::{Fault, FaultKind};
@@ -278,4 +276,37 @@ fn a_daemon_and_an_editor_that_write_at_the_same_time_lose_nothing() {
         assert!(conf.contains(&format!("mp{index}: /tank/{name},mp=/{name}\n")), "{conf}");
     }
     assert_eq!(conf.matches("/tank/").count(), names.len(), "{conf}");
+}
+
+#[test]
+fn a_mount_below_another_is_made_after_it_however_long_its_volume_takes() {
+    let Some(world) = world() else { return };
+    world.running(100, &[UNPRIVILEGED]);
+    // The upper one takes longest: many files to adopt, and at first it may not be done at all.
+    world.dir("/tank/upper", 0, 0o755);
+    for n in 0..400 {
+        world.file(&format!("/tank/upper/{n}"), 0, 0o644);
+    }
+    let declare = |create: bool| {
+        world.volumes(
+            "",
+            &format!(
+                r#""late": {{"host_path": "/tank/late", "create": {create}, "mounts": {{"100": "/w"}}}},
+                   "below": {{"host_path": "/tank/below", "mounts": {{"100": "/w/a/b"}}}},
+                   "lower": {{"host_path": "/tank/lower", "mounts": {{"100": "/data/lower"}}}},
+                   "upper": {{"host_path": "/tank/upper", "owner": "container_root",
+                              "mounts": {{"100": "/data"}}}}"#
+            ),
+        );
+    };
+    declare(false);
+    let daemon = world.pctd.start();
+    daemon.until("the lower one is there", |_| world.conf(100).contains("mp=/data/lower"));
+    daemon.until("the other waits", |status| holds(status, "containers", "100") == ["VolumeHeld"]);
+    let upper = ["set 100 --mp0 /tank/upper,mp=/data", "set 100 --mp1 /tank/lower,mp=/data/lower"];
+    assert_eq!(world.calls(), upper);
+    declare(true);
+    daemon.until_all("Converged");
+    let below = ["set 100 --mp2 /tank/late,mp=/w", "set 100 --mp3 /tank/below,mp=/w/a/b"];
+    assert_eq!(world.calls(), [upper, below].concat());
 }

@@ -1,6 +1,8 @@
 //! The life of the daemon: start, signals, what systemd is told, what it does when `/etc/pve` or
 //! the configuration is not what it should be.
 
+#![expect(clippy::unwrap_used, reason = "a test whose node cannot be made ends")]
+
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::PathBuf;

@@ -319,7 +319,8 @@ fn a_container_declared_unprivileged_that_is_not_keeps_its_volume_waiting() {
     );
     let before = (world.stamps_of("/tank"), world.conf(100));
     let report = world.apply(&["--yes"], 3);
-    assert_eq!(holds(&report, "containers", "100"), ["UnprivilegedMismatch"], "{report:#}");
+    let held = holds(&report, "containers", "100");
+    assert_eq!(held, ["UnprivilegedMismatch", "VolumeHeld"], "{report:#}");
     assert_eq!(holds(&report, "volumes", "data"), ["IdmapNotReady"], "{report:#}");
     assert_eq!((world.stamps_of("/tank"), world.conf(100)), before);
     assert_eq!(world.calls(), Vec::<String>::new());

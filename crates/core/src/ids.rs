@@ -124,7 +124,8 @@ impl FromStr for MpKey {
 
     fn from_str(text: &str) -> Result<Self, InvalidName> {
         let index = text.strip_prefix("mp").filter(|digits| {
-            digits.bytes().all(|b| b.is_ascii_digit()) && (*digits == "0" || !digits.starts_with('0'))
+            digits.bytes().all(|b| b.is_ascii_digit())
+                && (*digits == "0" || !digits.starts_with('0'))
         });
         index
             .and_then(|digits| digits.parse().ok())
@@ -167,7 +168,19 @@ impl FromStr for Key {
 }
 
 /// A pair of ids as the host's kernel sees them.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, schemars::JsonSchema)]
+#[derive(
+    Debug,
+    Clone,
+    Copy,
+    PartialEq,
+    Eq,
+    PartialOrd,
+    Ord,
+    Hash,
+    Serialize,
+    Deserialize,
+    schemars::JsonSchema,
+)]
 pub struct HostIds {
     /// The user id.
     pub uid: u32,

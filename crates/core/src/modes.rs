@@ -117,9 +117,17 @@ impl FromStr for ModeRule {
         let invalid = || InvalidMode(text.to_owned());
         if text.bytes().all(|b| b.is_ascii_digit()) {
             let octal = (3..=5).contains(&text.len()).then(|| u32::from_str_radix(text, 8).ok());
-            return octal.flatten().filter(|m| *m <= MODE_BITS).map(Self::Exact).ok_or_else(invalid);
+            return octal
+                .flatten()
+                .filter(|m| *m <= MODE_BITS)
+                .map(Self::Exact)
+                .ok_or_else(invalid);
         }
-        text.split(',').map(parse_clause).collect::<Option<_>>().map(Self::Symbolic).ok_or_else(invalid)
+        text.split(',')
+            .map(parse_clause)
+            .collect::<Option<_>>()
+            .map(Self::Symbolic)
+            .ok_or_else(invalid)
     }
 }
 
@@ -149,7 +157,13 @@ fn parse_clause(text: &str) -> Option<Clause> {
         };
         if let Some(op) = op {
             let (permissions, conditional_execute) = (0, false);
-            actions.push(Action { op, permissions, conditional_execute, set_id: false, sticky: false });
+            actions.push(Action {
+                op,
+                permissions,
+                conditional_execute,
+                set_id: false,
+                sticky: false,
+            });
             continue;
         }
         let action = actions.last_mut()?;
@@ -305,7 +319,9 @@ mod tests {
 
     #[test]
     fn what_is_no_mode_is_refused() {
-        for text in ["", "9", "07", "888", "017777", "rwx", "u", "u=q", "u=rw,", "z+x", "07 75", "-1"] {
+        for text in
+            ["", "9", "07", "888", "017777", "rwx", "u", "u=q", "u=rw,", "z+x", "07 75", "-1"]
+        {
             assert!(text.parse::<ModeRule>().is_err(), "{text:?}");
         }
     }

@@ -93,8 +93,10 @@ pub fn plan(desired: &Desired, snapshot: &Snapshot) -> Plans {
     }
     if desired.settings.mode == Mode::Observe {
         let of_volumes = plans.volumes.values_mut().map(|plan| (&plan.steps, &mut plan.holds));
-        let of_containers = plans.containers.values_mut().map(|plan| (&plan.steps, &mut plan.holds));
-        for (steps, holds) in of_volumes.chain(of_containers).filter(|(steps, _)| !steps.is_empty()) {
+        let of_containers =
+            plans.containers.values_mut().map(|plan| (&plan.steps, &mut plan.holds));
+        for (steps, holds) in of_volumes.chain(of_containers).filter(|(steps, _)| !steps.is_empty())
+        {
             holds.push(Hold::ObserveOnly { steps: steps.len() });
         }
     }

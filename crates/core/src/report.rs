@@ -42,7 +42,9 @@ pub struct KeyReport {
 }
 
 /// The numbers of a report.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, schemars::JsonSchema)]
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, schemars::JsonSchema,
+)]
 pub struct Summary {
     /// How many steps.
     pub steps: usize,

@@ -140,7 +140,8 @@ const fn verbosity(global: &Global, usual: Verbosity) -> Verbosity {
 }
 
 fn config_paths(global: &Global) -> Result<ConfigPaths, Failure> {
-    let absolute: io::Result<Vec<PathBuf>> = global.config.iter().map(std::path::absolute).collect();
+    let absolute: io::Result<Vec<PathBuf>> =
+        global.config.iter().map(std::path::absolute).collect();
     let paths = NodePaths::new(global.root.clone())?;
     Ok(ConfigPaths::new(absolute?, &paths.config_dir()))
 }

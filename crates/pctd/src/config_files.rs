@@ -97,7 +97,9 @@ impl ConfigPaths {
     pub(crate) fn load(&self) -> Result<(Loaded, Vec<String>), ConfigError> {
         let files = self.read()?;
         let names = files.iter().map(|(name, _)| name.clone()).collect();
-        config::load(&files, Strictness::Lenient).map(|loaded| (loaded, names)).map_err(ConfigError::Invalid)
+        config::load(&files, Strictness::Lenient)
+            .map(|loaded| (loaded, names))
+            .map_err(ConfigError::Invalid)
     }
 
     /// Returns the files there are now, as far as they can be listed; for a status.
@@ -119,7 +121,8 @@ impl ConfigPaths {
                     source,
                 })?;
                 let is_json = |file: &PathBuf| file.extension().is_some_and(|e| e == "json");
-                let mut files: Vec<_> = entries.iter().map(fs::DirEntry::path).filter(is_json).collect();
+                let mut files: Vec<_> =
+                    entries.iter().map(fs::DirEntry::path).filter(is_json).collect();
                 files.sort();
                 Ok(files)
             }

@@ -146,8 +146,11 @@ impl<R: Reconciler> Controller<R> {
             next_resync: Instant::now(),
             summary,
         };
-        controller.survey();
         controller.on_config(first);
+        if !controller.surveying {
+            // Refused: the look at nothing still says when the loop is ready.
+            controller.survey();
+        }
         controller
     }
 

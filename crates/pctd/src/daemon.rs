@@ -202,7 +202,9 @@ impl Feed {
     ) -> Result<(), mpsc::error::SendError<Event>> {
         match seen {
             Seen::Conf(ctid) => self.events.send(Event::Container(ctid, "its conf changed")).await,
-            Seen::Lock(ctid) => self.events.send(Event::Container(ctid, "its lock was closed")).await,
+            Seen::Lock(ctid) => {
+                self.events.send(Event::Container(ctid, "its lock was closed")).await
+            }
             Seen::Lost => self.events.send(Event::All("file events were lost")).await,
             Seen::Config => {
                 tokio::time::sleep(CONFIG_SETTLE).await;

@@ -54,19 +54,15 @@ pub(crate) fn init(verbosity: Verbosity) {
     let registry = tracing_subscriber::registry().with(level);
     let under_systemd = std::env::var_os("JOURNAL_STREAM").is_some();
     let journald = under_systemd.then(tracing_journald::layer).and_then(Result::ok);
-    match journald {
+    if let Some(layer) = journald {
         // Fields keep their names: `CTID`, not `F_CTID`.
-        Some(layer) => {
-            registry.with(layer.with_field_prefix(None).with_priority_mappings(PRIORITIES)).init();
-        }
-        None => {
-            let stderr = std::io::stderr();
-            let colour = stderr.is_terminal() && std::env::var_os("NO_COLOR").is_none();
-            let format = tracing_subscriber::fmt::layer()
-                .with_writer(std::io::stderr)
-                .with_ansi(colour)
-                .with_target(false);
-            registry.with(format).init();
-        }
+        registry.with(layer.with_field_prefix(None).with_priority_mappings(PRIORITIES)).init();
+        return;
     }
+    let colour = std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();
+    let format = tracing_subscriber::fmt::layer()
+        .with_writer(std::io::stderr)
+        .with_ansi(colour)
+        .with_target(false);
+    registry.with(format).init();
 }

@@ -5,8 +5,8 @@
 //! bring a scripted one.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use pctd_core::condition::Conditions;
 use pctd_core::desired::Desired;

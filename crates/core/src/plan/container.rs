@@ -132,22 +132,40 @@ fn plan_mounts(
     // Proxmox mounts in the order of the keys: `/data` has to come before `/data/sub`, or hides it.
     let mut mounts: Vec<_> = desired.mounts_of(ctid).collect();
     mounts.sort_by(|(_, a), (_, b)| a.target.cmp(&b.target));
+    // For the same reason one below another waits until that one is there.
+    let mut open: Vec<(&str, &VolumeName, Readiness)> = Vec::new();
     for (volume, mount) in mounts {
         let readiness = volumes.get(&volume.name).map_or(Readiness::Held, |v| v.readiness);
         match table.plan(volume, mount) {
             MountPlan::InPlace => {}
             MountPlan::WaitsForRestart(key) => pending.push(key),
             MountPlan::Held(hold) => plan.holds.push(hold),
-            MountPlan::Set(_) if readiness == Readiness::Held => {
-                plan.waits_for.push(volume.name.clone());
-            }
             MountPlan::Set(mut set) => {
-                set.after_volume = readiness == Readiness::Soon;
-                plan.steps.push(Step::SetMount(set));
+                let above = open.iter().find(|(target, ..)| is_below(&mount.target, target));
+                let (waits_for, readiness) = match above {
+                    Some((_, above, state)) if readiness != Readiness::Held => (*above, *state),
+                    _ => (&volume.name, readiness),
+                };
+                if readiness != Readiness::Ready {
+                    open.push((&mount.target, waits_for, readiness));
+                }
+                if readiness == Readiness::Held {
+                    if !plan.waits_for.contains(waits_for) {
+                        plan.waits_for.push(waits_for.clone());
+                    }
+                } else {
+                    set.after_volume = readiness == Readiness::Soon;
+                    plan.steps.push(Step::SetMount(set));
+                }
             }
         }
     }
     pending
+}
+
+/// Returns whether one normalised target lies below another.
+fn is_below(target: &str, above: &str) -> bool {
+    target.strip_prefix(above).is_some_and(|rest| rest.starts_with('/'))
 }
 
 /// Takes back the changes that wait for a restart: the last one left the container stopped, and a

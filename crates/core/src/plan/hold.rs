@@ -20,7 +20,9 @@ pub enum Hold {
         why: String,
     },
     /// Defined, but nowhere in the cluster.
-    #[error("container {ctid} is defined but does not exist; make it with `pct create` or `pct clone`: this version does not")]
+    #[error(
+        "container {ctid} is defined but does not exist; make it with `pct create` or `pct clone`: this version does not"
+    )]
     NotDefined {
         /// The container.
         ctid: Ctid,
@@ -32,7 +34,9 @@ pub enum Hold {
         ctid: Ctid,
     },
     /// The conf carries a lock.
-    #[error("container {ctid} is locked ({lock}); pctd goes on when the lock is gone (`pct unlock {ctid}` if its task is dead)")]
+    #[error(
+        "container {ctid} is locked ({lock}); pctd goes on when the lock is gone (`pct unlock {ctid}` if its task is dead)"
+    )]
     Locked {
         /// The container.
         ctid: Ctid,
@@ -46,7 +50,9 @@ pub enum Hold {
         ctid: Ctid,
     },
     /// `protection: 1` refuses every change of a mount.
-    #[error("container {ctid} is protected; `pct set {ctid} --protection 0` lets its mounts change")]
+    #[error(
+        "container {ctid} is protected; `pct set {ctid} --protection 0` lets its mounts change"
+    )]
     Protected {
         /// The container.
         ctid: Ctid,
@@ -77,7 +83,9 @@ pub enum Hold {
         owners: Vec<(Ctid, HostIds)>,
     },
     /// The declared owner has no id outside the container.
-    #[error("id {uid}:{gid} inside container {ctid} is outside its id map; declare an owner that the map holds, or extend the map")]
+    #[error(
+        "id {uid}:{gid} inside container {ctid} is outside its id map; declare an owner that the map holds, or extend the map"
+    )]
     IdUnmapped {
         /// The container.
         ctid: Ctid,
@@ -95,7 +103,9 @@ pub enum Hold {
         name: String,
     },
     /// More would change than an admin wants changed unasked.
-    #[error("{changes} of {entries} entries would change, more than `confirm_above` ({limit}); check the path, then run `pctd apply {volume}`")]
+    #[error(
+        "{changes} of {entries} entries would change, more than `confirm_above` ({limit}); check the path, then run `pctd apply {volume}`"
+    )]
     ConfirmationRequired {
         /// The volume.
         volume: VolumeName,
@@ -159,7 +169,9 @@ pub enum Hold {
         wanted: String,
     },
     /// The host path lies on another file system than when the volume was first done.
-    #[error("{path} is on {is} but was on {was} before: is something not mounted? If the change is meant, run `pctd apply {volume}`")]
+    #[error(
+        "{path} is on {is} but was on {was} before: is something not mounted? If the change is meant, run `pctd apply {volume}`"
+    )]
     SourceChanged {
         /// The volume.
         volume: VolumeName,
@@ -171,7 +183,9 @@ pub enum Hold {
         is: String,
     },
     /// Somebody else's mount stands at the target.
-    #[error("{key} already mounts {source_path} at {target}, and pctd did not put it there; remove it with `pct set {ctid} --delete {key}`, or declare that source")]
+    #[error(
+        "{key} already mounts {source_path} at {target}, and pctd did not put it there; remove it with `pct set {ctid} --delete {key}`, or declare that source"
+    )]
     ForeignMount {
         /// The container.
         ctid: Ctid,
@@ -191,7 +205,9 @@ pub enum Hold {
         target: String,
     },
     /// Somebody else's change of the mount waits for a restart.
-    #[error("{key} has a pending change that is not pctd's; restart the container to apply it or take it back with `pct set {ctid} --revert {key}`")]
+    #[error(
+        "{key} has a pending change that is not pctd's; restart the container to apply it or take it back with `pct set {ctid} --revert {key}`"
+    )]
     PendingForeign {
         /// The container.
         ctid: Ctid,
@@ -199,7 +215,9 @@ pub enum Hold {
         key: MpKey,
     },
     /// All 256 keys are taken.
-    #[error("container {ctid} has no free mount point key left for {target}; delete one that is not used")]
+    #[error(
+        "container {ctid} has no free mount point key left for {target}; delete one that is not used"
+    )]
     NoFreeKey {
         /// The container.
         ctid: Ctid,
@@ -354,11 +372,17 @@ fn list_owners(owners: &[(Ctid, HostIds)]) -> String {
 /// Returns what an admin does instead where a file system cannot change owners.
 fn ownership_advice(kind: &str) -> &'static str {
     match kind {
-        "nfs" | "nfs4" => "export it with no_root_squash, or map ids on the server and declare `\"owner\": \"keep\"`",
-        "cifs" | "smb3" => "mount it with uid=, gid=, file_mode= and dir_mode=, and declare `\"owner\": \"keep\"`",
+        "nfs" | "nfs4" => {
+            "export it with no_root_squash, or map ids on the server and declare `\"owner\": \"keep\"`"
+        }
+        "cifs" | "smb3" => {
+            "mount it with uid=, gid=, file_mode= and dir_mode=, and declare `\"owner\": \"keep\"`"
+        }
         "vfat" | "exfat" | "ntfs" | "ntfs3" => {
             "mount it with uid=, gid= and umask=, and declare `\"owner\": \"keep\"`"
         }
-        _ => "set the owner where the file system is served or in its mount options, and declare `\"owner\": \"keep\"`",
+        _ => {
+            "set the owner where the file system is served or in its mount options, and declare `\"owner\": \"keep\"`"
+        }
     }
 }

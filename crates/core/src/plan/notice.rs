@@ -24,10 +24,14 @@ pub enum Notice {
         entries: u64,
     },
     /// A running container uses another map than its conf holds.
-    #[error("the id map in the conf is not the one in force; it takes effect when the container restarts")]
+    #[error(
+        "the id map in the conf is not the one in force; it takes effect when the container restarts"
+    )]
     IdmapPendingRestart,
     /// A mount of the conf copies owner and mode of a directory inside onto the host directory.
-    #[error("{key} has keepattrs=1: at every start the container's root decides owner and mode of the host directory")]
+    #[error(
+        "{key} has keepattrs=1: at every start the container's root decides owner and mode of the host directory"
+    )]
     KeepAttrs {
         /// The key.
         key: crate::ids::MpKey,

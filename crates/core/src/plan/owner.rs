@@ -107,7 +107,10 @@ fn host_owner(snapshot: &Snapshot, user: &str, group: Option<&str>) -> OwnerDeci
     let accounts = &snapshot.accounts;
     let known_user = accounts.users.get(user);
     let Some(uid) = user.parse().ok().or(known_user.map(|ids| ids.uid)) else {
-        return OwnerDecision::Blocked(Hold::UnknownAccount { what: "user", name: user.to_owned() });
+        return OwnerDecision::Blocked(Hold::UnknownAccount {
+            what: "user",
+            name: user.to_owned(),
+        });
     };
     let gid = match group {
         Some(name) => name.parse().ok().or_else(|| accounts.groups.get(name).copied()),

@@ -385,7 +385,7 @@ pub(crate) fn declaration(volume: &Volume, rule: &OwnershipRule) -> String {
         volume.host_path, rule.dir_mode, rule.file_mode, volume.enforce, rule.recurse
     );
     for (pattern, mode) in &rule.file_modes {
-        text += &format!("{}={mode}\n", pattern.as_str());
+        text.extend([pattern.as_str(), "=", &mode.to_string(), "\n"]);
     }
     if volume.enforce == Enforce::Adopt
         && let Scope::Foreign(maps) = &rule.scope
@@ -393,7 +393,7 @@ pub(crate) fn declaration(volume: &Volume, rule: &OwnershipRule) -> String {
         let ranges: BTreeSet<String> =
             maps.iter().flat_map(|map| map.ranges().iter().map(ToString::to_string)).collect();
         for range in ranges {
-            text += &format!("{range}\n");
+            text.extend([range.as_str(), "\n"]);
         }
     }
     Digest::of(text.as_bytes()).to_string()

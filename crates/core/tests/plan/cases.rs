@@ -63,7 +63,8 @@ pub(crate) fn all() -> Vec<Case> {
 
 fn mounts() -> Vec<Case> {
     let plain = World::one_mount;
-    let full: String = (0..256).map(|n| format!("mp{n}: /srv/{n},mp=/m{n}\n")).collect();
+    let full: Vec<String> = (0..256).map(|n| format!("mp{n}: /srv/{n},mp=/m{n}")).collect();
+    let full = full.join("\n");
     vec![
         case(
             "a missing mount is added at the lowest key",
@@ -186,7 +187,8 @@ fn mounts() -> Vec<Case> {
 }
 
 fn restarts() -> Vec<Case> {
-    let waiting = "mp0: /tank/data,mp=/data,ro=1\n[pve:pending]\nmp0: /tank/data,mp=/data\ncores: 2";
+    let waiting =
+        "mp0: /tank/data,mp=/data,ro=1\n[pve:pending]\nmp0: /tank/data,mp=/data\ncores: 2";
     let own = |world: World| {
         world.here(100, &conf(waiting)).running(100).wrote(100, "mp0", "/tank/data,mp=/data")
     };
@@ -214,14 +216,12 @@ fn restarts() -> Vec<Case> {
         ),
         case(
             "not twice within the limit",
-            own(World::one_mount())
-                .with(|w| drop(w.snapshot.restarted.insert(ctid(100), Duration::from_secs(1)))),
+            own(World::one_mount()).restarted(100, Duration::from_secs(1)),
             &["100 ! NeedsRestart"],
         ),
         case(
             "again after the limit",
-            own(World::one_mount())
-                .with(|w| drop(w.snapshot.restarted.insert(ctid(100), Duration::from_secs(600)))),
+            own(World::one_mount()).restarted(100, Duration::from_mins(10)),
             &["100 reboot for [MpKey(0)], also [\"cores\"]"],
         ),
         case(
@@ -233,7 +233,7 @@ fn restarts() -> Vec<Case> {
             )
             .here(100, &conf("mp0: /tank/data,mp=/data"))
             .running(100)
-            .with(|w| drop(w.snapshot.requests.restart_failed.insert(ctid(100), "it is stopped".into()))),
+            .restart_failed(100),
             &["100 ! NeedsRestart"],
         ),
         case(
@@ -265,7 +265,11 @@ fn containers() -> Vec<Case> {
             plain().presence(100, Presence::OnNode("pve2".into())),
             &[],
         ),
-        case("a virtual machine has the id", plain().presence(100, Presence::Vm), &["100 ! IdTakenByVm"]),
+        case(
+            "a virtual machine has the id",
+            plain().presence(100, Presence::Vm),
+            &["100 ! IdTakenByVm"],
+        ),
         case(
             "a definition whose container is absent is reported",
             defined(r#""template": "local:vztmpl/debian.tar.zst""#),
@@ -276,8 +280,16 @@ fn containers() -> Vec<Case> {
             plain().here(100, &conf("lock: backup")).drift("data", 1),
             &["data own 100000:100000 1/10", "100 ! Locked"],
         ),
-        case("a lock without anything to do is nobody's business", plain().here(100, &conf("lock: backup\nmp0: /tank/data,mp=/data")), &[]),
-        case("a protected container is left", plain().here(100, &conf("protection: 1")), &["100 ! Protected"]),
+        case(
+            "a lock without anything to do is nobody's business",
+            plain().here(100, &conf("lock: backup\nmp0: /tank/data,mp=/data")),
+            &[],
+        ),
+        case(
+            "a protected container is left",
+            plain().here(100, &conf("protection: 1")),
+            &["100 ! Protected"],
+        ),
         case(
             "without quorum no conf is written and ownership goes on",
             plain().here(100, UNPRIVILEGED).drift("data", 1).with(|w| {
@@ -436,7 +448,7 @@ fn owners() -> Vec<Case> {
             with_settings(r#""confirm_above": 5"#)
                 .here(100, UNPRIVILEGED)
                 .drift("data", 6)
-                .with(|w| drop(w.snapshot.requests.confirmed.insert(volume("data")))),
+                .confirmed("data"),
             &["data own 100000:100000 6/10", "100 +mp0: /tank/data,mp=/data after volume"],
         ),
         case(
@@ -534,7 +546,7 @@ fn sources() -> Vec<Case> {
             plain()
                 .settle()
                 .dir("data", |d| d.file_system = file_system("ext4:2"))
-                .with(|w| drop(w.snapshot.requests.confirmed.insert(volume("data")))),
+                .confirmed("data"),
             &["100 +mp0: /tank/data,mp=/data"],
         ),
     ]

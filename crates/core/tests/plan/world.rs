@@ -17,7 +17,8 @@ use pctd_core::observed::{
 use pctd_core::plan::{Effective, Hold, Plans, Step, plan};
 
 /// A conf of an ordinary unprivileged container, without mounts.
-pub(crate) const UNPRIVILEGED: &str = "arch: amd64\nrootfs: local:1/x.raw,size=1G\nunprivileged: 1\n";
+pub(crate) const UNPRIVILEGED: &str =
+    "arch: amd64\nrootfs: local:1/x.raw,size=1G\nunprivileged: 1\n";
 /// A conf of a privileged container.
 pub(crate) const PRIVILEGED: &str = "arch: amd64\nrootfs: local:1/x.raw,size=1G\n";
 /// The second container of the classic conflict.
@@ -99,7 +100,11 @@ impl World {
         self
     }
 
-    pub(crate) fn container(mut self, id: u32, change: impl FnOnce(&mut ObservedContainer)) -> Self {
+    pub(crate) fn container(
+        mut self,
+        id: u32,
+        change: impl FnOnce(&mut ObservedContainer),
+    ) -> Self {
         match self.snapshot.containers.get_mut(&ctid(id)) {
             Some(Presence::Here(container)) => change(container),
             other => panic!("{id} is {other:?}"),
@@ -152,7 +157,23 @@ impl World {
     }
 
     pub(crate) fn waited(mut self, id: u32) -> Self {
-        self.snapshot.waited.insert(ctid(id), Duration::from_secs(3600));
+        self.snapshot.waited.insert(ctid(id), Duration::from_hours(1));
+        self
+    }
+
+    /// pctd restarted it so long ago.
+    pub(crate) fn restarted(mut self, id: u32, ago: Duration) -> Self {
+        self.snapshot.restarted.insert(ctid(id), ago);
+        self
+    }
+
+    pub(crate) fn restart_failed(mut self, id: u32) -> Self {
+        self.snapshot.requests.restart_failed.insert(ctid(id), "it is stopped".to_owned());
+        self
+    }
+
+    pub(crate) fn confirmed(mut self, name: &str) -> Self {
+        self.snapshot.requests.confirmed.insert(volume(name));
         self
     }
 

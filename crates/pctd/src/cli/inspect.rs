@@ -66,8 +66,10 @@ fn fill(report: &mut InspectReport, container: &ObservedContainer) {
     report.template = conf.is_template();
     report.protection = conf.is_protected();
     report.snapshots = conf.snapshots.keys().cloned().collect();
-    report.warnings = conf.warnings.iter().map(|line| line.to_string().trim_end().to_owned()).collect();
-    report.mounts = conf.mounts().iter().map(|(key, entry)| (key.to_string(), mount(entry))).collect();
+    report.warnings =
+        conf.warnings.iter().map(|line| line.to_string().trim_end().to_owned()).collect();
+    report.mounts =
+        conf.mounts().iter().map(|(key, entry)| (key.to_string(), mount(entry))).collect();
     let pending = &conf.pending.section;
     report.pending = InspectPending {
         set: pending.properties().iter().map(|(k, v)| (k.clone(), v.to_string())).collect(),
@@ -101,9 +103,8 @@ fn map(report: &mut InspectReport, conf: &Conf, container: &ObservedContainer) {
         conf.idmap_overlap()
     };
     let root = conf.root_ids_as_proxmox().ok();
-    report.root = root.and_then(|root| {
-        Some(HostIds::new(root.uid.parse().ok()?, root.gid.parse().ok()?))
-    });
+    report.root =
+        root.and_then(|root| Some(HostIds::new(root.uid.parse().ok()?, root.gid.parse().ok()?)));
     if conf.is_effectively_unprivileged() && map.host_ids(0, 0).is_none() {
         report.warnings.push("the id map has no entry for container id 0".to_owned());
     }

@@ -14,8 +14,7 @@ pub(super) fn run(global: &Global, keys: &[Key]) -> Result<Ended, Failure> {
     let desired = loaded.desired;
     super::check_keys(&desired, keys)?;
     let engine = open_engine(global)?;
-    let scope =
-        if keys.is_empty() { Scope::all(&desired) } else { Scope::of_keys(&desired, keys) };
+    let scope = if keys.is_empty() { Scope::all(&desired) } else { Scope::of_keys(&desired, keys) };
     let (_, plans) =
         engine.look(&desired, &scope, Depth::Walk, Requests::default(), &Job::default())?;
     if let Some(hold) = &plans.node {

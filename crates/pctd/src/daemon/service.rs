@@ -108,7 +108,7 @@ pub(super) async fn report(
 ) {
     let watchdog = sd_notify::watchdog_enabled().map(|timeout| timeout / 2);
     // Without a watchdog the timer only has to exist.
-    let mut alive = tokio::time::interval(watchdog.unwrap_or(Duration::from_secs(3600)));
+    let mut alive = tokio::time::interval(watchdog.unwrap_or(Duration::from_hours(1)));
     loop {
         // Cancel-safe: a dropped `changed` is seen by the next one, a dropped `tick` is due again.
         tokio::select! {

@@ -80,7 +80,11 @@ pub(crate) fn listen(path: &Path) -> io::Result<UnixListener> {
 }
 
 /// Serves clients until the listener fails.
-pub(crate) async fn serve(listener: UnixListener, config: Vec<String>, events: mpsc::Sender<Event>) {
+pub(crate) async fn serve(
+    listener: UnixListener,
+    config: Vec<String>,
+    events: mpsc::Sender<Event>,
+) {
     loop {
         match listener.accept().await {
             Ok((stream, _)) => {
@@ -134,10 +138,9 @@ fn request(line: &str, config: &[String]) -> Result<Op, String> {
     match wire.op {
         WireOp::Status => Ok(Op::Status(wire.keys)),
         WireOp::Reconcile => match wire.config {
-            Some(theirs) if theirs != config => Err(format!(
-                "the daemon uses another configuration ({})",
-                config.join(", ")
-            )),
+            Some(theirs) if theirs != config => {
+                Err(format!("the daemon uses another configuration ({})", config.join(", ")))
+            }
             _ => Ok(Op::Reconcile { keys: wire.keys, confirm: wire.confirm }),
         },
     }

@@ -104,8 +104,11 @@ fn findings(roles: &[(PathBuf, Role)], event: notify::Result<notify::Event>) -> 
     let wrote = match event.kind {
         // Our own reads open files, too.
         EventKind::Access(kind) => kind == AccessKind::Close(AccessMode::Write),
-        EventKind::Create(_) | EventKind::Modify(_) | EventKind::Remove(_) => true,
-        EventKind::Any | EventKind::Other => true,
+        EventKind::Create(_)
+        | EventKind::Modify(_)
+        | EventKind::Remove(_)
+        | EventKind::Any
+        | EventKind::Other => true,
     };
     if !wrote {
         return Vec::new();

@@ -34,9 +34,7 @@ impl Engine {
             Key::Container(_) => None,
         };
         match (key, step) {
-            (Key::Container(ctid), Step::SetMount(set)) => {
-                self.set_mount(snapshot, *ctid, set)
-            }
+            (Key::Container(ctid), Step::SetMount(set)) => self.set_mount(snapshot, *ctid, set),
             (Key::Container(ctid), Step::RebootContainer { keys, others }) => {
                 self.restart(desired, snapshot, *ctid, keys, others)
             }
@@ -132,8 +130,7 @@ impl Engine {
             return StepEnd::Refused;
         };
         let before = snapshot.ledger.mounts.get(&ctid).and_then(|mounts| mounts.get(&set.key));
-        let written =
-            LedgerEntry::MountWritten { ctid, key: set.key, value: set.value.clone() };
+        let written = LedgerEntry::MountWritten { ctid, key: set.key, value: set.value.clone() };
         if let Err(error) = self.enter([written]) {
             return StepEnd::Failed(error);
         }
@@ -167,9 +164,7 @@ impl Engine {
             return StepEnd::Done;
         }
         let undo = match before {
-            Some(value) => {
-                LedgerEntry::MountWritten { ctid, key: set.key, value: value.clone() }
-            }
+            Some(value) => LedgerEntry::MountWritten { ctid, key: set.key, value: value.clone() },
             None => LedgerEntry::MountForgotten { ctid, key: set.key },
         };
         if let Err(error) = self.enter([undo]) {

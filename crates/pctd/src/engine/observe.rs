@@ -220,9 +220,7 @@ impl Engine {
             Key::Volume(name) => plans.volumes.get(name).map(|plan| &plan.records),
         };
         match records {
-            Some(records) if !records.is_empty() => {
-                self.enter(records.iter().cloned())
-            }
+            Some(records) if !records.is_empty() => self.enter(records.iter().cloned()),
             _ => Ok(()),
         }
     }

@@ -133,12 +133,14 @@ impl Engine {
                 LedgerEntry::MountForgotten { ctid, key: *key }
             };
             if let Err(error) = put.and(self.enter([entry])) {
-                why.push_str(&format!("; {key} could not be put back: {error}"));
+                why.extend(["; ", &key.to_string(), " could not be put back: ", &error]);
             }
         }
         match self.node.start(ctid) {
             Ok(()) => why.push_str("; its old mounts were put back and it was started"),
-            Err(error) => why.push_str(&format!("; starting it with its old mounts failed: {error}")),
+            Err(error) => {
+                why.extend(["; starting it with its old mounts failed: ", &error.to_string()]);
+            }
         }
         why
     }

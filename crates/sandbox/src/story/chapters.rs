@@ -3,7 +3,7 @@
 use std::fs;
 use std::time::{Duration, Instant};
 
-use super::scene::{Daemon, Scene, ctid};
+use super::scene::{Daemon, Scene, ctid, until};
 use super::stage::{Broken, Stage, expect};
 
 type Told = Result<(), Broken>;
@@ -46,7 +46,7 @@ pub(super) fn the_daemon_converges(scene: &Scene, stage: &Stage) -> Result<Daemo
     stage.chapter("3  The daemon starts");
     let begun = Instant::now();
     let daemon = scene.start()?;
-    scene.until("the node converges", || {
+    until("the node converges", || {
         show(stage, &daemon, begun);
         let (code, status) = scene.pctd(&["status", "--output-format", "json"])?;
         let busy = status.contains("\"state\":\"Progressing\"")
@@ -85,7 +85,7 @@ pub(super) fn a_container_appears_late(scene: &Scene, stage: &Stage, daemon: &Da
     let data = "/tank/shared/late";
     let mut seen: Vec<(String, Duration)> = Vec::new();
     let mut created = None;
-    scene.until("the volume of 960 is owned", || {
+    until("the volume of 960 is owned", || {
         show(stage, daemon, begun);
         if created.is_none() && create.try_wait()?.is_some() {
             created = Some(begun.elapsed());
@@ -96,10 +96,10 @@ pub(super) fn a_container_appears_late(scene: &Scene, stage: &Stage, daemon: &Da
         }
         Ok(owner.starts_with("100000:100000") && created.is_some())
     })?;
-    scene.until("960 has its mount", || {
+    until("960 has its mount", || {
         Ok(scene.conf(960)?.contains("mp0: /tank/shared/late,mp=/data"))
     })?;
-    show_until_converged(scene, stage, daemon, begun, 960)?;
+    show_until_converged(stage, daemon, begun, 960)?;
     let created = created.unwrap_or_default();
     let owned = seen.last().map_or(Duration::ZERO, |(_, at)| *at);
     let wrong = seen.iter().find(|(owner, _)| {
@@ -128,7 +128,7 @@ pub(super) fn an_edit(scene: &Scene, stage: &Stage, daemon: &Daemon) -> Told {
     })?;
     let took = scene
         .until("953 mounts the models", || Ok(scene.conf(953)?.contains("mp=/models,ro=1")))?;
-    show_until_converged(scene, stage, daemon, begun, 953)?;
+    show_until_converged(stage, daemon, begun, 953)?;
     let inside = scene.node.mounts(ctid(953)?);
     expect(inside.iter().any(|mount| mount.target == "/models"), || "it is plugged in".into())?;
     expect(took < SOON, || {
@@ -147,10 +147,10 @@ pub(super) fn drift(scene: &Scene, stage: &Stage, daemon: &Daemon) -> Told {
     let deleted = scene.node.pct(["set", "950", "--delete", &key])?;
     expect(deleted.is_success(), || deleted.stderr_text())?;
     stage.row("pct set 950", &format!("--delete {key}"));
-    let took = scene.until("950 has its mount back", || {
+    let took = until("950 has its mount back", || {
         Ok(scene.conf(950)?.contains("/tank/shared/models,mp=/models,"))
     })?;
-    show_until_converged(scene, stage, daemon, begun, 950)?;
+    show_until_converged(stage, daemon, begun, 950)?;
     stage.holds(&format!("the mount is back after {}", seconds(took)));
     let file = scene.host("/tank/shared/ssl/ca/root.pem");
     let open = fs::File::open(&file)?;
@@ -175,7 +175,7 @@ pub(super) fn a_bad_edit(scene: &Scene, stage: &Stage, daemon: &Daemon) -> Told 
             .replace("\"root:adm\"", "\"root:adm:x\"")
     })?;
     let mut lines = Vec::new();
-    scene.until("the daemon refuses it", || {
+    until("the daemon refuses it", || {
         lines.extend(daemon.log());
         Ok(lines.iter().any(|line| line.contains("dir_mod")))
     })?;
@@ -185,7 +185,7 @@ pub(super) fn a_bad_edit(scene: &Scene, stage: &Stage, daemon: &Daemon) -> Told 
     let (_, status) = scene.pctd(&["status", "--output-format", "json"])?;
     expect(status.contains("\"valid\":false"), || "the status says so".into())?;
     scene.edit(|_| good)?;
-    scene.until("the good one is accepted", || {
+    until("the good one is accepted", || {
         let (_, status) = scene.pctd(&["status", "--output-format", "json"])?;
         Ok(status.contains("\"valid\":true"))
     })?;
@@ -231,15 +231,9 @@ fn say(stage: &Stage, lines: &[String], begun: Instant) {
 }
 
 /// Prints the log until it says that a container has converged, which ends what was done.
-fn show_until_converged(
-    scene: &Scene,
-    stage: &Stage,
-    daemon: &Daemon,
-    begun: Instant,
-    id: u32,
-) -> Told {
+fn show_until_converged(stage: &Stage, daemon: &Daemon, begun: Instant, id: u32) -> Told {
     let end = format!("{id}: converged");
-    scene.until(&format!("the log says \"{end}\""), || {
+    until(&format!("the log says \"{end}\""), || {
         let lines = daemon.log();
         say(stage, &lines, begun);
         Ok(lines.contains(&end))

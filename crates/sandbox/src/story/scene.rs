@@ -117,22 +117,21 @@ impl Scene {
     pub(super) fn calls(&self) -> Result<usize, Broken> {
         Ok(self.node.pct_calls()?.len())
     }
+}
 
-    /// Waits until something holds; returns how long that took.
-    pub(super) fn until(
-        &self,
-        what: &str,
-        mut holds: impl FnMut() -> Result<bool, Broken>,
-    ) -> Result<Duration, Broken> {
-        let begun = Instant::now();
-        while begun.elapsed() < PATIENCE {
-            if holds()? {
-                return Ok(begun.elapsed());
-            }
-            std::thread::sleep(Duration::from_millis(2));
+/// Waits until something holds; returns how long that took.
+pub(super) fn until(
+    what: &str,
+    mut holds: impl FnMut() -> Result<bool, Broken>,
+) -> Result<Duration, Broken> {
+    let begun = Instant::now();
+    while begun.elapsed() < PATIENCE {
+        if holds()? {
+            return Ok(begun.elapsed());
         }
-        Err(Broken(format!("waited {PATIENCE:?} in vain: {what}")))
+        std::thread::sleep(Duration::from_millis(2));
     }
+    Err(Broken(format!("waited {PATIENCE:?} in vain: {what}")))
 }
 
 impl Daemon {

@@ -57,7 +57,7 @@ impl Stage {
 
     /// Prints one thing and what it is like.
     pub(super) fn row(&self, name: &str, what: &str) {
-        println!("  {name:<26} {what}");
+        self.say(&format!("  {name:<26} {what}"));
     }
 
     /// Prints a text of several lines, set off.
