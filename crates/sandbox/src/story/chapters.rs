@@ -126,8 +126,7 @@ pub(super) fn an_edit(scene: &Scene, stage: &Stage, daemon: &Daemon) -> Told {
             "\"953\": { \"path\": \"/models\", \"read_only\": true },\n                \"951\": { \"path\": \"/models\",",
         )
     })?;
-    let took = scene
-        .until("953 mounts the models", || Ok(scene.conf(953)?.contains("mp=/models,ro=1")))?;
+    let took = until("953 mounts the models", || Ok(scene.conf(953)?.contains("mp=/models,ro=1")))?;
     show_until_converged(stage, daemon, begun, 953)?;
     let inside = scene.node.mounts(ctid(953)?);
     expect(inside.iter().any(|mount| mount.target == "/models"), || "it is plugged in".into())?;
