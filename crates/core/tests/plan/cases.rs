@@ -6,7 +6,7 @@ use pctd_core::idmap::IdMap;
 use pctd_core::ids::HostIds;
 use pctd_core::observed::{Audit, NodeState, Presence, SourceState};
 
-use crate::world::{PRIVILEGED, SHIFTED, UNPRIVILEGED, World, ctid, file_system, volume};
+use crate::world::{PRIVILEGED, SHIFTED, UNPRIVILEGED, World, file_system, volume};
 
 /// One case: what is wanted and there, and what follows.
 pub(crate) struct Case {
