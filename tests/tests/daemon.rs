@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use pctd_core::ids::Ctid;
 use pctd_sandbox::{Node, NodeOptions};
 use pctd_tests::daemon::{Daemon, Pctd, eventually, states};
+use pctd_tests::world::skip;
 use rustix::process::Signal;
 
 const CONFIG: &str = r#"{
@@ -36,7 +37,12 @@ fn ctid(id: u32) -> Ctid {
 }
 
 impl House {
-    fn new() -> Self {
+    /// Makes the house, or says that it takes root and skips.
+    fn new() -> Option<Self> {
+        if !rustix::process::geteuid().is_root() {
+            skip("the life of the daemon", "owners can only be changed by root");
+            return None;
+        }
         let directory = tempfile::Builder::new().prefix("pctd").tempdir().unwrap();
         let node = Node::create(directory.path(), NodeOptions::default()).unwrap();
         node.install_programs(env!("CARGO_BIN_EXE_pctd-tests")).unwrap();
@@ -46,7 +52,7 @@ impl House {
         let served = node.serve();
         let house = Self { node, pctd, _served: served, _directory: directory };
         house.configure(CONFIG);
-        house
+        Some(house)
     }
 
     fn path(&self, path: &str) -> PathBuf {
@@ -78,7 +84,7 @@ fn converged(house: &House) -> Daemon {
 
 #[test]
 fn systemd_is_told_of_the_start_the_state_a_reload_and_the_end() {
-    let house = House::new();
+    let Some(house) = House::new() else { return };
     let mut daemon = house.pctd.spawn(&[("WATCHDOG_USEC", "400000")]);
     daemon.wait_for("READY=1");
     daemon.wait_for("STATUS=2 of 2 in place");
@@ -94,7 +100,7 @@ fn systemd_is_told_of_the_start_the_state_a_reload_and_the_end() {
 
 #[test]
 fn sigint_ends_it_too_and_leaves_no_socket_that_answers() {
-    let house = House::new();
+    let Some(house) = House::new() else { return };
     let mut daemon = converged(&house);
     daemon.signal(Signal::INT);
     assert!(daemon.wait().success());
@@ -105,7 +111,7 @@ fn sigint_ends_it_too_and_leaves_no_socket_that_answers() {
 
 #[test]
 fn a_second_sigterm_ends_it_at_once() {
-    let house = House::new();
+    let Some(house) = House::new() else { return };
     // A `pct` that takes long keeps the first SIGTERM waiting.
     let fault = pctd_sandbox::FaultKind::Hang { millis: 10_000, holding_flock: false };
     house.node.inject(pctd_sandbox::Fault::next(fault).on("set")).unwrap();
@@ -121,7 +127,7 @@ fn a_second_sigterm_ends_it_at_once() {
 
 #[test]
 fn a_second_daemon_refuses_to_run_and_names_the_first() {
-    let house = House::new();
+    let Some(house) = House::new() else { return };
     let daemon = converged(&house);
     let second = house.pctd.run(&["run"]);
     assert_eq!(second.code, 1);
@@ -131,7 +137,7 @@ fn a_second_daemon_refuses_to_run_and_names_the_first() {
 
 #[test]
 fn a_killed_daemon_starts_again_over_its_old_socket_and_lock() {
-    let house = House::new();
+    let Some(house) = House::new() else { return };
     let mut daemon = converged(&house);
     daemon.signal(Signal::KILL);
     daemon.wait();
@@ -142,7 +148,7 @@ fn a_killed_daemon_starts_again_over_its_old_socket_and_lock() {
 
 #[test]
 fn only_root_can_reach_the_socket() {
-    let house = House::new();
+    let Some(house) = House::new() else { return };
     let daemon = converged(&house);
     let socket = fs::metadata(house.path("/run/pctd/pctd.sock")).unwrap();
     assert_eq!(socket.permissions().mode() & 0o777, 0o600);
@@ -151,7 +157,7 @@ fn only_root_can_reach_the_socket() {
 
 #[test]
 fn apply_goes_through_the_daemon_that_runs() {
-    let house = House::new();
+    let Some(house) = House::new() else { return };
     let daemon = converged(&house);
     house.node.serve();
     assert!(house.node.pct(["set", "100", "--delete", "mp0"]).unwrap().is_success());
@@ -165,7 +171,7 @@ fn apply_goes_through_the_daemon_that_runs() {
 
 #[test]
 fn a_bad_edit_is_refused_and_the_last_good_configuration_stays_in_force() {
-    let house = House::new();
+    let Some(house) = House::new() else { return };
     let daemon = converged(&house);
     for bad in [
         "{",
@@ -192,7 +198,7 @@ fn a_bad_edit_is_refused_and_the_last_good_configuration_stays_in_force() {
 
 #[test]
 fn with_a_bad_configuration_at_the_start_it_is_ready_and_does_nothing() {
-    let house = House::new();
+    let Some(house) = House::new() else { return };
     house.configure(r#"{"shared_volumes": {"data": {"host_path": "relative", "mounts": {}}}}"#);
     let daemon = house.pctd.start();
     let status = daemon.status();
@@ -209,7 +215,7 @@ fn with_a_bad_configuration_at_the_start_it_is_ready_and_does_nothing() {
 
 #[test]
 fn what_cannot_be_known_is_unknown_and_nothing_is_done() {
-    let house = House::new();
+    let Some(house) = House::new() else { return };
     let daemon = converged(&house);
     let calls = house.calls();
     let lxc = house.path("/etc/pve/nodes/vm/lxc");
@@ -250,7 +256,7 @@ fn what_cannot_be_known_is_unknown_and_nothing_is_done() {
 
 #[test]
 fn without_quorum_no_conf_is_written_and_ownership_goes_on() {
-    let house = House::new();
+    let Some(house) = House::new() else { return };
     house.node.set_quorum(false).unwrap();
     let daemon = house.pctd.start();
     daemon.until("no quorum", |status| {
@@ -266,7 +272,7 @@ fn without_quorum_no_conf_is_written_and_ownership_goes_on() {
 
 #[test]
 fn a_converged_node_is_left_alone_and_nothing_is_logged() {
-    let house = House::new();
+    let Some(house) = House::new() else { return };
     converged(&house).stop();
     let calls = house.calls();
     let daemon = house.pctd.start();
@@ -284,7 +290,7 @@ fn a_converged_node_is_left_alone_and_nothing_is_logged() {
 
 #[test]
 fn a_conf_that_another_node_changed_is_found_by_the_poll() {
-    let house = House::new();
+    let Some(house) = House::new() else { return };
     let daemon = converged(&house);
     // As on a cluster: the content and .vmlist change, and no event is raised. The watch of the
     // daemon sees the rename here; what is shown is that the poll alone would do.
@@ -296,7 +302,7 @@ fn a_conf_that_another_node_changed_is_found_by_the_poll() {
 
 #[test]
 fn a_stop_in_the_middle_of_a_walk_leaves_the_root_for_the_next_start() {
-    let house = House::new();
+    let Some(house) = House::new() else { return };
     let root = house.path("/tank/data");
     for directory in 0..150 {
         let directory = root.join(directory.to_string());

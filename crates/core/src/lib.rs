@@ -1,4 +1,21 @@
-//! The pure part of pctd (map to be written).
+//! The pure part of pctd: what is wanted, what is there, and what follows from the two.
+//!
+//! Nothing here opens a file, starts a program, asks a clock or waits; everything can be tried in
+//! a table. `pctd-node` reads and changes the machine, `pctd` decides when.
+//!
+//! ```text
+//! JSON files --config--> desired --+
+//!                                  +--plan--> steps, holds, notices, records
+//! confs, /proc --conf, vmlist,     |             |
+//!   presence--> observed ----------+             +--condition, report--> people and programs
+//! ```
+//!
+//! - Names and values that can only be valid: [`ids`], [`modes`], [`idmap`].
+//! - What is wanted: [`config`] reads and checks the files, [`desired`] is what they say.
+//! - What is there: [`conf`] reads a container's conf as Proxmox does, [`vmlist`] and [`presence`]
+//!   tell where a container is, [`observed`] is one snapshot of it all, [`ledger`] what pctd did.
+//! - What follows: [`plan`], and for each entry of a volume [`ownership`].
+//! - What is said of it: [`condition`], [`report`].
 
 pub mod condition;
 pub mod conf;

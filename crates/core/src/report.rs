@@ -16,7 +16,7 @@ pub const REPORT_VERSION: u32 = 1;
 /// What `plan` and `apply` print.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 pub struct PlanReport {
-    /// [`REPORT_VERSION`].
+    /// The version of the document, 1.
     pub version: u32,
     /// By container.
     pub containers: BTreeMap<Ctid, KeyReport>,
@@ -114,7 +114,7 @@ impl PlanReport {
 /// What `status` prints.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 pub struct StatusReport {
-    /// [`REPORT_VERSION`].
+    /// The version of the document, 1.
     pub version: u32,
     /// The daemon itself.
     pub daemon: DaemonReport,
@@ -134,7 +134,7 @@ impl StatusReport {
     }
 }
 
-/// The daemon in a [`StatusReport`].
+/// The daemon, as `status` shows it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 pub struct DaemonReport {
     /// Its version.
@@ -147,7 +147,7 @@ pub struct DaemonReport {
     pub node: String,
 }
 
-/// The configuration in a [`StatusReport`].
+/// The configuration, as `status` shows it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 pub struct ConfigReport {
     /// Whether the files as they are now are valid.
@@ -160,7 +160,7 @@ pub struct ConfigReport {
     pub error: Option<String>,
 }
 
-/// One key in a [`StatusReport`].
+/// One key, as `status` shows it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 pub struct KeyStatus {
     /// The sum of it.
@@ -222,7 +222,7 @@ pub struct ProgressReport {
 /// What `inspect` prints: a container as pctd reads it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 pub struct InspectReport {
-    /// [`REPORT_VERSION`].
+    /// The version of the document, 1.
     pub version: u32,
     /// The container.
     pub ctid: Ctid,
@@ -256,7 +256,7 @@ pub struct InspectReport {
     pub warnings: Vec<String>,
 }
 
-/// A mount point in an [`InspectReport`].
+/// A mount point, as `inspect` shows it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 pub struct InspectMount {
     /// `bind`, `device`, `volume` or `invalid`.
@@ -269,7 +269,7 @@ pub struct InspectMount {
     pub options: BTreeMap<String, String>,
 }
 
-/// `[pve:pending]` in an [`InspectReport`].
+/// `[pve:pending]`, as `inspect` shows it.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize, schemars::JsonSchema)]
 pub struct InspectPending {
     /// New values by name.
@@ -281,7 +281,7 @@ pub struct InspectPending {
 /// What `check` prints.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 pub struct CheckReport {
-    /// [`REPORT_VERSION`].
+    /// The version of the document, 1.
     pub version: u32,
     /// Whether the files can be put in force.
     pub valid: bool,

@@ -28,7 +28,7 @@ pub enum Step {
     },
 }
 
-/// See [`Step::SetOwnership`].
+/// Owners and modes to be set in a volume.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 pub struct SetOwnership {
     /// The volume's directory.
@@ -46,7 +46,7 @@ pub struct SetOwnership {
     pub modes: u64,
 }
 
-/// See [`Step::SetMount`].
+/// A mount point to be added or changed.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 pub struct SetMount {
     /// The key it gets or has.

@@ -83,6 +83,11 @@ impl Tree {
     }
 
     pub(crate) fn walk_with(&self, walk: Walk<'_>) -> WalkReport {
+        assert!(
+            rustix::process::geteuid().is_root(),
+            "this changes owners: run the tests as root, or as root of a user namespace \
+             (`unshare --map-auto --map-root-user cargo test --workspace`)"
+        );
         let (state, open) = source::open(&self.paths, &self.volume);
         let open = open.unwrap_or_else(|| panic!("{state:?}"));
         pctd_node::walk::walk(&open, walk).unwrap()
