@@ -62,7 +62,7 @@ fn a_second_apply_calls_no_pct_and_changes_no_ctime_anywhere() {
     );
     assert_eq!(world.owner("/tank/a/sub/file"), "100000:100000 0644");
     assert_eq!(world.owner("/tank/a/own"), "101000:101000 0600");
-    assert_eq!(world.owner("/tank/b"), "1234:1235 0700");
+    assert_eq!(world.owner("/tank/b"), "1234:1235 0755");
     let before = world.stamps();
     let report = world.apply(&[], 0);
     assert_eq!(report["summary"], serde_json::json!({"steps": 0, "holds": 0}));

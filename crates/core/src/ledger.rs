@@ -20,6 +20,10 @@ pub struct Ledger {
     /// The mounts pctd wrote, exactly as they stood in the conf afterwards.
     #[serde(default)]
     pub mounts: BTreeMap<Ctid, BTreeMap<MpKey, String>>,
+    /// The mounts pctd was about to write when it was last heard of. What a crash leaves here may
+    /// stand in the conf, or what `mounts` has may: both are pctd's own.
+    #[serde(default)]
+    pub intended: BTreeMap<Ctid, BTreeMap<MpKey, String>>,
     /// The volumes whose ownership was brought to the declaration.
     #[serde(default)]
     pub volumes: BTreeMap<VolumeName, VolumeRecord>,
@@ -36,6 +40,7 @@ impl Default for Ledger {
         Self {
             version: LEDGER_VERSION,
             mounts: BTreeMap::new(),
+            intended: BTreeMap::new(),
             volumes: BTreeMap::new(),
             seen: BTreeSet::new(),
             restarted: BTreeMap::new(),
@@ -58,8 +63,17 @@ pub struct VolumeRecord {
 /// A change of the ledger.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum LedgerEntry {
-    /// pctd writes this mount. Entered before the call, so that a crash in between cannot make
-    /// its own work look like somebody else's.
+    /// pctd is about to write this mount. Entered before the call, so that a crash in between
+    /// cannot make its own work look like somebody else's.
+    MountIntended {
+        /// The container.
+        ctid: Ctid,
+        /// The key.
+        key: MpKey,
+        /// The value, in the normal form Proxmox stores.
+        value: String,
+    },
+    /// pctd wrote this mount, and saw it in the conf.
     MountWritten {
         /// The container.
         ctid: Ctid,
@@ -68,7 +82,14 @@ pub enum LedgerEntry {
         /// The value, in the normal form Proxmox stores.
         value: String,
     },
-    /// What pctd meant to write did not get there, or was taken back.
+    /// What pctd meant to write did not get there; what stood there before still does.
+    MountNotWritten {
+        /// The container.
+        ctid: Ctid,
+        /// The key.
+        key: MpKey,
+    },
+    /// What pctd wrote was taken back.
     MountForgotten {
         /// The container.
         ctid: Ctid,
@@ -94,15 +115,30 @@ pub enum LedgerEntry {
 }
 
 impl Ledger {
+    /// Returns whether pctd itself put this value there.
+    pub fn is_own_mount(&self, ctid: Ctid, key: MpKey, value: &[u8]) -> bool {
+        [&self.mounts, &self.intended].into_iter().any(|mounts| {
+            let own = mounts.get(&ctid).and_then(|mounts| mounts.get(&key));
+            own.is_some_and(|own| own.as_bytes() == value)
+        })
+    }
+
     /// Enters a change; returns whether it changed anything.
     pub fn enter(&mut self, entry: LedgerEntry) -> bool {
         match entry {
-            LedgerEntry::MountWritten { ctid, key, value } => {
-                let mounts = self.mounts.entry(ctid).or_default();
-                mounts.insert(key, value.clone()) != Some(value)
+            LedgerEntry::MountIntended { ctid, key, value } => {
+                let intended = self.intended.entry(ctid).or_default();
+                intended.insert(key, value.clone()) != Some(value)
             }
+            LedgerEntry::MountWritten { ctid, key, value } => {
+                let meant = take(&mut self.intended, ctid, key);
+                let mounts = self.mounts.entry(ctid).or_default();
+                mounts.insert(key, value.clone()) != Some(value) || meant
+            }
+            LedgerEntry::MountNotWritten { ctid, key } => take(&mut self.intended, ctid, key),
             LedgerEntry::MountForgotten { ctid, key } => {
-                self.mounts.get_mut(&ctid).is_some_and(|mounts| mounts.remove(&key).is_some())
+                let meant = take(&mut self.intended, ctid, key);
+                take(&mut self.mounts, ctid, key) || meant
             }
             LedgerEntry::VolumeDone { volume, record } => {
                 self.volumes.insert(volume, record.clone()) != Some(record)
@@ -111,4 +147,14 @@ impl Ledger {
             LedgerEntry::Restarted { ctid, at } => self.restarted.insert(ctid, at) != Some(at),
         }
     }
+}
+
+/// Takes a mount out; returns whether it was there.
+fn take(mounts: &mut BTreeMap<Ctid, BTreeMap<MpKey, String>>, ctid: Ctid, key: MpKey) -> bool {
+    let Some(of_container) = mounts.get_mut(&ctid) else { return false };
+    let was_there = of_container.remove(&key).is_some();
+    if of_container.is_empty() {
+        mounts.remove(&ctid);
+    }
+    was_there
 }

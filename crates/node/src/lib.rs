@@ -50,7 +50,7 @@ use pctd_core::vmlist::Fingerprint;
 pub use crate::ledger::{LedgerError, LedgerStore, LockError, Memory, NodeLock};
 pub use crate::paths::NodePaths;
 pub use crate::pct::{Exit, Pct, PctClass, PctError};
-pub use crate::source::{CreateError, Created, OpenVolume};
+pub use crate::source::{CreateError, Created, FreshMode, OpenVolume};
 pub use crate::walk::{FdBudget, Progress, Unsupported, Walk, WalkMode, WalkReport};
 
 use crate::procfs::{Locks, Sockets};
@@ -243,7 +243,8 @@ impl Node {
         volume: &Volume,
         expected: &str,
     ) -> Result<Created, CreateError> {
-        source::create(&self.paths, &volume.host_path, expected)
+        let fresh = if volume.dir_mode.is_keep() { FreshMode::Ordinary } else { FreshMode::Closed };
+        source::create(&self.paths, &volume.host_path, expected, fresh)
     }
 
     /// Counts what in a volume is not as declared; changes nothing.

@@ -146,6 +146,15 @@ pub(crate) fn is_mount_point(paths: &NodePaths, path: &str) -> bool {
     reach(paths, path).is_ok_and(|reached| reached.missing.is_empty() && reached.stat.mount_root)
 }
 
+/// The mode a new directory has until its ownership is set.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum FreshMode {
+    /// Root's alone, because another mode is declared and will be set.
+    Closed,
+    /// What `mkdir` gives, because nobody declares another.
+    Ordinary,
+}
+
 /// Makes a volume's host path, if the place for it is still on the file system `expected`.
 ///
 /// Directories on the way are root's and readable, the last one is root's alone until its
@@ -154,7 +163,12 @@ pub(crate) fn is_mount_point(paths: &NodePaths, path: &str) -> bool {
 /// # Errors
 ///
 /// [`CreateError`]; directories made before the failure stay.
-pub fn create(paths: &NodePaths, host_path: &str, expected: &str) -> Result<Created, CreateError> {
+pub fn create(
+    paths: &NodePaths,
+    host_path: &str,
+    expected: &str,
+    fresh: FreshMode,
+) -> Result<Created, CreateError> {
     let path = || host_path.to_owned();
     let reached =
         reach(paths, host_path).map_err(|state| CreateError::Refused { path: path(), state })?;
@@ -174,7 +188,10 @@ pub fn create(paths: &NodePaths, host_path: &str, expected: &str) -> Result<Crea
     let mut created = Created::AlreadyThere;
     for (index, name) in reached.missing.iter().enumerate() {
         let last = index + 1 == reached.missing.len();
-        let mode = if last { FRESH_MODE } else { ANCESTOR_MODE };
+        let mode = match fresh {
+            FreshMode::Closed if last => FRESH_MODE,
+            FreshMode::Closed | FreshMode::Ordinary => ANCESTOR_MODE,
+        };
         let (next, is_new) =
             make_one(&dir, name, mode, reached.stat.mount).map_err(|errno| io(errno.into()))?;
         dir = next;

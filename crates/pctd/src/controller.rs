@@ -35,13 +35,25 @@ mod tests;
 #[derive(Debug)]
 pub(crate) enum Event {
     /// A conf or its lock changed.
-    Container(Ctid, &'static str),
+    Container(Ctid, News),
     /// Anything may have changed.
     All(&'static str),
     /// The configuration files were read.
     Config(ConfigEvent),
     /// A client wants to know, or wants something done.
     Client(followers::Request),
+}
+
+/// What was heard of a container. For the log, and to tell an echo of a run from news; what it
+/// means is only known by looking.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum News {
+    /// Its conf was written.
+    Conf,
+    /// The lock file of its conf was closed: somebody, perhaps a run of pctd's, was at work.
+    Lock,
+    /// Its number in `.vmlist` changed.
+    Vmlist,
 }
 
 /// What became of the configuration files.
@@ -211,9 +223,9 @@ impl<R: Reconciler> Controller<R> {
     fn on_event(&mut self, event: Event) {
         let soon = Instant::now() + SETTLE;
         match event {
-            Event::Container(ctid, reason) => {
-                debug!(CTID = %ctid, reason, "look again");
-                self.look_at_container(ctid, soon);
+            Event::Container(ctid, news) => {
+                debug!(CTID = %ctid, ?news, "look again");
+                self.look_at_container(ctid, news, soon);
             }
             Event::All(reason) => {
                 debug!(reason, "look at everything again");
@@ -512,8 +524,12 @@ impl<R: Reconciler> Controller<R> {
                 Some(delay.max(pause))
             }
             Verdict::Held => {
-                let soon = outcome.view.holds.iter().any(|h| h.recheck() == Recheck::Backoff);
-                if soon {
+                let holds = &outcome.view.holds;
+                if holds.iter().any(Hold::is_passing) {
+                    // Its end raises an event, which may come while this run is still at work.
+                    let delay = backoff.delay(fail(), fastrand::u8(..));
+                    Some(delay.min(settings.poll_interval).max(pause))
+                } else if holds.iter().any(|hold| hold.recheck() == Recheck::Backoff) {
                     Some(backoff.delay(fail(), fastrand::u8(..)))
                 } else {
                     self.failures.remove(key);
@@ -527,7 +543,7 @@ impl<R: Reconciler> Controller<R> {
         }
     }
 
-    fn look_at_container(&mut self, ctid: Ctid, at: Instant) {
+    fn look_at_container(&mut self, ctid: Ctid, news: News, at: Instant) {
         let volumes: Vec<Key> =
             self.desired.mounts_of(ctid).map(|(v, _)| Key::Volume(v.name.clone())).collect();
         if volumes.is_empty() && !self.desired.containers.contains_key(&ctid) {
@@ -536,7 +552,8 @@ impl<R: Reconciler> Controller<R> {
         let own = Key::Container(ctid);
         let running = self.running.contains_key(&own);
         let failed = self.failed_at.get(&own);
-        if failed.is_some_and(|failed| running || failed.elapsed() < ECHO) {
+        let soon_after = failed.is_some_and(|failed| running || failed.elapsed() < ECHO);
+        if news == News::Lock && soon_after {
             debug!(CTID = %ctid, reason = "its last run failed", "taken for the echo of a run");
             return;
         }
@@ -568,6 +585,10 @@ impl<R: Reconciler> Controller<R> {
     fn on_client(&mut self, request: followers::Request) {
         match request.op.clone() {
             followers::Op::Status(keys) => {
+                if let Some(key) = keys.iter().find(|key| !self.board.knows(key)) {
+                    request.answer_error(format!("{key} is not in the configuration in force"));
+                    return;
+                }
                 let report = self.status(&keys);
                 request.answer_status(report);
             }

@@ -22,7 +22,7 @@ use tokio::sync::{mpsc, watch};
 use tracing::{debug, info, warn};
 
 use crate::config_files::ConfigPaths;
-use crate::controller::{ConfigEvent, Controller, Event};
+use crate::controller::{ConfigEvent, Controller, Event, News};
 use crate::daemon::poll::Poller;
 use crate::daemon::service::Service;
 use crate::daemon::signals::Signal;
@@ -201,10 +201,8 @@ impl Feed {
         found: &mut mpsc::Receiver<Seen>,
     ) -> Result<(), mpsc::error::SendError<Event>> {
         match seen {
-            Seen::Conf(ctid) => self.events.send(Event::Container(ctid, "its conf changed")).await,
-            Seen::Lock(ctid) => {
-                self.events.send(Event::Container(ctid, "its lock was closed")).await
-            }
+            Seen::Conf(ctid) => self.events.send(Event::Container(ctid, News::Conf)).await,
+            Seen::Lock(ctid) => self.events.send(Event::Container(ctid, News::Lock)).await,
             Seen::Lost => self.events.send(Event::All("file events were lost")).await,
             Seen::Config => {
                 tokio::time::sleep(CONFIG_SETTLE).await;

@@ -101,8 +101,7 @@ fn plan_here(
         }
     }
     let running = container.running != Running::No;
-    let written = snapshot.ledger.mounts.get(&ctid);
-    let mut table = MountTable::new(ctid, conf, running, written);
+    let mut table = MountTable::new(ctid, conf, running, &snapshot.ledger);
     let pending = plan_mounts(plan, desired, volumes, ctid, &mut table);
     if let Some(why) = snapshot.requests.restart_failed.get(&ctid) {
         hold_changes(plan, ctid, why);

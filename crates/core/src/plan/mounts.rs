@@ -2,11 +2,12 @@
 //!
 //! Matched by normalised target, never by a pattern: `/data` is not `/data2`.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
 use crate::conf::{Conf, MountClass, MountEntry, MountPoint, normalise_path};
 use crate::desired::{Mount, Volume};
 use crate::ids::{Ctid, MpKey};
+use crate::ledger::Ledger;
 use crate::plan::hold::Hold;
 use crate::plan::step::{Effective, SetMount};
 
@@ -29,19 +30,13 @@ pub(crate) struct MountTable<'a> {
     ctid: Ctid,
     conf: &'a Conf,
     running: bool,
-    /// What pctd wrote into this conf.
-    written: Option<&'a BTreeMap<MpKey, String>>,
+    ledger: &'a Ledger,
     taken: BTreeSet<MpKey>,
 }
 
 impl<'a> MountTable<'a> {
-    pub(crate) fn new(
-        ctid: Ctid,
-        conf: &'a Conf,
-        running: bool,
-        written: Option<&'a BTreeMap<MpKey, String>>,
-    ) -> Self {
-        Self { ctid, conf, running, written, taken: conf.mount_keys_in_use() }
+    pub(crate) fn new(ctid: Ctid, conf: &'a Conf, running: bool, ledger: &'a Ledger) -> Self {
+        Self { ctid, conf, running, ledger, taken: conf.mount_keys_in_use() }
     }
 
     /// Plans one desired mount; a key it hands out is taken for the mounts planned after it.
@@ -118,8 +113,7 @@ impl<'a> MountTable<'a> {
     }
 
     fn is_written(&self, key: MpKey, entry: &MountEntry) -> bool {
-        let written = self.written.and_then(|written| written.get(&key));
-        written.is_some_and(|value| value.as_bytes() == entry.raw.as_slice())
+        self.ledger.is_own_mount(self.ctid, key, &entry.raw)
     }
 
     fn foreign_mount(&self, key: MpKey, entry: &MountEntry, mount: &Mount) -> Hold {

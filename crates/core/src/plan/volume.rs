@@ -183,8 +183,9 @@ fn plan_missing(
         }
         Ok(owner) => {
             let rule = rule(desired, snapshot, volume, owner);
-            // A directory made by a step is root's and closed until its ownership is set.
-            let fresh = EntryStat { kind: EntryKind::Directory, ids: HostIds::ROOT, mode: 0o700 };
+            // A directory made by a step is root's, and closed until a declared mode is set.
+            let mode = if rule.dir_mode.is_keep() { 0o755 } else { 0o700 };
+            let fresh = EntryStat { kind: EntryKind::Directory, ids: HostIds::ROOT, mode };
             if let Some(change) = rule.decide(Place::Root, &fresh) {
                 plan.steps.push(Step::SetOwnership(SetOwnership {
                     path: volume.host_path.clone(),

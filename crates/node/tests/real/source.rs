@@ -6,7 +6,7 @@ use std::os::unix::fs::symlink;
 use pctd_core::desired::{RequireMount, Volume};
 use pctd_core::ids::HostIds;
 use pctd_core::observed::{SourceDir, SourceState};
-use pctd_node::{CreateError, Created, source};
+use pctd_node::{CreateError, Created, FreshMode, source};
 
 use crate::support::{Mounted, OWNER, Tree, ids, mode, set_ids, set_mode, volume};
 
@@ -22,7 +22,7 @@ fn missing_on(tree: &Tree, host_path: &str) -> String {
 }
 
 fn create(tree: &Tree, host_path: &str) -> Result<Created, CreateError> {
-    source::create(&tree.paths, host_path, &missing_on(tree, "/nowhere"))
+    source::create(&tree.paths, host_path, &missing_on(tree, "/nowhere"), FreshMode::Closed)
 }
 
 #[test]
@@ -114,7 +114,8 @@ fn a_mount_is_another_file_system_and_a_missing_one_is_noticed() {
     assert_eq!(after.mount_point, tree.at("disk").display().to_string());
 
     // The plan was made before the disk was mounted.
-    let error = source::create(&tree.paths, &volume.host_path, &before.id).unwrap_err();
+    let error =
+        source::create(&tree.paths, &volume.host_path, &before.id, FreshMode::Closed).unwrap_err();
     assert!(matches!(error, CreateError::FileSystemChanged { .. }), "{error}");
     assert!(!tree.at("disk/data").exists());
     drop(mounted);

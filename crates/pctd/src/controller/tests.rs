@@ -18,7 +18,7 @@ use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep};
 
 use super::followers::{Answer, Op, Request};
-use super::{ConfigEvent, Controller, Event};
+use super::{ConfigEvent, Controller, Event, News, SETTLE};
 use crate::reconciler::{Job, Outcome, Reconciler, Verdict, View};
 
 /// Two containers and no volume, so that nothing is due but what a test asks for.
@@ -216,8 +216,12 @@ impl Loop {
     }
 
     async fn event(&self, text: &str) {
+        self.hear(text, News::Conf).await;
+    }
+
+    async fn hear(&self, text: &str, news: News) {
         let Key::Container(ctid) = key(text) else { panic!("{text} is no container") };
-        self.events.send(Event::Container(ctid, "its conf changed")).await.unwrap();
+        self.events.send(Event::Container(ctid, news)).await.unwrap();
     }
 
     async fn configure(&self, config: &str) {
@@ -426,9 +430,9 @@ async fn a_failing_key_is_not_hurried_by_its_own_echo() {
         match this.next().await {
             Call::Run { .. } => {
                 runs += 1;
-                this.event("100").await;
+                this.hear("100", News::Lock).await;
                 sleep(ms(5)).await;
-                this.event("100").await;
+                this.hear("100", News::Lock).await;
             }
             // The resync is no echo.
             other => assert_eq!(other, Call::Survey),
@@ -437,8 +441,11 @@ async fn a_failing_key_is_not_hurried_by_its_own_echo() {
     assert!(runs <= 16, "{runs} runs in ten minutes");
     // What is heard later is news.
     sleep(secs(2)).await;
-    this.event("100").await;
+    this.hear("100", News::Lock).await;
     assert_eq!(this.gap().await.0, run("100"));
+    // A conf that was written is news at any time.
+    this.event("100").await;
+    assert_eq!(this.gap().await, (run("100"), SETTLE));
 }
 
 #[tokio::test(start_paused = true)]

@@ -8,7 +8,7 @@ use pctd_core::vmlist::Fingerprint;
 use tokio::sync::{mpsc, watch};
 use tracing::debug;
 
-use crate::controller::Event;
+use crate::controller::{Event, News};
 use crate::daemon::watches::Watches;
 use crate::engine::Engine;
 
@@ -70,7 +70,7 @@ impl Poller {
                     self.events.send(Event::All("many confs changed")).await
                 } else {
                     for ctid in changed {
-                        self.events.send(Event::Container(ctid, ".vmlist changed")).await?;
+                        self.events.send(Event::Container(ctid, News::Vmlist)).await?;
                     }
                     Ok(())
                 }

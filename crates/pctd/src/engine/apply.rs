@@ -129,9 +129,8 @@ impl Engine {
         let Some(Presence::Here(container)) = snapshot.containers.get(&ctid) else {
             return StepEnd::Refused;
         };
-        let before = snapshot.ledger.mounts.get(&ctid).and_then(|mounts| mounts.get(&set.key));
-        let written = LedgerEntry::MountWritten { ctid, key: set.key, value: set.value.clone() };
-        if let Err(error) = self.enter([written]) {
+        let (key, value) = (set.key, set.value.clone());
+        if let Err(error) = self.enter([LedgerEntry::MountIntended { ctid, key, value }]) {
             return StepEnd::Failed(error);
         }
         let digest = container.conf.digest.to_string();
@@ -161,13 +160,13 @@ impl Engine {
                 let what = "pct reported a failure after it had written the mount";
                 info!(CTID = %ctid, "{ctid}: {what}: {error}");
             }
-            return StepEnd::Done;
+            let (key, value) = (set.key, set.value.clone());
+            return match self.enter([LedgerEntry::MountWritten { ctid, key, value }]) {
+                Ok(()) => StepEnd::Done,
+                Err(error) => StepEnd::Failed(error),
+            };
         }
-        let undo = match before {
-            Some(value) => LedgerEntry::MountWritten { ctid, key: set.key, value: value.clone() },
-            None => LedgerEntry::MountForgotten { ctid, key: set.key },
-        };
-        if let Err(error) = self.enter([undo]) {
+        if let Err(error) = self.enter([LedgerEntry::MountNotWritten { ctid, key: set.key }]) {
             return StepEnd::Failed(error);
         }
         match called {

@@ -5,10 +5,13 @@ use std::io::{BufRead as _, BufReader};
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitCode, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{self, Receiver};
 use std::time::{Duration, Instant};
 
 use pctd_core::ids::Ctid;
+use signal_hook::consts::{SIGINT, SIGTERM};
 
 use super::stage::Broken;
 use crate::node::{Node, NodeOptions, Served};
@@ -142,9 +145,7 @@ impl Daemon {
 
     /// Ends it as systemd would; returns its exit code.
     pub(super) fn stop(mut self) -> Result<Option<i32>, Broken> {
-        let pid = i32::try_from(self.child.id())?;
-        let pid = rustix::process::Pid::from_raw(pid).ok_or_else(|| Broken("no pid".into()))?;
-        rustix::process::kill_process(pid, rustix::process::Signal::TERM)?;
+        terminate(&self.child)?;
         Ok(self.child.wait()?.code())
     }
 }
@@ -263,9 +264,34 @@ pub(super) fn serve(directory: &Path, program: &Path) -> Result<ExitCode, Broken
          {root}/usr/sbin/pct create 960 local:vztmpl/tiny.tar.gz --rootfs local:0.1\n  \
          $EDITOR {root}/etc/pctd/config.json\n"
     );
-    let status = scene.command().arg("run").env_remove("NO_COLOR").status()?;
+    // Both are told of a ^C; this one stays until the daemon has ended, and stops the containers.
+    let told = Arc::new(AtomicBool::new(false));
+    for signal in [SIGINT, SIGTERM] {
+        signal_hook::flag::register(signal, Arc::clone(&told))?;
+    }
+    let mut daemon = scene.command().arg("run").env_remove("NO_COLOR").spawn()?;
+    let status = loop {
+        if let Some(status) = daemon.try_wait()? {
+            break status;
+        }
+        if told.swap(false, Ordering::Relaxed) {
+            terminate(&daemon)?;
+        }
+        std::thread::sleep(Duration::from_millis(50));
+    };
     for running in scene.node.running() {
         scene.node.stop_ct(running)?;
     }
     Ok(if status.success() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// Tells a daemon to end, as systemd does.
+fn terminate(daemon: &Child) -> Result<(), Broken> {
+    let pid = rustix::process::Pid::from_raw(i32::try_from(daemon.id())?);
+    let pid = pid.ok_or_else(|| Broken("no pid".into()))?;
+    match rustix::process::kill_process(pid, rustix::process::Signal::TERM) {
+        // It ended in between.
+        Ok(()) | Err(rustix::io::Errno::SRCH) => Ok(()),
+        Err(errno) => Err(errno.into()),
+    }
 }

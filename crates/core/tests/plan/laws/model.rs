@@ -70,8 +70,6 @@ pub(crate) struct Node {
     pub(crate) ledger: Ledger,
     /// Steps taken, for the laws to look at.
     pub(crate) taken: Vec<(Key, Step)>,
-    /// Ledger entries that a crash left ahead of a conf that still holds pctd's older value.
-    pub(crate) overtaken: BTreeSet<(Ctid, MpKey)>,
     fuse: Option<Fuse>,
     now: Duration,
     /// What only the process knows; gone after a crash.
@@ -91,7 +89,6 @@ impl Node {
             verify: true,
             ledger: Ledger::default(),
             taken: Vec::new(),
-            overtaken: BTreeSet::new(),
             fuse: None,
             now: Duration::from_hours(1000),
             not_ready_since: BTreeMap::new(),
@@ -314,16 +311,7 @@ impl Node {
         let running = container.running != Running::No;
         let mount = MountPoint::parse(set.value.as_bytes()).unwrap();
         assert_eq!(mount.render(), set.value, "Proxmox would store another value");
-        if crash.is_some_and(|crash| crash != Crash::AfterStep) {
-            let overtaken = |entry: &MountEntry| {
-                written.as_deref().is_some_and(|old| entry.raw == old && *old != set.value)
-            };
-            let conf = &container.conf;
-            let old = conf.pending_mounts().get(&set.key).or(conf.mounts().get(&set.key));
-            if old.is_some_and(overtaken) {
-                self.overtaken.insert((ctid, set.key));
-            }
-        } else {
+        if crash.is_none_or(|crash| crash == Crash::AfterStep) {
             let conf = &mut container.conf;
             let (name, value) = (set.key.to_string(), set.value.as_str());
             let current = conf.current.get(&name).map(ToOwned::to_owned);
@@ -338,7 +326,11 @@ impl Node {
             rewrite(ctid, conf);
         }
         let (key, value) = (set.key, set.value.clone());
-        self.ledger.enter(LedgerEntry::MountWritten { ctid, key, value });
+        // A crash leaves only what was written ahead.
+        self.ledger.enter(match crash {
+            Some(_) => LedgerEntry::MountIntended { ctid, key, value },
+            None => LedgerEntry::MountWritten { ctid, key, value },
+        });
     }
 
     fn reboot(&mut self, ctid: Ctid, keys: &[MpKey], others: &[String], crash: Option<Crash>) {
