@@ -166,7 +166,9 @@ fn a_change_of_the_conf_is_news_that_ends_a_long_delay() {
     world.node.clear_faults().unwrap();
     world.pct(&["set", "100", "--tags", "x"]);
     daemon.until_all("Converged");
-    assert_eq!(world.calls().len(), calls + 3, "{:?}", world.calls());
+    // The poll may have heard of the container as well, before the fault was gone.
+    let more = world.calls().len() - calls;
+    assert!((3..=4).contains(&more), "{:?}", world.calls());
 }
 
 #[test]

@@ -525,7 +525,7 @@ impl<R: Reconciler> Controller<R> {
             }
             Verdict::Held => {
                 let holds = &outcome.view.holds;
-                if holds.iter().any(Hold::is_passing) {
+                if holds.iter().any(Hold::is_busy) {
                     // Its end raises an event, which may come while this run is still at work.
                     let delay = backoff.delay(fail(), fastrand::u8(..));
                     Some(delay.min(settings.poll_interval).max(pause))

@@ -287,15 +287,15 @@ pub enum Recheck {
 }
 
 impl Hold {
-    /// Returns whether nobody needs to be told of it: some task is at work, as with every `pct` an
-    /// admin runs, or a volume is held, which has said so itself.
+    /// Returns whether some task is at work, as with every `pct` that an admin runs.
+    pub const fn is_busy(&self) -> bool {
+        matches!(self, Self::Busy { .. } | Self::IdmapNotReady { why: NotReady::Busy, .. })
+    }
+
+    /// Returns whether nobody needs to be told of it: some task is at work, or a volume is held,
+    /// which has said so itself.
     pub const fn is_passing(&self) -> bool {
-        matches!(
-            self,
-            Self::Busy { .. }
-                | Self::IdmapNotReady { why: NotReady::Busy, .. }
-                | Self::VolumeHeld { .. }
-        )
+        self.is_busy() || matches!(self, Self::VolumeHeld { .. })
     }
 }
 

@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use pctd_core::ids::{Key, VolumeName};
-use pctd_core::plan::{Reason, Step};
+use pctd_core::plan::{Hold, Reason, Step};
 use pctd_core::report::{KeyReport, PlanReport, StatusReport};
 use serde::{Deserialize, Serialize};
 use tokio::sync::oneshot;
@@ -68,6 +68,19 @@ impl Request {
     }
 }
 
+/// So many looks at a key that a task keeps busy a client waits for; with the backoff between them
+/// that is about as long as `pct` itself waits for a lock.
+const PATIENCE: u8 = 6;
+
+/// A key that a client waits for.
+#[derive(Debug)]
+struct Open {
+    /// Whether the run under way began before the request.
+    stale: bool,
+    /// How many more looks at a busy key it waits for.
+    patience: u8,
+}
+
 /// Clients waiting for keys to settle.
 #[derive(Debug, Default)]
 pub(crate) struct Followers {
@@ -77,8 +90,8 @@ pub(crate) struct Followers {
 #[derive(Debug)]
 struct Follower {
     request: Request,
-    /// Keys that have not settled, each with whether the run under way began before the request.
-    open: BTreeMap<Key, bool>,
+    /// Keys that have not settled.
+    open: BTreeMap<Key, Open>,
     /// What was done so far.
     taken: BTreeMap<Key, Vec<Step>>,
     report: PlanReport,
@@ -92,7 +105,11 @@ impl Followers {
         keys: BTreeSet<Key>,
         running: &BTreeSet<Key>,
     ) {
-        let open = keys.into_iter().map(|key| (key.clone(), running.contains(&key))).collect();
+        let open = keys.into_iter().map(|key| {
+            let stale = running.contains(&key);
+            (key, Open { stale, patience: PATIENCE })
+        });
+        let open = open.collect();
         let follower =
             Follower { request, open, taken: BTreeMap::new(), report: PlanReport::empty() };
         self.waiting.push(follower);
@@ -138,10 +155,15 @@ impl Followers {
 
 impl Follower {
     fn outcome(&mut self, key: &Key, outcome: &Outcome, waits_for: &BTreeSet<VolumeName>) {
-        let Some(stale) = self.open.get_mut(key) else { return };
+        let Some(open) = self.open.get_mut(key) else { return };
         self.taken.entry(key.clone()).or_default().extend(outcome.taken.iter().cloned());
         // A run that began before the request may have looked before what the client did.
-        if std::mem::take(stale) {
+        if std::mem::take(&mut open.stale) {
+            return;
+        }
+        // Some task is at work on a container, such as a step of another key: it ends soon.
+        if outcome.view.holds.iter().any(Hold::is_busy) && open.patience > 0 {
+            open.patience -= 1;
             return;
         }
         let error = match &outcome.verdict {
