@@ -299,15 +299,16 @@ impl Node {
     }
 
     fn set_mount(&mut self, ctid: Ctid, set: &SetMount, crash: Option<Crash>) {
-        let written =
-            self.ledger.mounts.get(&ctid).and_then(|mounts| mounts.get(&set.key)).cloned();
+        let ledger = self.ledger.clone();
         let desired = Arc::clone(&self.desired);
         let volume = &desired.volumes[&set.volume];
         let target = &volume.mounts[&ctid].target;
         let ready = matches!(self.sources[&set.volume], Source::Directory { .. });
         assert!(ready, "a source that is not there is not mounted");
         let container = self.editable(ctid);
-        assert_may_write(&container.conf, set, &volume.host_path, target, written.as_deref());
+        assert_may_write(&container.conf, set, &volume.host_path, target, |entry| {
+            ledger.is_own_mount(ctid, set.key, &entry.raw)
+        });
         let running = container.running != Running::No;
         let mount = MountPoint::parse(set.value.as_bytes()).unwrap();
         assert_eq!(mount.render(), set.value, "Proxmox would store another value");
@@ -334,7 +335,7 @@ impl Node {
     }
 
     fn reboot(&mut self, ctid: Ctid, keys: &[MpKey], others: &[String], crash: Option<Crash>) {
-        let (now, written) = (self.now.as_secs(), self.ledger.mounts.get(&ctid).cloned());
+        let (now, ledger) = (self.now.as_secs(), self.ledger.clone());
         let missing: BTreeSet<String> = (self.desired.volumes.values())
             .filter(|v| !matches!(self.sources[&v.name], Source::Directory { .. }))
             .map(|v| v.host_path.clone())
@@ -344,8 +345,8 @@ impl Node {
         let own: BTreeSet<String> = keys.iter().map(ToString::to_string).collect();
         for key in keys {
             let pending = &conf.pending_mounts()[key];
-            let ours = written.as_ref().and_then(|written| written.get(key));
-            assert_eq!(Some(pending.raw.to_string()), ours.cloned(), "restarted for others");
+            let ours = ledger.is_own_mount(ctid, *key, &pending.raw);
+            assert!(ours, "restarted for others");
         }
         let named: BTreeSet<String> = others.iter().cloned().chain(own).collect();
         assert_eq!(named, conf.pending_names(), "every change that takes effect is named");
@@ -437,7 +438,13 @@ pub(crate) fn executable<'s>(desired: &Desired, steps: &'s [Step]) -> Option<&'s
 }
 
 /// Panics where the mount to be written is not pctd's to write.
-fn assert_may_write(conf: &Conf, set: &SetMount, path: &str, target: &str, written: Option<&str>) {
+fn assert_may_write(
+    conf: &Conf,
+    set: &SetMount,
+    path: &str,
+    target: &str,
+    is_own: impl Fn(&MountEntry) -> bool,
+) {
     assert!(!conf.pending_delete(set.key), "{} is being deleted by somebody", set.key);
     let at_target = |entry: &MountEntry| {
         entry.parsed.as_ref().is_ok_and(|mp| normalise_path(&mp.target) == target)
@@ -448,12 +455,11 @@ fn assert_may_write(conf: &Conf, set: &SetMount, path: &str, target: &str, writt
             .as_ref()
             .is_ok_and(|mp| mp.class == MountClass::Bind && normalise_path(&mp.volume) == path)
     };
-    let ours = |entry: &MountEntry| written.is_some_and(|value| entry.raw == value);
     match (conf.mounts().get(&set.key), conf.pending_mounts().get(&set.key)) {
-        (_, Some(pending)) => assert!(ours(pending), "{} is pending of somebody else", set.key),
+        (_, Some(pending)) => assert!(is_own(pending), "{} is pending of somebody else", set.key),
         (Some(now), None) => {
             assert!(at_target(now), "{} is another mount", set.key);
-            assert!(same_source(now) || ours(now), "{} is somebody else's", set.key);
+            assert!(same_source(now) || is_own(now), "{} is somebody else's", set.key);
         }
         (None, None) => {}
     }
