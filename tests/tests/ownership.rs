@@ -264,7 +264,7 @@ fn a_source_that_is_not_to_be_made_or_is_no_directory_is_a_hold() {
     fs::remove_file(world.host("/tank/data")).unwrap();
     declare(&world, "", "");
     world.apply(&[], 0);
-    assert_eq!(world.owner("/tank/data"), "100000:100000 0700");
+    assert_eq!(world.owner("/tank/data"), "100000:100000 0755");
 }
 
 #[test]

@@ -16,6 +16,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use pctd_core::config::Severity;
 use pctd_core::desired::Desired;
 use pctd_node::{LockError, NodeLock};
 use tokio::sync::{mpsc, watch};
@@ -248,7 +249,10 @@ fn read(config: &ConfigPaths) -> ConfigEvent {
     match config.load() {
         Ok((loaded, files)) => {
             for note in &loaded.notes {
-                debug!("{note}");
+                match note.severity {
+                    Severity::Warning => warn!("{note}"),
+                    Severity::Ignored => debug!("{note}"),
+                }
             }
             ConfigEvent::Accepted { desired: Arc::new(loaded.desired), files }
         }

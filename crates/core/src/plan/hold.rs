@@ -231,7 +231,7 @@ pub enum Hold {
         volume: VolumeName,
     },
     /// `mode` is `observe`: what would be done is only reported.
-    #[error("{steps} steps are not taken, because `mode` is \"observe\"")]
+    #[error("what is planned is not done, because `mode` is \"observe\": {steps} to take")]
     ObserveOnly {
         /// How many steps.
         steps: usize,
@@ -260,6 +260,9 @@ pub enum NotReady {
     /// A task holds its flock while it does not run.
     #[error("a task holds its lock")]
     Busy,
+    /// It runs, and still with the host's ids.
+    #[error("it is starting, or runs privileged until it is restarted")]
+    Starting,
     /// There is a map, but Proxmox could not use it.
     #[error("{0}")]
     Invalid(String),
@@ -292,10 +295,10 @@ impl Hold {
         matches!(self, Self::Busy { .. } | Self::IdmapNotReady { why: NotReady::Busy, .. })
     }
 
-    /// Returns whether nobody needs to be told of it: some task is at work, or a volume is held,
-    /// which has said so itself.
+    /// Returns whether nobody needs to be told of it for this key: some task is at work, or a volume
+    /// or the node is held up, which has been said once for all.
     pub const fn is_passing(&self) -> bool {
-        self.is_busy() || matches!(self, Self::VolumeHeld { .. })
+        self.is_busy() || matches!(self, Self::VolumeHeld { .. } | Self::NodeUnknown { .. })
     }
 }
 

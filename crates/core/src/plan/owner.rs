@@ -60,6 +60,13 @@ pub(crate) fn map_of(
         return Err(NotReady::Invalid(overlap));
     }
     match &container.running {
+        // While a container starts, its monitor's children still have the host's ids. Taking those
+        // for the container's would give its volumes to the host's root.
+        Running::Yes { map: Some(map), .. }
+            if conf.is_effectively_unprivileged() && map.same_mapping(&IdMap::privileged()) =>
+        {
+            Err(NotReady::Starting)
+        }
         Running::Yes { map: Some(map), .. } => Ok(map.clone()),
         Running::Yes { map: None, .. } | Running::No => Ok(declared),
     }

@@ -367,6 +367,11 @@ fn owners() -> Vec<Case> {
             &["data own 100000:100000 1/10", "100 +mp0: /tank/data,mp=/data now after volume"],
         ),
         case(
+            "the host's own ids are never taken for those of an unprivileged container that starts",
+            plain().here(100, UNPRIVILEGED).running_with(100, IdMap::privileged()).drift("data", 1),
+            &not_ready_waits,
+        ),
+        case(
             "different maps are a conflict, and the mounts go on",
             shared("").drift("data", 5),
             &["data ! OwnerConflict", "900 +mp0: /tank/data,mp=/data", "901 +mp0: /tank/data,mp=/data"],

@@ -9,7 +9,7 @@ use crate::daemon::socket::WireRequest;
 
 /// Why the daemon could not be asked.
 #[derive(Debug, thiserror::Error)]
-#[error("asking the daemon at {socket}: {source}")]
+#[error("cannot ask the daemon at {socket}")]
 pub(super) struct ClientError {
     socket: String,
     source: io::Error,

@@ -163,7 +163,8 @@ pub(crate) fn status(report: &StatusReport, palette: Palette) -> String {
         let word = palette.paint(tone, format!("{word:<11}"));
         line(&mut text, format_args!("{name:<width$}  {word}  {}", explanation(entry)));
         for hold in entry.holds.iter().skip(1) {
-            line(&mut text, format_args!("{:<width$}  {:<11}  {}", "", "", hold.message));
+            let more = format!("{}: {}", hold.reason, hold.message);
+            line(&mut text, format_args!("{:<width$}  {:<11}  {more}", "", ""));
         }
     }
     text
@@ -260,7 +261,8 @@ pub(crate) fn check(report: &CheckReport, palette: Palette) -> String {
         let tone = if entry.severity == "error" { Tone::Bad } else { Tone::Dim };
         let place = format!("{}:{}:{}", entry.file, entry.line, entry.column);
         let severity = palette.paint(tone, &entry.severity);
-        line(&mut text, format_args!("{place}: {severity}: {}: {}", entry.path, entry.message));
+        let path = if entry.path.is_empty() { "the file" } else { &entry.path };
+        line(&mut text, format_args!("{place}: {severity}: {path}: {}", entry.message));
     }
     let verdict = if report.valid {
         format!(
@@ -483,7 +485,7 @@ ssl_certs  progressing  1200 entries looked at, 3 differ
 100        progressing  1 steps to take
 101        failed       pct exited with 255
 102        held         Locked: it is locked
-                        mp0 is in the way
+                        ForeignMount: mp0 is in the way
 103        unknown      \n";
         assert_eq!(status(&report, Palette::none()), expected);
     }

@@ -1,5 +1,6 @@
 //! `pctd status`: the conditions, from the daemon.
 
+use std::io::IsTerminal as _;
 use std::time::Duration;
 
 use pctd_core::ids::Key;
@@ -18,7 +19,8 @@ pub(super) fn run(global: &Global, keys: &[Key], watch: bool) -> Result<Ended, F
     let socket = NodePaths::new(global.root.clone())?.socket();
     loop {
         let report = ask(&socket, keys)?;
-        if watch && global.output_format == super::OutputFormat::Text {
+        let terminal = std::io::stdout().is_terminal();
+        if watch && terminal && global.output_format == super::OutputFormat::Text {
             // Home, and clear what the last table left behind.
             print("\x1b[H\x1b[J")?;
         }

@@ -10,6 +10,7 @@ use pctd_core::desired::Desired;
 use pctd_core::ids::Key;
 use pctd_core::plan::{Hold, Reason};
 use pctd_core::report::{ConditionReport, KeyState, KeyStatus, ProgressReport};
+use tracing::{info, warn};
 
 use crate::reconciler::{Outcome, Progress, Verdict, View};
 
@@ -17,6 +18,8 @@ use crate::reconciler::{Outcome, Progress, Verdict, View};
 #[derive(Debug, Default)]
 pub(crate) struct Board {
     entries: BTreeMap<Key, Entry>,
+    /// Why nothing is known of the node, if so.
+    unknown: Option<String>,
 }
 
 #[derive(Debug)]
@@ -58,6 +61,7 @@ impl Board {
             (false, _) => KeyState::Progressing,
         };
         let error = entry.error.clone().filter(|_| state == KeyState::Failed);
+        note_node(&mut self.unknown, &view);
         entry.update(key, view, state, error);
     }
 
@@ -65,6 +69,7 @@ impl Board {
     pub(crate) fn finish(&mut self, key: &Key, outcome: &Outcome) {
         let Some(entry) = self.entries.get_mut(key) else { return };
         let Outcome { view, taken, verdict } = outcome;
+        note_node(&mut self.unknown, view);
         entry.progress = None;
         // What was put right in one run never showed as anything else.
         entry.converged_silently &= taken.is_empty();
@@ -148,7 +153,9 @@ impl Entry {
     fn update(&mut self, key: &Key, view: View, state: KeyState, error: Option<String>) {
         let before = std::mem::replace(&mut self.view, view);
         announce(key, &before, &self.view, self.error.as_deref(), error.as_deref());
-        let changed = self.state.is_some_and(|was| was != state);
+        // That the node is back was said once, for all keys.
+        let by_node = before.holds.iter().any(|hold| matches!(hold, Hold::NodeUnknown { .. }));
+        let changed = !by_node && self.state.is_some_and(|was| was != state);
         let silent = std::mem::replace(&mut self.converged_silently, true);
         if state == KeyState::Converged && (changed || !silent) {
             log_with_key!(info, key, "converged");
@@ -206,6 +213,22 @@ fn note_changes(
             (*name, kept.unwrap_or(now))
         })
         .collect();
+}
+
+/// Logs once for all keys that nothing is known of the node, and that it is back.
+fn note_node(unknown: &mut Option<String>, view: &View) {
+    let hold = view.holds.iter().find(|hold| matches!(hold, Hold::NodeUnknown { .. }));
+    match (hold, unknown.as_ref()) {
+        (Some(hold), None) => {
+            warn!(REASON = hold.reason(), "{hold}");
+            *unknown = Some(hold.to_string());
+        }
+        (None, Some(_)) => {
+            info!("the state of /etc/pve is known again");
+            *unknown = None;
+        }
+        _ => {}
+    }
 }
 
 /// Logs holds and failures when they appear, never while they last.

@@ -260,7 +260,7 @@ pub(super) fn serve(directory: &Path, program: &Path) -> Result<ExitCode, Broken
          {root}/usr/sbin/pctd --root {root} status --watch\n  \
          {root}/usr/sbin/pctd --root {root} plan\n  \
          {root}/usr/sbin/pct list\n  \
-         {root}/usr/sbin/pct set 953 --delete mp0\n  \
+         {root}/usr/sbin/pct set 950 --delete mp0\n  \
          {root}/usr/sbin/pct create 960 local:vztmpl/tiny.tar.gz --rootfs local:0.1\n  \
          $EDITOR {root}/etc/pctd/config.json\n"
     );
