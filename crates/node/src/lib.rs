@@ -161,6 +161,11 @@ impl Node {
         self.ledger.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Reads the ledger again: what was read before the lock was taken may be old.
+    pub fn reload_ledger(&self) {
+        *self.ledger() = LedgerStore::load(&self.paths);
+    }
+
     /// Reads the state of `/etc/pve`, and what to compare with at the next poll.
     pub fn cluster(&self) -> (NodeState, Option<Fingerprint>) {
         match self.pve() {

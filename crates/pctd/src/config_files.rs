@@ -63,6 +63,10 @@ impl ConfigPaths {
             } else {
                 let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty());
                 directories.push(parent.unwrap_or_else(|| Path::new(".")).to_path_buf());
+                if path.extension().is_none() {
+                    // `conf.d` may be made later; what is not there yet is watched once it is.
+                    directories.push(path.clone());
+                }
             }
         }
         directories.sort();

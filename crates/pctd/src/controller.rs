@@ -297,12 +297,10 @@ impl<R: Reconciler> Controller<R> {
         let other: BTreeSet<Key> = other.cloned().map(Key::Volume).chain(gone).collect();
         self.confirmed.retain(|key| !other.contains(key));
         self.verify_now.retain(|name| next.volumes.contains_key(name));
-        // Runs under way work on the old declaration. One that is not meant any more ends soon,
-        // and every key is looked at once more.
+        // Runs under way work on the old declaration and the old settings, which may be why they were
+        // changed: each ends after the step it is at, and every key is looked at once more.
         for (key, run) in &self.running {
-            if other.contains(key) {
-                run.cancel();
-            }
+            run.cancel();
             if wanted.contains(key) {
                 self.queue.add(key.clone(), Instant::now());
             }

@@ -80,6 +80,7 @@ const CONFIG_SETTLE: Duration = Duration::from_millis(100);
 /// The reason why it could not start, or that the loop ended unasked.
 pub(crate) fn run(engine: Engine, config: ConfigPaths) -> Result<(), DaemonError> {
     let lock = NodeLock::acquire(engine.node().paths())?;
+    engine.node().reload_ledger();
     let signals = signals::listen().map_err(system("cannot listen to signals"))?;
     // One thread suffices for a loop that never blocks; all work is on the blocking pool.
     let runtime = tokio::runtime::Builder::new_current_thread()

@@ -146,8 +146,11 @@ impl Engine {
                     return outcome(view, taken, verdict);
                 }
             };
-            if taken.last() == Some(&step) || taken.len() >= MAX_STEPS {
-                // Taken, and still planned: something undoes it. Backoff, not a busy loop.
+            // Taken, and still planned: something undoes it, or writes faster than is repaired.
+            // Backoff, not a busy loop.
+            let walked = |step: &Step| matches!(step, Step::SetOwnership(_));
+            let walks_again = walked(&step) && taken.iter().any(walked);
+            if taken.last() == Some(&step) || walks_again || taken.len() >= MAX_STEPS {
                 let why = format!("{} did not last: something undoes it", step.name());
                 return outcome(view, taken, Verdict::Failed(why));
             }

@@ -11,7 +11,7 @@ use crate::plan::hold::{Hold, NotReady};
 use crate::plan::mounts::{MountPlan, MountTable};
 use crate::plan::notice::Notice;
 use crate::plan::owner;
-use crate::plan::step::{Effective, Step};
+use crate::plan::step::Step;
 use crate::plan::volume::{Readiness, VolumePlan};
 
 /// What is to be done for a container.
@@ -172,7 +172,7 @@ fn is_below(target: &str, above: &str) -> bool {
 fn hold_changes(plan: &mut ContainerPlan, ctid: Ctid, why: &str) {
     let mut keys = Vec::new();
     plan.steps.retain(|step| match step {
-        Step::SetMount(set) if set.effective == Effective::AfterRestart => {
+        Step::SetMount(set) if set.was.is_some() => {
             keys.push(set.key);
             false
         }

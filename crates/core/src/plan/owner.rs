@@ -3,8 +3,9 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use crate::conf::{IdLine, MountClass, MountIdMap, MountPoint, normalise_path};
 use crate::desired::{Desired, IdmapFallback, IdmapSource, Owner, Volume};
-use crate::idmap::IdMap;
+use crate::idmap::{IdMap, IdRange};
 use crate::ids::{Ctid, HostIds};
 use crate::observed::{ObservedContainer, Presence, Running, Snapshot};
 use crate::plan::hold::{Hold, NotReady};
@@ -88,7 +89,8 @@ pub(crate) fn maps_here(
     for ctid in volume.mounts.keys() {
         match snapshot.containers.get(ctid) {
             Some(Presence::Here(container)) => {
-                maps.insert(*ctid, map_of(desired, *ctid, container));
+                let map = map_of(desired, *ctid, container);
+                maps.insert(*ctid, map.map(|map| on_disk(map, container, *ctid, volume)));
             }
             Some(Presence::Unknown(_)) | None => {
                 maps.insert(*ctid, Err(NotReady::Unknown));
@@ -97,6 +99,31 @@ pub(crate) fn maps_here(
         }
     }
     maps
+}
+
+/// Returns the map as it is on the disk below a volume, where the container's mount of it carries
+/// an `idmap=` of its own: the ids it names come from there, all others from the container's map.
+fn on_disk(map: IdMap, container: &ObservedContainer, ctid: Ctid, volume: &Volume) -> IdMap {
+    let Some(mount) = volume.mounts.get(&ctid) else { return map };
+    let is_it = |mp: &&MountPoint| {
+        mp.class == MountClass::Bind
+            && normalise_path(&mp.volume) == volume.host_path.as_bytes()
+            && normalise_path(&mp.target) == mount.target.as_bytes()
+    };
+    let mut mounts =
+        container.conf.mounts().values().filter_map(|entry| entry.parsed.as_ref().ok());
+    match mounts.find(is_it).and_then(MountPoint::idmap) {
+        None => map,
+        Some(MountIdMap::Passthrough) => {
+            let same = |range: &IdRange| IdRange { host: range.container, ..*range };
+            IdMap::new(map.ranges().iter().map(same).collect())
+        }
+        // Of two lines for one id the later counts.
+        Some(MountIdMap::Lines(lines)) => {
+            let named = lines.iter().map(IdLine::range);
+            IdMap::new(map.ranges().iter().copied().chain(named).collect())
+        }
+    }
 }
 
 /// Decides whose a volume is to be (specification 2.3).

@@ -367,6 +367,20 @@ fn owners() -> Vec<Case> {
             &["data own 100000:100000 1/10", "100 +mp0: /tank/data,mp=/data now after volume"],
         ),
         case(
+            "a mount that carries its own id map counts with the ids on disk",
+            plain()
+                .here(100, &conf("mp0: /tank/data,mp=/data,idmap=passthrough"))
+                .drift("data", 1),
+            &["data own 0:0 1/10"],
+        ),
+        case(
+            "ids that the mount's own map names come from there",
+            plain()
+                .here(100, &conf("mp0: /tank/data,mp=/data,idmap=u:0:5000:1;g:0:5001:1"))
+                .drift("data", 1),
+            &["data own 5000:5001 1/10"],
+        ),
+        case(
             "the host's own ids are never taken for those of an unprivileged container that starts",
             plain().here(100, UNPRIVILEGED).running_with(100, IdMap::privileged()).drift("data", 1),
             &not_ready_waits,

@@ -45,6 +45,7 @@ pub(super) fn run(global: &Global, keys: &[Key], yes: bool) -> Result<Ended, Fai
         Some(Answer::Status(_)) => return Err("the daemon answered something else".into()),
         None => {
             let _lock = NodeLock::acquire(engine.node().paths())?;
+            engine.node().reload_ledger();
             converge(&engine, &loaded.desired, keys, confirm)
         }
     };

@@ -531,7 +531,9 @@ async fn a_configuration_that_changes_during_a_run_is_looked_at_after_it() {
     // In what the survey sees nothing differs yet, and the run under way knows the old one.
     this.configure(r#"{"lxc_configs": {"100": {"unprivileged": false}}}"#).await;
     assert_eq!(this.next().await, Call::Survey);
+    // The run ends after its step, and the next one is made for the new configuration.
     gate.send(()).unwrap();
+    assert_eq!(this.next().await, Call::Cancelled(key("100")));
     assert_eq!(this.next().await, run("100"));
     assert_eq!(this.pass(secs(60)).await, []);
 }

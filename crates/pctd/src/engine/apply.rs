@@ -10,7 +10,7 @@ use pctd_core::ledger::LedgerEntry;
 use pctd_core::observed::{Presence, Snapshot, SourceState};
 use pctd_core::ownership::OwnershipRule;
 use pctd_core::plan::{Plans, SetMount, Step};
-use pctd_node::{PctClass, WalkError, WalkReport};
+use pctd_node::{Exit, PctClass, WalkError, WalkReport};
 use tracing::info;
 
 use super::observe::walk_request;
@@ -138,12 +138,16 @@ impl Engine {
         let called = self.node.set_mount(ctid, set.key, &set.value, &digest);
         // Whatever the exit code: a failing `pct set` may have written, and one that succeeded
         // may have been overwritten since (proxmox.md 7, 5). Only the conf tells.
-        let is_there = self.observe_one(ctid).is_some_and(|now| {
+        let Some(now) = self.observe_one(ctid) else {
+            // Not known: the intention stays in the ledger, so that what is found later is pctd's.
+            return StepEnd::Failed(format!("{ctid} could not be read after pct set"));
+        };
+        let is_there = {
             let of = |mounts: &BTreeMap<MpKey, MountEntry>| {
                 mounts.get(&set.key).is_some_and(|mount| mount.raw == set.value.as_bytes())
             };
             of(now.conf.mounts()) || of(now.conf.pending_mounts())
-        });
+        };
         if is_there {
             info!(
                 CTID = %ctid,
@@ -166,7 +170,10 @@ impl Engine {
                 Err(error) => StepEnd::Failed(error),
             };
         }
-        if let Err(error) = self.enter([LedgerEntry::MountNotWritten { ctid, key: set.key }]) {
+        // One that did not end may still write; then the mount is pctd's own.
+        let has_ended = called.as_ref().err().is_none_or(|error| error.exit != Exit::Stuck);
+        let forget = LedgerEntry::MountNotWritten { ctid, key: set.key };
+        if let Err(error) = self.enter(has_ended.then_some(forget)) {
             return StepEnd::Failed(error);
         }
         match called {

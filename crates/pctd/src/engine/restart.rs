@@ -64,6 +64,15 @@ impl Engine {
             return StepEnd::Done;
         }
         let why = called.err().map_or_else(|| "it is not running".to_owned(), |e| e.to_string());
+        match self.observe_one(ctid).map(|now| now.running) {
+            // Untouched, as after a lock that was not to be had.
+            Some(running) if running != Running::No => return StepEnd::Failed(why),
+            // Somebody stopped it first (`VM N not running`); it is not pctd's to start.
+            Some(_) if why.contains("not running") && !why.contains("PID") => {
+                return StepEnd::Conflict(why);
+            }
+            _ => {}
+        }
         let why = self.take_back(ctid, container, keys, why);
         error!(CTID = %ctid, STEP = "reboot_container", "{ctid}: did not come back: {why}");
         self.memory().restart_failed.insert(ctid, why);
@@ -132,7 +141,7 @@ impl Engine {
             } else {
                 LedgerEntry::MountForgotten { ctid, key: *key }
             };
-            if let Err(error) = put.and(self.enter([entry])) {
+            if let Err(error) = put.and_then(|()| self.enter([entry])) {
                 why.extend(["; ", &key.to_string(), " could not be put back: ", &error]);
             }
         }
