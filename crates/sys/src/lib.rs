@@ -1,0 +1,26 @@
+//! The system calls pctd needs that neither the standard library nor rustix offers.
+//!
+//! This is the one crate of pctd that contains `unsafe`: each block is one call into libc with
+//! its proof beside it. Everything is safe to call from outside: what the kernel hands back is
+//! taken apart in safe code, with every length checked.
+//!
+//! - [`chmod`]: the mode of an open file, `O_PATH` and links included (`fchmodat2`).
+//! - [`io_priority`]: how a thread stands in line for the disk.
+
+#![cfg(target_os = "linux")]
+
+use std::ffi::c_long;
+
+use rustix::io::Errno;
+
+pub mod chmod;
+pub mod io_priority;
+
+/// Turns what a call returned into a result; to be called right after it, on the same thread.
+fn check(returned: c_long) -> Result<c_long, Errno> {
+    if returned >= 0 {
+        return Ok(returned);
+    }
+    let error = std::io::Error::last_os_error();
+    Err(Errno::from_io_error(&error).unwrap_or(Errno::IO))
+}
