@@ -5,6 +5,8 @@
 //! taken apart in safe code, with every length checked.
 //!
 //! - [`chmod`]: the mode of an open file, `O_PATH` and links included (`fchmodat2`).
+//! - [`fanotify`]: what changes on a whole file system, as it happens.
+//! - [`handle`]: names of files that need no open fd.
 //! - [`io_priority`]: how a thread stands in line for the disk.
 
 #![cfg(target_os = "linux")]
@@ -14,6 +16,8 @@ use std::ffi::c_long;
 use rustix::io::Errno;
 
 pub mod chmod;
+pub mod fanotify;
+pub mod handle;
 pub mod io_priority;
 
 /// Turns what a call returned into a result; to be called right after it, on the same thread.
