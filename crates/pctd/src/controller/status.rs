@@ -10,36 +10,6 @@ use tokio::time::Instant;
 use super::Controller;
 use crate::reconciler::Reconciler;
 
-/// What is known of the configuration files.
-#[derive(Debug, Default)]
-pub(super) struct ConfigState {
-    generation: u64,
-    files: Vec<String>,
-    error: Option<String>,
-}
-
-impl ConfigState {
-    /// Counts the configurations that were put in force; 0 before the first.
-    pub(super) const fn generation(&self) -> u64 {
-        self.generation
-    }
-
-    /// Notes that the files are valid, and whether they say something new.
-    pub(super) fn accept(&mut self, files: Vec<String>, changed: bool) {
-        self.files = files;
-        self.error = None;
-        self.generation += u64::from(changed);
-    }
-
-    /// Notes what is wrong with the files; returns whether it was not known.
-    pub(super) fn reject(&mut self, error: &str, files: Vec<String>) -> bool {
-        self.files = files;
-        let new = self.error.as_deref() != Some(error);
-        self.error = Some(error.to_owned());
-        new
-    }
-}
-
 impl<R: Reconciler> Controller<R> {
     /// Returns the status of `keys`, or of everything where none is named.
     pub(super) fn status(&self, keys: &[Key]) -> StatusReport {
@@ -61,10 +31,10 @@ impl<R: Reconciler> Controller<R> {
                 node: self.node_state(),
             },
             config: ConfigReport {
-                valid: self.config.error.is_none(),
-                generation: self.config.generation,
-                files: self.config.files.clone(),
-                error: self.config.error.clone(),
+                valid: self.config.error().is_none(),
+                generation: self.config.generation(),
+                files: self.config.files().to_vec(),
+                error: self.config.error().map(str::to_owned),
             },
             containers: std::collections::BTreeMap::new(),
             volumes: std::collections::BTreeMap::new(),
@@ -79,7 +49,7 @@ impl<R: Reconciler> Controller<R> {
     }
 
     fn node_state(&self) -> String {
-        let unknown = super::keys_of(&self.desired).iter().find_map(|key| {
+        let unknown = super::board::keys_of(&self.desired).iter().find_map(|key| {
             let holds = self.board.holds(key).iter();
             holds
                 .filter(|hold| matches!(hold, Hold::NodeUnknown { .. }))

@@ -1,0 +1,137 @@
+//! The configuration in force: accepting another one, and letting go of what it no longer says.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use pctd_core::desired::Desired;
+use pctd_core::ids::Key;
+use tokio::time::Instant;
+use tracing::{error, info};
+
+use super::Controller;
+use super::board::keys_of;
+use crate::reconciler::Reconciler;
+
+/// What became of the configuration files.
+#[derive(Debug, Clone)]
+pub(crate) enum ConfigEvent {
+    /// They are valid.
+    Accepted {
+        /// What they say.
+        desired: Arc<Desired>,
+        /// The files that were read.
+        files: Vec<String>,
+    },
+    /// They are not; what was in force stays in force.
+    Rejected {
+        /// What is wrong.
+        error: String,
+        /// The files that were read.
+        files: Vec<String>,
+    },
+}
+
+/// What is known of the configuration files.
+#[derive(Debug, Default)]
+pub(super) struct ConfigState {
+    generation: u64,
+    files: Vec<String>,
+    error: Option<String>,
+}
+
+impl ConfigState {
+    /// Counts the configurations that were put in force; 0 before the first.
+    pub(super) const fn generation(&self) -> u64 {
+        self.generation
+    }
+
+    /// Returns the files that were read last.
+    pub(super) fn files(&self) -> &[String] {
+        &self.files
+    }
+
+    /// Returns what is wrong with them, if anything is.
+    pub(super) fn error(&self) -> Option<&str> {
+        self.error.as_deref()
+    }
+
+    /// Notes that the files are valid, and whether they say something new.
+    pub(super) fn accept(&mut self, files: Vec<String>, changed: bool) {
+        self.files = files;
+        self.error = None;
+        self.generation += u64::from(changed);
+    }
+
+    /// Notes what is wrong with the files; returns whether it was not known.
+    pub(super) fn reject(&mut self, error: &str, files: Vec<String>) -> bool {
+        self.files = files;
+        let new = self.error.as_deref() != Some(error);
+        self.error = Some(error.to_owned());
+        new
+    }
+}
+
+impl<R: Reconciler> Controller<R> {
+    /// Takes note of what became of the configuration files.
+    pub(super) fn on_config(&mut self, event: ConfigEvent) {
+        match event {
+            ConfigEvent::Accepted { desired, files } => self.accept(desired, files),
+            ConfigEvent::Rejected { error, files } => {
+                if !self.config.reject(&error, files) {
+                    // Said already; editors write a file more than once.
+                    return;
+                }
+                let kept = match self.config.generation() {
+                    0 => "nothing is done until it is put right",
+                    _ => "the last good one stays in force",
+                };
+                error!("configuration refused, {kept}:\n{error}");
+            }
+        }
+    }
+
+    /// Puts a configuration in force; an equal one wakes nobody.
+    fn accept(&mut self, desired: Arc<Desired>, files: Vec<String>) {
+        let equal = self.config.generation() > 0 && *self.desired == *desired;
+        self.config.accept(files, !equal);
+        if equal {
+            return;
+        }
+        info!(
+            GENERATION = self.config.generation(),
+            volumes = desired.volumes.len(),
+            containers = desired.ctids().len(),
+            "configuration accepted"
+        );
+        self.let_go(&desired);
+        self.walks.restrict(&desired, Instant::now());
+        self.desired = desired;
+        self.board.restrict(&self.desired);
+        self.retries.clear();
+        self.survey();
+    }
+
+    /// Lets go of what `next` no longer declares, or declares otherwise.
+    fn let_go(&mut self, next: &Desired) {
+        let wanted = keys_of(next);
+        let gone: Vec<Key> = keys_of(&self.desired).difference(&wanted).cloned().collect();
+        for key in &gone {
+            self.queue.forget(key);
+            self.followers.forget(key);
+        }
+        // What was confirmed was the declaration of then: a new path under an old name is not it.
+        let volumes = self.desired.volumes.keys();
+        let other =
+            volumes.filter(|name| self.desired.volumes.get(*name) != next.volumes.get(*name));
+        let other: BTreeSet<Key> = other.cloned().map(Key::Volume).chain(gone).collect();
+        self.confirmed.retain(|key| !other.contains(key));
+        // Runs under way work on the old declaration and the old settings, which may be why they were
+        // changed: each ends after the step it is at, and every key is looked at once more.
+        for (key, run) in &self.running {
+            run.cancel();
+            if wanted.contains(key) {
+                self.queue.add(key.clone(), Instant::now());
+            }
+        }
+    }
+}

@@ -1,0 +1,147 @@
+//! Runs: which key is worked on when, and what follows from how that ended.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use pctd_core::ids::{Ctid, Key, VolumeName};
+use pctd_core::plan::Hold;
+use tokio::time::Instant;
+use tracing::debug;
+
+use super::{Controller, Done, News};
+use crate::reconciler::{Job, Outcome, Reconciler, Verdict};
+
+/// A run that is under way.
+pub(super) struct Run {
+    job: Job,
+    since: Instant,
+}
+
+impl<R: Reconciler> Controller<R> {
+    /// Lets a container and its volumes be looked at after something was heard of it.
+    pub(super) fn look_at_container(&mut self, ctid: Ctid, news: News, at: Instant) {
+        let volumes: Vec<Key> =
+            self.desired.mounts_of(ctid).map(|(v, _)| Key::Volume(v.name.clone())).collect();
+        if volumes.is_empty() && !self.desired.containers.contains_key(&ctid) {
+            return;
+        }
+        let own = Key::Container(ctid);
+        let running = self.running.contains_key(&own);
+        if news == News::Lock && self.retries.is_echo(&own, running) {
+            debug!(CTID = %ctid, reason = "its last run failed", "taken for the echo of a run");
+            return;
+        }
+        for key in volumes.into_iter().chain([own]) {
+            // A conf that changed is news: what failed before starts over. What is heard during a
+            // run may be the run's own doing, and must not keep its failures from being counted.
+            if !self.running.contains_key(&key) {
+                self.retries.start_over(&key);
+            }
+            self.queue.add(key, at);
+        }
+    }
+
+    /// Starts a run over every key that is due and for which there is room.
+    pub(super) fn start_runs(&mut self) {
+        // Nothing runs before the node was looked at once: what has nothing to do needs no run.
+        if !self.surveys.was_made() {
+            return;
+        }
+        let now = Instant::now();
+        loop {
+            let (running, limit) = (&self.running, self.desired.settings.max_concurrent);
+            let next = self.queue.pop(now, |key| has_room(running, limit, key));
+            let Some(key) = next else { return };
+            let verify = self.walks.take(&key);
+            let job = Job { verify, confirmed: self.confirmed.remove(&key), ..Job::default() };
+            self.board.begin(&key, Arc::clone(&job.progress));
+            self.running.insert(key.clone(), Run { job: job.clone(), since: now });
+            let (reconciler, desired) = (Arc::clone(&self.reconciler), Arc::clone(&self.desired));
+            self.jobs.spawn_blocking(move || {
+                let outcome = reconciler.reconcile(&desired, &key, &job);
+                Done::Key(key, Box::new(outcome))
+            });
+        }
+    }
+
+    /// Takes note of a run that has ended.
+    pub(super) fn on_outcome(&mut self, key: &Key, mut outcome: Outcome) {
+        let run = self.running.remove(key);
+        self.queue.done(key);
+        let now = Instant::now();
+        if !self.board.knows(key) {
+            // It was taken out of the configuration meanwhile.
+            return;
+        }
+        let took = run.as_ref().map_or(Duration::ZERO, |run| now - run.since);
+        let was_converged = self.board.is_converged(key);
+        let settings = &self.desired.settings;
+        if let Some(delay) = self.retries.delay_after(key, &mut outcome, took, settings) {
+            self.queue.add(key.clone(), now + delay);
+        }
+        if let Some(run) = run {
+            self.keep_open(key, &run.job, &outcome);
+        }
+        self.board.finish(key, &outcome);
+        if let Key::Volume(name) = key
+            && (!outcome.taken.is_empty() || !was_converged || !self.board.is_converged(key))
+        {
+            self.wake_containers_of(&name.clone(), now);
+        }
+        let waits_for = match key {
+            Key::Container(ctid) if outcome.verdict == Verdict::Waiting => {
+                self.waits_for(*ctid, now)
+            }
+            Key::Container(_) | Key::Volume(_) => BTreeSet::new(),
+        };
+        self.followers.outcome(key, &outcome, &waits_for);
+    }
+
+    /// Keeps what the next run over `key` has to know of this one.
+    fn keep_open(&mut self, key: &Key, job: &Job, outcome: &Outcome) {
+        // What was refused is asked for again when the next verify is due, not at every look.
+        let refused = |hold: &Hold| matches!(hold, Hold::OwnershipUnsupported { .. });
+        if job.verify
+            && outcome.verdict != Verdict::Converged
+            && !outcome.view.holds.iter().any(refused)
+        {
+            // Only another walk can say that what this one found is gone, or look at all.
+            self.walks.ask(key);
+        }
+        if job.confirmed && matches!(outcome.verdict, Verdict::Conflict(_)) {
+            self.confirmed.insert(key.clone());
+        }
+    }
+
+    /// Wakes the containers that may wait for a volume.
+    fn wake_containers_of(&mut self, name: &VolumeName, now: Instant) {
+        let Some(volume) = self.desired.volumes.get(name) else { return };
+        let waiting = volume.mounts.keys().copied().map(Key::Container);
+        for key in waiting.filter(|key| !self.board.is_converged(key)).collect::<Vec<_>>() {
+            // A hold of the container's own is not lifted by its volume; a run under way may have
+            // seen one go. What was never looked at is the survey's that is on its way.
+            let own = |hold: &Hold| !matches!(hold, Hold::VolumeHeld { .. });
+            let waits = self.board.is_known(&key) && !self.board.holds(&key).iter().any(own);
+            if waits || self.running.contains_key(&key) {
+                self.queue.add(key, now);
+            }
+        }
+    }
+}
+
+/// Returns whether a run over `key` may start beside those that are running.
+///
+/// Walks have places of their own: a long one must not keep an edit of a conf waiting.
+pub(super) fn has_room(running: &BTreeMap<Key, Run>, limit: usize, key: &Key) -> bool {
+    let is_volume = |key: &Key| matches!(key, Key::Volume(_));
+    let same_kind = running.keys().filter(|other| is_volume(other) == is_volume(key)).count();
+    same_kind < if is_volume(key) { limit.div_ceil(2) } else { limit }.max(1)
+}
+
+impl Run {
+    /// Ends the run after the step, or the directory, it is at.
+    pub(super) fn cancel(&self) {
+        self.job.cancel.store(true, std::sync::atomic::Ordering::Relaxed);
+    }
+}
