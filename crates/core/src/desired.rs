@@ -5,7 +5,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use crate::ids::{Ctid, VolumeName};
+use crate::ids::{Ctid, Key, VolumeName};
 use crate::modes::{FilePattern, ModeRule};
 
 /// The whole of what is wanted on this node.
@@ -30,6 +30,35 @@ impl Desired {
         let mounting = self.volumes.values().flat_map(|volume| volume.mounts.keys());
         self.containers.keys().chain(mounting).copied().collect()
     }
+
+    /// Returns everything of this that the plan of `key` rests on: as long as it is equal, so is what
+    /// a run over `key` is to achieve.
+    pub fn part_of(&self, key: &Key) -> Part<'_> {
+        let volumes: BTreeMap<_, _> = match key {
+            Key::Container(ctid) => self.mounts_of(*ctid).map(|(v, _)| (&v.name, v)).collect(),
+            Key::Volume(name) => self.volumes.get_key_value(name).into_iter().collect(),
+        };
+        let own = match key {
+            Key::Container(ctid) => self.containers.get(ctid),
+            Key::Volume(_) => None,
+        };
+        // Whose a volume is follows from the maps of all that mount it, and those from this.
+        let mounting = volumes.values().flat_map(|volume| volume.mounts.keys());
+        let declared =
+            |ctid: &Ctid| (*ctid, self.containers.get(ctid).and_then(|def| def.unprivileged));
+        let unprivileged = mounting.map(declared).collect();
+        Part { settings: self.settings.of_a_run(), volumes, own, unprivileged }
+    }
+}
+
+/// What of a configuration concerns one key; see [`Desired::part_of`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Part<'a> {
+    settings: Settings,
+    volumes: BTreeMap<&'a VolumeName, &'a Volume>,
+    own: Option<&'a ContainerDef>,
+    /// What the containers that share the volumes are declared to be.
+    unprivileged: BTreeMap<Ctid, Option<bool>>,
 }
 
 /// Whether steps are taken or only reported.
@@ -136,6 +165,37 @@ impl Default for Settings {
             max_concurrent: 4,
             pct_timeout: Duration::from_mins(10),
             node: None,
+        }
+    }
+}
+
+impl Settings {
+    /// Returns these settings without those that only say when a key is looked at, and beside how
+    /// many others. A setting that is not named here counts for every run.
+    #[must_use]
+    pub fn of_a_run(&self) -> Self {
+        let Self {
+            seed_defaults,
+            resync_interval,
+            verify_interval,
+            poll_interval,
+            retry_initial,
+            retry_max,
+            hold_interval,
+            max_concurrent,
+            ..
+        } = Self::default();
+        Self {
+            // What it stands for has been entered into the volumes.
+            seed_defaults,
+            resync_interval,
+            verify_interval,
+            poll_interval,
+            retry_initial,
+            retry_max,
+            hold_interval,
+            max_concurrent,
+            ..self.clone()
         }
     }
 }

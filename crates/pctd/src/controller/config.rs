@@ -125,9 +125,12 @@ impl<R: Reconciler> Controller<R> {
             volumes.filter(|name| self.desired.volumes.get(*name) != next.volumes.get(*name));
         let other: BTreeSet<Key> = other.cloned().map(Key::Volume).chain(gone).collect();
         self.confirmed.retain(|key| !other.contains(key));
-        // Runs under way work on the old declaration and the old settings, which may be why they were
-        // changed: each ends after the step it is at, and every key is looked at once more.
-        for (key, run) in &self.running {
+        // A run under way that is meant otherwise now ends after the step it is at, and its key is
+        // looked at once more. One whose own part is as it was goes on: an edit elsewhere must not
+        // take away hours of a walk.
+        let meant_otherwise =
+            |key: &&Key| self.desired.part_of(key) != next.part_of(key) || !wanted.contains(key);
+        for (key, run) in self.running.iter().filter(|(key, _)| meant_otherwise(key)) {
             run.cancel();
             if wanted.contains(key) {
                 self.queue.add(key.clone(), Instant::now());

@@ -80,3 +80,53 @@ async fn a_walk_that_is_no_longer_meant_ends_early_and_the_new_one_is_made() {
     assert_eq!(this.next().await, walk("data"));
     assert_eq!(plan_of(answer.await.unwrap()).summary.errors, 0);
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_walk_that_an_edit_does_not_concern_goes_on() {
+    let two = r#"{"shared_volumes": {
+        "data": {"host_path": "/tank/data", "mounts": {"100": "/data"}},
+        "more": {"host_path": "/tank/more", "mounts": {"101": "/more"}}}}"#;
+    let mut this = Loop::settled(two).await;
+    let (reply, gate) = Reply::new(Verdict::Converged).gated();
+    this.reply("data", [reply]);
+    let answer = this.apply(&["data"], true).await;
+    assert_eq!(this.next().await, confirmed("data"));
+    // Another volume, another container and how often is looked: none of it is this walk's.
+    let other = two.replace("/tank/more", "/tank/other").replacen(
+        '{',
+        r#"{"settings": {"resync_interval": "5m", "max_concurrent": 2}, "lxc_configs": {"101": {"unprivileged": true}},"#,
+        1,
+    );
+    this.configure(&other).await;
+    assert_eq!(this.next().await, Call::Survey);
+    gate.send(()).unwrap();
+    let report = plan_of(answer.await.unwrap());
+    assert_eq!((report.summary.errors, report.summary.holds), (0, 0));
+    // It neither was cancelled nor is made again.
+    assert_eq!(this.pass(secs(60)).await, []);
+    assert_eq!(this.status_of("data").await.state, KeyState::Converged);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_walk_ends_early_where_what_it_rests_on_is_edited() {
+    let text = r#"{"settings": {}, "shared_volumes": {"data": {"host_path": "/tank/data",
+        "owner": "container_root", "mounts": {"100": "/data"}}}}"#;
+    for (from, to) in [
+        (r#""settings": {}"#, r#""settings": {"mode": "observe"}"#),
+        (r#""settings": {}"#, r#""settings": {"confirm_above": 1}"#),
+        (r#""settings": {}"#, r#""lxc_configs": {"100": {"unprivileged": true}}"#),
+        (r#""100": "/data""#, r#""100": "/data", "101": "/data""#),
+        ("container_root", "keep"),
+    ] {
+        let mut this = Loop::settled(text).await;
+        let (reply, gate) = Reply::new(Verdict::Converged).gated();
+        this.reply("data", [reply]);
+        let _answer = this.apply(&["data"], false).await;
+        assert_eq!(this.next().await, walk("data"));
+        this.configure(&text.replace(from, to)).await;
+        assert_eq!(this.next().await, Call::Survey, "{to}");
+        gate.send(()).unwrap();
+        assert_eq!(this.next().await, Call::Cancelled(key("data")), "{to}");
+        assert_eq!(this.next().await, walk("data"), "{to}");
+    }
+}

@@ -4,7 +4,9 @@ use super::*;
 
 #[tokio::test(start_paused = true)]
 async fn failures_back_off_and_success_resets() {
-    let mut this = Loop::settled(CONTAINERS).await;
+    // All the delays together may be longer than the time to the ordinary resync.
+    let config = CONTAINERS.replacen('{', r#"{"settings": {"resync_interval": "1d"}, "#, 1);
+    let mut this = Loop::settled(&config).await;
     this.reply("100", (0..12).map(|_| Reply::failed()));
     this.event("100").await;
     assert_eq!(this.next().await, run("100"));
