@@ -2,15 +2,18 @@
 //!
 //! All of it on one open file. An entry is opened with `O_PATH`, which neither follows a link nor
 //! wakes a fifo or a device; the stat that decides is of that fd, and so is the change, whatever
-//! has the entry's name by then. `fchmod` does not take such an fd: its mode is set through the
-//! magic link in `/proc/self/fd`, which leads to the same inode and to no other.
+//! has the entry's name by then. `fchmod` does not take such an fd: its mode is set with
+//! `fchmodat2`, or before Linux 6.6 through the magic link in `/proc/self/fd`; either leads to the
+//! same inode and to no other.
 
 use std::ffi::CString;
 use std::fmt;
 use std::os::fd::{AsFd, OwnedFd};
+use std::sync::LazyLock;
 
 use pctd_core::ids::HostIds;
 use pctd_core::ownership::{Change, EntryKind, EntryStat, OwnershipRule, Place};
+use pctd_sys::chmod;
 use rustix::fs::{
     AtFlags, CWD, Gid, Mode, OFlags, PROC_SUPER_MAGIC, ResolveFlags, Uid, chmodat, chownat,
     fstatfs, getxattr_query, openat, openat2,
@@ -84,10 +87,15 @@ fn mode_after_chown(stat: &EntryStat) -> u32 {
     }
 }
 
+/// Whether the kernel sets the mode of an `O_PATH` fd by itself; it will not learn to meanwhile.
+static HAS_FCHMODAT2: LazyLock<bool> = LazyLock::new(chmod::is_supported);
+
 /// `/proc/self/fd`, and what can only be reached through it.
 #[derive(Debug)]
 pub(super) struct ProcFds {
     dir: OwnedFd,
+    /// Whether modes are set without it: one call that looks up no name.
+    by_fd: bool,
 }
 
 impl ProcFds {
@@ -100,10 +108,13 @@ impl ProcFds {
         }
         let resolve = ResolveFlags::NO_XDEV | ResolveFlags::BENEATH;
         let dir = openat2(&proc, "self/fd", flags, Mode::empty(), resolve)?;
-        Ok(Self { dir })
+        Ok(Self { dir, by_fd: *HAS_FCHMODAT2 })
     }
 
     fn chmod(&self, fd: impl AsFd, mode: u32) -> Result<(), Errno> {
+        if self.by_fd {
+            return chmod::chmod_fd(fd, mode);
+        }
         let name = DecInt::from_fd(&fd);
         chmodat(&self.dir, name.as_c_str(), Mode::from_raw_mode(mode), AtFlags::empty())
     }
@@ -198,4 +209,55 @@ fn chown(fd: impl AsFd, owner: HostIds) -> Result<(), Refusal> {
     let (uid, gid) = (Uid::from_raw(owner.uid), Gid::from_raw(owner.gid));
     chownat(fd, c"", Some(uid), Some(gid), AtFlags::EMPTY_PATH)
         .map_err(|errno| Refusal { call: "chown", errno })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::{MetadataExt as _, PermissionsExt, symlink};
+    use std::path::Path;
+
+    use super::*;
+
+    const OWNER: HostIds = HostIds::new(100_000, 100_001);
+
+    fn mode_of(path: &Path) -> u32 {
+        std::fs::symlink_metadata(path).unwrap().mode() & 0o7777
+    }
+
+    /// With the call of newer kernels, where there is one, and through `/proc`.
+    fn both_ways() -> Vec<ProcFds> {
+        let all = [false, true].map(|by_fd| ProcFds { by_fd, ..ProcFds::open().unwrap() });
+        all.into_iter().filter(|procfs| !procfs.by_fd || *HAS_FCHMODAT2).collect()
+    }
+
+    #[test]
+    fn both_ways_change_the_open_file_whatever_has_its_name_by_now() {
+        for procfs in both_ways() {
+            let dir = tempfile::tempdir().unwrap();
+            let [name, moved, victim] = ["name", "moved", "victim"].map(|n| dir.path().join(n));
+            for path in [&name, &victim] {
+                std::fs::write(path, "").unwrap();
+                std::fs::set_permissions(path, PermissionsExt::from_mode(0o600)).unwrap();
+            }
+            let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+            let fd = openat(CWD, &name, flags, Mode::empty()).unwrap();
+            let stat = Stat::of(&fd).unwrap();
+            std::fs::rename(&name, &moved).unwrap();
+            symlink(&victim, &name).unwrap();
+            let change = Change { owner: Some(OWNER), mode: Some(0o6711) };
+            let applied = apply(&procfs, &fd, &stat, change);
+            assert!(matches!(applied, Applied::Done), "{procfs:?}: {applied:?}");
+            let metadata = std::fs::metadata(&moved).unwrap();
+            assert_eq!(HostIds::new(metadata.uid(), metadata.gid()), OWNER);
+            assert_eq!((mode_of(&moved), mode_of(&victim)), (0o6711, 0o600));
+        }
+    }
+
+    #[test]
+    fn both_ways_report_what_the_kernel_says() {
+        for procfs in both_ways() {
+            let fd = openat(CWD, "/proc/self/stat", OFlags::PATH, Mode::empty()).unwrap();
+            assert_eq!(procfs.chmod(&fd, 0o777), Err(Errno::PERM), "{procfs:?}");
+        }
+    }
 }
