@@ -182,9 +182,12 @@ pub struct Audit {
     pub entries: u64,
     /// Entries that are not as declared.
     pub changes: u64,
-    /// Of those, entries whose owner differs.
+    /// Of those, entries that were changed after the watch of the volume was armed: drift, which
+    /// says nothing against the path. 0 where nothing was watched.
+    pub fresh: u64,
+    /// Of those that differ, entries whose owner differs.
     pub owners: u64,
-    /// Of those, entries whose mode differs.
+    /// Of those that differ, entries whose mode differs.
     pub modes: u64,
     /// Entries whose mode is left alone because they carry an access ACL.
     pub acls: u64,

@@ -35,7 +35,7 @@ use std::io;
 use std::path::PathBuf;
 use std::sync::atomic::AtomicBool;
 use std::sync::{Mutex, MutexGuard, PoisonError, RwLock};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use pctd_core::conf::Conf;
 use pctd_core::desired::{Settings, Volume};
@@ -96,6 +96,10 @@ pub struct WalkRequest<'a> {
     pub cancel: &'a AtomicBool,
     /// Called after every directory.
     pub progress: &'a (dyn Fn(Progress) + Sync),
+    /// A repair ends before it would change more entries than this.
+    pub max_changes: Option<u64>,
+    /// Of what differs, entries changed after this moment count as fresh (`Audit::fresh`).
+    pub since: Option<SystemTime>,
 }
 
 impl std::fmt::Debug for WalkRequest<'_> {
@@ -272,7 +276,8 @@ impl Node {
     }
 
     fn walk(&self, request: WalkRequest<'_>, mode: WalkMode) -> Result<WalkReport, WalkError> {
-        let WalkRequest { volume, rule, file_system, cancel, progress } = request;
+        let WalkRequest { volume, rule, file_system, cancel, progress, max_changes, since } =
+            request;
         let path = || volume.host_path.clone();
         let open = match source::open(&self.paths, volume) {
             (_, Some(open)) => open,
@@ -283,8 +288,8 @@ impl Node {
             let (expected, found) = (expected.to_owned(), found.clone());
             return Err(WalkError::FileSystemChanged { path: path(), expected, found });
         }
-        let fds = FdBudget::default();
-        walk::walk(&open, Walk { mode, rule, cancel, progress, fds })
+        let walk = Walk { cancel, progress, max_changes, since, ..Walk::new(mode, rule) };
+        walk::walk(&open, walk)
             .map_err(|errno| WalkError::Io { path: path(), source: errno.into() })
     }
 

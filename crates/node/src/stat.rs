@@ -34,6 +34,9 @@ pub(crate) struct Stat {
     pub(crate) identity: Identity,
     pub(crate) mount: u64,
     pub(crate) links: u32,
+    /// When the inode was last changed (ctime: seconds and nanoseconds since 1970). Unlike the
+    /// time of modification nobody can set it.
+    pub(crate) changed: (i64, u32),
     /// Whether not even root may change it (`chattr +i`, `+a`).
     pub(crate) frozen: bool,
     /// Whether it is the root of a mount.
@@ -70,6 +73,7 @@ impl Stat {
             identity: Identity { device: (st.stx_dev_major, st.stx_dev_minor), inode: st.stx_ino },
             mount: st.stx_mnt_id,
             links: st.stx_nlink,
+            changed: (st.stx_ctime.tv_sec, st.stx_ctime.tv_nsec),
             frozen: st
                 .stx_attributes
                 .intersects(StatxAttributes::IMMUTABLE | StatxAttributes::APPEND),

@@ -19,11 +19,12 @@ mod stack;
 mod tally;
 
 use std::sync::atomic::AtomicBool;
+use std::time::SystemTime;
 
 use pctd_core::observed::Audit;
 use pctd_core::ownership::OwnershipRule;
 
-pub use self::engine::walk;
+pub use self::engine::{walk, walk_below};
 pub use self::stack::FdBudget;
 
 /// Whether entries are only compared with the rule or also brought to it.
@@ -48,6 +49,26 @@ pub struct Walk<'a> {
     pub progress: &'a (dyn Fn(Progress) + Sync),
     /// How many directories may be open at once.
     pub fds: FdBudget,
+    /// A repair ends before it would change more entries than this.
+    pub max_changes: Option<u64>,
+    /// Of what differs, entries changed after this moment count as fresh (`Audit::fresh`).
+    pub since: Option<SystemTime>,
+}
+
+impl<'a> Walk<'a> {
+    /// Returns a walk that nothing ends or follows, without limits.
+    pub fn new(mode: WalkMode, rule: &'a OwnershipRule) -> Self {
+        static NEVER: AtomicBool = AtomicBool::new(false);
+        Self {
+            mode,
+            rule,
+            cancel: &NEVER,
+            progress: &|_| {},
+            fds: FdBudget::default(),
+            max_changes: None,
+            since: None,
+        }
+    }
 }
 
 impl std::fmt::Debug for Walk<'_> {
@@ -77,6 +98,8 @@ pub struct WalkReport {
     pub changed: u64,
     /// The walk was ended from outside; the root directory was not touched.
     pub cancelled: bool,
+    /// The repair ended at [`Walk::max_changes`]; the root directory was not touched.
+    pub limited: bool,
     /// The file system refuses to change owners or modes.
     pub unsupported: Option<Unsupported>,
 }
@@ -84,7 +107,8 @@ pub struct WalkReport {
 impl WalkReport {
     /// Returns whether everything there is was looked at and, in a repair, put right.
     pub fn is_complete(&self) -> bool {
-        !self.cancelled && self.unsupported.is_none() && self.audit.errors == 0
+        let ended_early = self.cancelled || self.limited;
+        !ended_early && self.unsupported.is_none() && self.audit.errors == 0
     }
 }
 

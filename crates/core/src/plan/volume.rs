@@ -297,11 +297,14 @@ fn judge(
         return;
     }
     plan.basis = Basis::None;
+    // What changed under a watch is drift; the limit is for a path that was never meant.
     let limit = desired.settings.confirm_above;
     if let Some(why) = snapshot.requests.refused.get(&volume.name) {
         let (kind, why) = (dir.file_system.kind.clone(), why.clone());
         plan.holds.push(Hold::OwnershipUnsupported { kind, why });
-    } else if audit.changes > limit && !snapshot.requests.confirmed.contains(&volume.name) {
+    } else if audit.changes.saturating_sub(audit.fresh) > limit
+        && !snapshot.requests.confirmed.contains(&volume.name)
+    {
         plan.holds.push(Hold::ConfirmationRequired {
             volume: volume.name.clone(),
             changes: audit.changes,

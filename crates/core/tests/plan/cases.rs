@@ -463,6 +463,22 @@ fn owners() -> Vec<Case> {
             &["data ! ConfirmationRequired", "100 +mp0: /tank/data,mp=/data"],
         ),
         case(
+            "drift since the watch was armed needs no word",
+            with_settings(r#""confirm_above": 5"#).here(100, UNPRIVILEGED).audit(
+                "data",
+                Some(Audit { entries: 10, changes: 9, fresh: 4, owners: 9, ..Audit::default() }),
+            ),
+            &["data own 100000:100000 9/10", "100 +mp0: /tank/data,mp=/data after volume"],
+        ),
+        case(
+            "what is old is too much, however much is fresh",
+            with_settings(r#""confirm_above": 5"#).here(100, UNPRIVILEGED).audit(
+                "data",
+                Some(Audit { entries: 10, changes: 9, fresh: 3, owners: 9, ..Audit::default() }),
+            ),
+            &["data ! ConfirmationRequired", "100 +mp0: /tank/data,mp=/data"],
+        ),
+        case(
             "a big pass that was confirmed",
             with_settings(r#""confirm_above": 5"#)
                 .here(100, UNPRIVILEGED)

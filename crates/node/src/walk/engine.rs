@@ -7,7 +7,9 @@
 
 use std::ffi::{CStr, CString};
 use std::mem::MaybeUninit;
+use std::os::fd::OwnedFd;
 use std::sync::atomic::Ordering;
+use std::time::UNIX_EPOCH;
 
 use pctd_core::ownership::Place;
 use rustix::fs::{FileType, RawDir, SeekFrom, seek};
@@ -15,7 +17,7 @@ use rustix::io::Errno;
 
 use super::entry::{self, Applied, ProcFds};
 use super::stack::{Ascent, Frame, Reading, Stack};
-use super::tally::{Tally, is_vanished};
+use super::tally::{Tally, display_path, is_vanished};
 use super::{Walk, WalkMode, WalkReport};
 use crate::mounts::MountTable;
 use crate::source::OpenVolume;
@@ -38,28 +40,53 @@ const SWAPS_FOLLOWED: u32 = 8;
 /// # Errors
 ///
 /// The root directory cannot be read, or `/proc` is not there; nothing was changed.
-pub fn walk(volume: &OpenVolume, walk: Walk<'_>) -> Result<WalkReport, rustix::io::Errno> {
-    let mut engine = Engine {
-        walk,
-        volume,
-        procfs: ProcFds::open()?,
-        ask_first: MountTable::read().map_or(true, |table| table.may_automount(volume.mount())),
-        tally: Tally::default(),
-    };
+pub fn walk(volume: &OpenVolume, walk: Walk<'_>) -> Result<WalkReport, Errno> {
+    let mut engine = Engine::new(volume, walk)?;
     let mut finished = true;
     if walk.rule.looks_below() {
-        let root = Frame::new(
-            CString::default(),
-            open_for_reading(volume.fd())?,
-            volume.identity(),
-            false,
-        );
-        finished = engine.below(Stack::new(root, walk.fds));
+        let fd = open_for_reading(volume.fd())?;
+        let root = Frame::new(CString::default(), fd, volume.identity(), false);
+        finished = engine.below(Stack::new(root, String::new(), walk.fds));
     }
-    if finished && !engine.tally.is_hopeless() {
+    if finished && !engine.tally.is_over() {
         engine.root()?;
     }
     (walk.progress)(engine.tally.progress());
+    Ok(engine.tally.finish(!finished))
+}
+
+/// Walks one directory below the root of a volume and everything in it; the root is not looked at.
+///
+/// `from` is open for reading, and known to be inside the volume; `name` is what it is called
+/// there. So a directory that was just moved into a volume need not wait for the next walk.
+///
+/// # Errors
+///
+/// `from` is no directory (ENOTDIR), on another mount or file system than the volume (EXDEV), or
+/// its root (EINVAL); or `/proc` is not there. Nothing was changed.
+pub fn walk_below(
+    volume: &OpenVolume,
+    from: OwnedFd,
+    name: &CStr,
+    walk: Walk<'_>,
+) -> Result<WalkReport, Errno> {
+    let mut engine = Engine::new(volume, walk)?;
+    let stat = Stat::of(&from)?;
+    if !stat.is_dir() {
+        return Err(Errno::NOTDIR);
+    }
+    if !engine.is_inside(&stat) {
+        return Err(Errno::XDEV);
+    }
+    if stat.identity == volume.identity() {
+        return Err(Errno::INVAL);
+    }
+    let mut finished = true;
+    if walk.rule.looks_below() {
+        let base = engine.frame(name, from, &stat);
+        let path = display_path("", std::iter::once(name.to_bytes()));
+        finished = engine.below(Stack::new(base, path, walk.fds));
+    }
     Ok(engine.tally.finish(!finished))
 }
 
@@ -69,6 +96,8 @@ struct Engine<'a> {
     procfs: ProcFds,
     /// Whether a directory is looked at before it is opened, because opening could mount something.
     ask_first: bool,
+    /// `Walk::since`, as a stat has it.
+    since: Option<(i64, u32)>,
     tally: Tally,
 }
 
@@ -80,15 +109,30 @@ enum Leaf {
     Directory,
 }
 
-impl Engine<'_> {
-    /// Walks everything below the root; returns whether it came to the end.
+impl<'a> Engine<'a> {
+    fn new(volume: &'a OpenVolume, walk: Walk<'a>) -> Result<Self, Errno> {
+        let since = walk.since.map(|since| {
+            let since = since.duration_since(UNIX_EPOCH).unwrap_or_default();
+            (i64::try_from(since.as_secs()).unwrap_or(i64::MAX), since.subsec_nanos())
+        });
+        Ok(Self {
+            walk,
+            volume,
+            procfs: ProcFds::open()?,
+            ask_first: MountTable::read().map_or(true, |table| table.may_automount(volume.mount())),
+            since,
+            tally: Tally::default(),
+        })
+    }
+
+    /// Walks everything the stack begins with; returns whether it came to the end.
     fn below(&mut self, mut stack: Stack) -> bool {
         let mut buffer = vec![MaybeUninit::uninit(); BATCH_BYTES];
         loop {
             if self.walk.cancel.load(Ordering::Relaxed) {
                 return false;
             }
-            if self.tally.is_hopeless() {
+            if self.tally.is_over() {
                 return true;
             }
             if let Some(name) = stack.next_pending() {
@@ -97,8 +141,12 @@ impl Engine<'_> {
             }
             match stack.top().map(|top| top.reading) {
                 Some(Reading::At(_)) => self.batch(&mut stack, &mut buffer),
-                Some(Reading::Done) if !stack.at_root() => self.leave(&mut stack),
-                Some(Reading::Done) | None => return true,
+                Some(Reading::Done) if !stack.at_base() => self.leave(&mut stack),
+                Some(Reading::Done) => {
+                    self.own_turn(&mut stack);
+                    return true;
+                }
+                None => return true,
             }
             (self.walk.progress)(self.tally.progress());
         }
@@ -110,7 +158,7 @@ impl Engine<'_> {
         let mut cut_at = None;
         let mut iter = RawDir::new(stack.top_fd(), buffer);
         let mut reading = loop {
-            if self.tally.is_hopeless() {
+            if self.tally.is_over() {
                 break Reading::Done;
             }
             let entry = match iter.next() {
@@ -217,8 +265,13 @@ impl Engine<'_> {
             return Ok(());
         };
         let finding = entry::examine(&fd, stat, change)?;
-        self.tally.finding(&finding);
-        if let (WalkMode::Repair, Some(change)) = (self.walk.mode, finding.change) {
+        let repair = finding.change.filter(|_| self.walk.mode == WalkMode::Repair);
+        if repair.is_some() && Some(self.tally.changes_made()) == self.walk.max_changes {
+            self.tally.limited();
+            return Ok(());
+        }
+        self.tally.finding(&finding, self.since.is_some_and(|since| stat.changed > since));
+        if let Some(change) = repair {
             match entry::apply(&self.procfs, &fd, stat, change) {
                 Applied::Done => self.tally.changed(),
                 Applied::Refused(refusal) => {
@@ -265,26 +318,32 @@ impl Engine<'_> {
             }
         };
         let stat = Stat::of(&fd)?;
-        // A btrfs subvolume is on the same mount and yet a file system of its own.
-        if stat.mount != self.volume.mount()
-            || stat.identity.device != self.volume.identity().device
-        {
+        if !self.is_inside(&stat) {
             return nested(self, stack);
         }
+        let frame = self.frame(name, fd, &stat);
+        stack.push(frame);
+        Ok(())
+    }
+
+    /// Returns whether an open entry is on the mount and the file system of the volume.
+    fn is_inside(&self, stat: &Stat) -> bool {
+        // A btrfs subvolume is on the same mount and yet a file system of its own.
+        let device = self.volume.identity().device;
+        stat.mount == self.volume.mount() && stat.identity.device == device
+    }
+
+    /// Counts a directory that is about to be walked.
+    fn frame(&mut self, name: &CStr, fd: OwnedFd, stat: &Stat) -> Frame {
         self.tally.entry();
         let place = Place::Below(name.to_bytes());
         let due = entry::decide(self.walk.rule, place, &stat.entry).is_some();
-        stack.push(Frame::new(name.to_owned(), fd, stat.identity, due));
-        Ok(())
+        Frame::new(name.to_owned(), fd, stat.identity, due)
     }
 
     /// Goes up from the current directory, whose own turn it is now.
     fn leave(&mut self, stack: &mut Stack) {
-        if stack.top().is_some_and(|top| top.due)
-            && let Err(errno) = self.own_turn(stack)
-        {
-            self.tally.error(|| stack.path(None), &errno);
-        }
+        self.own_turn(stack);
         match stack.pop() {
             Ascent::StillOpen => {}
             Ascent::Reopened => {
@@ -302,11 +361,18 @@ impl Engine<'_> {
         }
     }
 
-    fn own_turn(&mut self, stack: &mut Stack) -> Result<(), Errno> {
-        let name = stack.top().map(|top| top.name.clone()).unwrap_or_default();
+    /// Puts the current directory itself right, everything in it being done.
+    fn own_turn(&mut self, stack: &mut Stack) {
+        let Some(name) = stack.top().filter(|top| top.due).map(|top| top.name.clone()) else {
+            return;
+        };
         let fd = stack.top_fd();
-        let stat = Stat::of(fd)?;
-        self.put_right(|| stack.path(None), Place::Below(name.to_bytes()), fd, &stat)
+        let place = Place::Below(name.to_bytes());
+        let path = || stack.path(None);
+        let done = Stat::of(fd).and_then(|stat| self.put_right(path, place, fd, &stat));
+        if let Err(errno) = done {
+            self.tally.error(path, &errno);
+        }
     }
 
     /// Looks at the root directory, and in a repair puts it right.

@@ -1,4 +1,4 @@
-//! The directories between the root and where the walk is, only so many of them open at once.
+//! The directories between the one a walk begins at and where the walk is, only so many of them open at once.
 //!
 //! The deepest directories are the open ones. One further up is closed when the budget is spent
 //! and opened again on the way back, as the `..` of the directory below it. If that is not the
@@ -52,7 +52,7 @@ pub(super) enum Reading {
 /// One directory on the way.
 #[derive(Debug)]
 pub(super) struct Frame {
-    /// Its name in the directory above; empty for the root.
+    /// Its name in the directory above; empty for the root of the volume.
     pub(super) name: CString,
     fd: Option<OwnedFd>,
     identity: Identity,
@@ -85,19 +85,24 @@ pub(super) enum Ascent {
     Lost(Vec<String>, Errno),
 }
 
-/// The way from the root to the current directory.
+/// The way from the root, or another directory, to the current one.
 #[derive(Debug)]
 pub(super) struct Stack {
     frames: Vec<Frame>,
-    /// The first frame below the root that is open; all after it are.
+    /// Where the first frame is, for people; empty for the root of the volume.
+    above: String,
+    /// The first frame after the first that is open; all after it are.
     first_open: usize,
     budget: usize,
     pending_bytes: usize,
 }
 
 impl Stack {
-    pub(super) fn new(root: Frame, budget: FdBudget) -> Self {
-        Self { frames: vec![root], first_open: 1, budget: budget.0, pending_bytes: 0 }
+    /// Returns the way that begins at an open directory, which stays open; `path` is its path for
+    /// people, empty for the root of the volume.
+    pub(super) fn new(base: Frame, path: String, budget: FdBudget) -> Self {
+        let frames = vec![base];
+        Self { frames, above: path, first_open: 1, budget: budget.0, pending_bytes: 0 }
     }
 
     pub(super) fn top(&mut self) -> Option<&mut Frame> {
@@ -110,8 +115,8 @@ impl Stack {
         fd.expect("the current directory is open").as_fd()
     }
 
-    /// Returns whether the current directory is the root.
-    pub(super) fn at_root(&self) -> bool {
+    /// Returns whether the current directory is the one the way begins at.
+    pub(super) fn at_base(&self) -> bool {
         self.frames.len() == 1
     }
 
@@ -194,7 +199,7 @@ impl Stack {
     /// Returns the path of the current directory, or of a name in it, for people.
     pub(super) fn path(&self, name: Option<&CStr>) -> String {
         let frames = self.frames.iter().skip(1).map(|frame| frame.name.as_bytes());
-        display_path(frames.chain(name.map(CStr::to_bytes)))
+        display_path(&self.above, frames.chain(name.map(CStr::to_bytes)))
     }
 }
 

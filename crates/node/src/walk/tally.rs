@@ -24,11 +24,12 @@ impl Tally {
         self.report.audit.entries += 1;
     }
 
-    pub(super) fn finding(&mut self, finding: &Finding) {
+    pub(super) fn finding(&mut self, finding: &Finding, fresh: bool) {
         let audit = &mut self.report.audit;
         audit.acls += u64::from(finding.acl);
         let Some(change) = finding.change else { return };
         audit.changes += 1;
+        audit.fresh += u64::from(fresh);
         audit.owners += u64::from(change.owner.is_some());
         audit.modes += u64::from(change.mode.is_some_and(|new| new != finding.mode));
         audit.hard_links += u64::from(finding.hard_link);
@@ -37,6 +38,16 @@ impl Tally {
 
     pub(super) fn changed(&mut self) {
         self.report.changed += 1;
+    }
+
+    /// Notes that the next change would be one too many.
+    pub(super) fn limited(&mut self) {
+        self.report.limited = true;
+    }
+
+    /// Returns how many entries were changed.
+    pub(super) fn changes_made(&self) -> u64 {
+        self.report.changed
     }
 
     pub(super) fn nested_mount(&mut self, path: String) {
@@ -61,10 +72,11 @@ impl Tally {
         unsupported.entries += 1;
     }
 
-    /// Returns whether going on would only collect more refusals.
-    pub(super) fn is_hopeless(&self) -> bool {
+    /// Returns whether the walk is to end: at its limit, or because going on would only collect
+    /// more refusals.
+    pub(super) fn is_over(&self) -> bool {
         let refused = self.report.unsupported.as_ref().map_or(0, |unsupported| unsupported.entries);
-        refused >= REFUSALS_BEFORE_END && self.report.changed == 0
+        self.report.limited || refused >= REFUSALS_BEFORE_END && self.report.changed == 0
     }
 
     pub(super) fn progress(&self) -> Progress {
@@ -83,9 +95,9 @@ pub(super) fn is_vanished(errno: Errno) -> bool {
     errno == Errno::NOENT || errno == Errno::STALE
 }
 
-/// Returns names as one relative path for people: lossy, without control characters.
-pub(super) fn display_path<'a>(names: impl Iterator<Item = &'a [u8]>) -> String {
-    let mut out = String::new();
+/// Returns names below `above` as one relative path for people: lossy, without control characters.
+pub(super) fn display_path<'a>(above: &str, names: impl Iterator<Item = &'a [u8]>) -> String {
+    let mut out = above.to_owned();
     for name in names {
         if !out.is_empty() {
             out.push('/');
@@ -104,7 +116,9 @@ mod tests {
     #[test]
     fn paths_for_people_have_no_control_characters_and_are_never_empty() {
         let names: [&[u8]; 2] = [b"a\nb", b"c\xff"];
-        assert_eq!(display_path(names.into_iter()), "a\\nb/c\u{fffd}");
-        assert_eq!(display_path(std::iter::empty()), ".");
+        assert_eq!(display_path("", names.into_iter()), "a\\nb/c\u{fffd}");
+        assert_eq!(display_path("x/y", names.into_iter()), "x/y/a\\nb/c\u{fffd}");
+        assert_eq!(display_path("x", std::iter::empty()), "x");
+        assert_eq!(display_path("", std::iter::empty()), ".");
     }
 }

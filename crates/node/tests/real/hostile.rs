@@ -174,7 +174,6 @@ fn a_volume_swapped_for_a_link_is_not_followed() {
     tree.file("file");
     symlink("victim-dir", tree.outside("link")).unwrap();
     let pairs = [(tree.at("").join("../vol"), tree.outside("link"))];
-    let cancel = AtomicBool::new(false);
     let rules = rules();
     let (mut walked, mut refused) = (0_u32, 0_u32);
     let end = Instant::now() + ATTACK;
@@ -186,9 +185,7 @@ fn a_volume_swapped_for_a_link_is_not_followed() {
                     refused += 1;
                     continue;
                 };
-                let fds = FdBudget::default();
-                let mode = WalkMode::Repair;
-                let walk = pctd_node::Walk { mode, rule, cancel: &cancel, progress: &|_| {}, fds };
+                let walk = pctd_node::Walk::new(WalkMode::Repair, rule);
                 pctd_node::walk::walk(&open, walk).unwrap();
                 walked += 1;
             }

@@ -6,6 +6,7 @@
 #![expect(clippy::unwrap_used, reason = "a helper that fails is a test that fails")]
 
 mod hostile;
+mod limits;
 mod observe;
 mod source;
 mod support;

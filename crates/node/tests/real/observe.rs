@@ -87,6 +87,8 @@ fn a_walk_is_made_only_on_the_file_system_it_was_planned_for() {
         file_system: Some("ext4:elsewhere"),
         cancel: &cancel,
         progress: &|_| {},
+        max_changes: None,
+        since: None,
     };
     let error = node.repair(request).unwrap_err();
     assert!(matches!(error, WalkError::FileSystemChanged { .. }), "{error}");

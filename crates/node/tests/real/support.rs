@@ -4,7 +4,6 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::AtomicBool;
 
 use pctd_core::desired::{Enforce, Owner, RequireMount, Volume};
 use pctd_core::ids::HostIds;
@@ -78,8 +77,7 @@ impl Tree {
         fds: FdBudget,
         progress: &(dyn Fn(Progress) + Sync),
     ) -> WalkReport {
-        let cancel = AtomicBool::new(false);
-        self.walk_with(Walk { mode, rule, cancel: &cancel, progress, fds })
+        self.walk_with(Walk { progress, fds, ..Walk::new(mode, rule) })
     }
 
     pub(crate) fn walk_with(&self, walk: Walk<'_>) -> WalkReport {

@@ -445,10 +445,8 @@ fn a_cancelled_repair_leaves_the_root_alone() {
         assert_eq!(ids(tree.at("")), HostIds::ROOT);
         cancel.store(progress.changes > 20, Ordering::Relaxed);
     };
-    let fds = FdBudget::default();
-    let walk =
-        Walk { mode: WalkMode::Repair, rule: &rule, cancel: &cancel, progress: &progress, fds };
-    let report = tree.walk_with(walk);
+    let walk = Walk::new(WalkMode::Repair, &rule);
+    let report = tree.walk_with(Walk { cancel: &cancel, progress: &progress, ..walk });
     assert!(report.cancelled && !report.is_complete());
     assert!((20..60).contains(&report.changed), "{}", report.changed);
     assert_eq!(ids(tree.at("")), HostIds::ROOT);

@@ -10,7 +10,7 @@ use pctd_core::ledger::LedgerEntry;
 use pctd_core::observed::{Presence, Snapshot, SourceState};
 use pctd_core::ownership::OwnershipRule;
 use pctd_core::plan::{Plans, SetMount, Step};
-use pctd_node::{Exit, PctClass, WalkError, WalkReport};
+use pctd_node::{Exit, PctClass, WalkError, WalkReport, WalkRequest};
 use tracing::info;
 
 use super::observe::walk_request;
@@ -59,13 +59,19 @@ impl Engine {
             }
             (Key::Volume(name), Step::SetOwnership(_)) => {
                 let rule = plans.volumes.get(name).and_then(|plan| plan.rule.as_ref());
-                let source = snapshot.volumes.get(name).map(|observed| &observed.source);
+                let observed = snapshot.volumes.get(name);
+                let source = observed.map(|observed| &observed.source);
                 let (Some(volume), Some(rule), Some(SourceState::Directory(dir))) =
                     (volume, rule, source)
                 else {
                     return StepEnd::Refused;
                 };
-                self.set_ownership(volume, rule, &dir.file_system.id, job)
+                // As the plan counts: what is fresh is allowed beyond the limit. More may have
+                // come since the audit; the next look then finds that it needs a confirmation.
+                let fresh = observed.and_then(|found| found.audit.as_ref()).map_or(0, |a| a.fresh);
+                let allowed = desired.settings.confirm_above.saturating_add(fresh);
+                let limit = (!job.confirmed).then_some(allowed);
+                self.set_ownership(volume, rule, &dir.file_system.id, limit, job)
             }
             _ => StepEnd::Failed(format!("{} is no step for {key}", step.name())),
         }
@@ -76,11 +82,13 @@ impl Engine {
         volume: &Volume,
         rule: &OwnershipRule,
         file_system: &str,
+        max_changes: Option<u64>,
         job: &Job,
     ) -> StepEnd {
         let begun = Instant::now();
         let progress = |now| job.progress.set(now);
         let request = walk_request(volume, rule, Some(file_system), job, &progress);
+        let request = WalkRequest { max_changes, ..request };
         let report = match self.node.repair(request) {
             Ok(report) => report,
             // Mounted or unmounted in between: look again, and judge the file system anew.
@@ -114,7 +122,8 @@ impl Engine {
             self.memory().refused.insert(volume.name.clone(), refusal.message.clone());
             return StepEnd::Refused;
         }
-        if report.cancelled || report.audit.errors == 0 {
+        // Neither cancelled nor limited is in place: the walk of the next look judges what is left.
+        if report.cancelled || report.limited || report.audit.errors == 0 {
             return StepEnd::Done;
         }
         StepEnd::Failed(format!(

@@ -246,7 +246,8 @@ pub(super) fn walk_request<'a>(
     job: &'a Job,
     progress: &'a (dyn Fn(Progress) + Sync),
 ) -> WalkRequest<'a> {
-    WalkRequest { volume, rule, file_system, cancel: &job.cancel, progress }
+    let cancel = &job.cancel;
+    WalkRequest { volume, rule, file_system, cancel, progress, max_changes: None, since: None }
 }
 
 /// Returns how long ago each restart was; a clock that was set back makes it "just now".
