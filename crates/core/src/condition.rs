@@ -9,8 +9,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::desired::Desired;
 use crate::ids::{Ctid, VolumeName};
-use crate::observed::{Presence, Snapshot, SourceState};
-use crate::plan::{Basis, Hold, Plans, owner_of};
+use crate::observed::{Assurance, ObservedVolume, Presence, Snapshot, SourceState, Watch};
+use crate::plan::{Basis, Hold, Plans, VolumePlan, owner_of};
 
 /// Whether something is so.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
@@ -163,16 +163,37 @@ pub fn of_volume(snapshot: &Snapshot, plans: &Plans, name: &VolumeName) -> Condi
     };
     conditions.push(("Present", present));
     conditions.push(("Owned", owned));
-    let watched = Condition::new(
-        Truth::False,
-        "PeriodicVerify",
-        "drift below the root directory is found by the walk every `verify_interval`",
-    );
-    conditions.push(("Watched", watched));
+    conditions.push(("Watched", watched(snapshot.volumes.get(name), plans.volumes.get(name))));
     conditions
 }
 
-fn present(source: Option<&SourceState>, plan: &crate::plan::VolumePlan) -> Condition {
+fn watched(observed: Option<&ObservedVolume>, plan: Option<&VolumePlan>) -> Condition {
+    match (observed.map(|observed| &observed.watch), plan) {
+        (None, _) | (_, None) => Condition::unknown("not observed yet"),
+        (_, Some(VolumePlan { basis: Basis::NotManaged, .. })) => {
+            Condition::new(Truth::False, "NotManaged", "nothing is declared, so nothing drifts")
+        }
+        (Some(Watch::Walks(why)), _) => Condition::new(
+            Truth::False,
+            "PeriodicVerify",
+            format!("drift is found by the walk every `verify_interval`: {why}"),
+        ),
+        (Some(Watch::Events(drift)), Some(plan)) => match (&drift.doubt, &plan.standing) {
+            (Some(why), _) => {
+                Condition::new(Truth::False, "Doubt", format!("to be walked again: {why}"))
+            }
+            (None, None) => {
+                let message = "changes are noted until the volume is in place";
+                Condition::new(Truth::False, "Armed", message)
+            }
+            (None, Some(_)) => {
+                Condition::new(Truth::True, "Events", "drift is put right as it happens")
+            }
+        },
+    }
+}
+
+fn present(source: Option<&SourceState>, plan: &VolumePlan) -> Condition {
     match source {
         Some(SourceState::Directory(dir)) => {
             let hold = plan.holds.iter().find(|hold| {
@@ -199,7 +220,7 @@ fn present(source: Option<&SourceState>, plan: &crate::plan::VolumePlan) -> Cond
     }
 }
 
-fn owned(plan: &crate::plan::VolumePlan) -> Condition {
+fn owned(plan: &VolumePlan) -> Condition {
     if let Some(hold) = plan.holds.first() {
         return Condition::held(hold);
     }
@@ -210,8 +231,15 @@ fn owned(plan: &crate::plan::VolumePlan) -> Condition {
             "nothing is declared, or nobody here mounts it",
         ),
         Basis::Walk => Condition::new(Truth::True, "Verified", "every entry was looked at"),
-        Basis::Ledger => {
-            let message = "the root directory is right and an earlier walk was complete";
+        Basis::Before(assurance) => {
+            let message = match assurance {
+                Assurance::Walk => "every entry was looked at since the start",
+                Assurance::Directories => {
+                    "no directory changed while nobody watched, or it was looked at; owners and \
+                     modes are being verified"
+                }
+                Assurance::Ledger => "the root directory is right and an earlier walk was complete",
+            };
             Condition::new(Truth::True, "InPlace", message)
         }
         Basis::None => Condition::new(Truth::False, "Progressing", "entries are to be changed"),
@@ -281,7 +309,10 @@ mod tests {
             let snapshot = Snapshot {
                 node: NodeState::Up(cluster),
                 containers: BTreeMap::new(),
-                volumes: BTreeMap::from([(volume(), ObservedVolume { source, audit })]),
+                volumes: BTreeMap::from([(
+                    volume(),
+                    ObservedVolume { audit, ..ObservedVolume::new(source) },
+                )]),
                 ledger: Arc::new(Ledger::default()),
                 waited: BTreeMap::new(),
                 restarted: BTreeMap::new(),

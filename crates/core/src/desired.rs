@@ -134,6 +134,9 @@ pub struct Settings {
     pub create_containers: bool,
     /// Whether mounts that pctd added and that are no longer wanted are removed.
     pub prune: bool,
+    /// How much of one core it may take to put the drift of one volume right as it happens, in
+    /// percent; 0: drift is found by walks only.
+    pub watch_cpu: u32,
     /// How many keys are reconciled at once.
     pub max_concurrent: usize,
     /// How long a `pct` call other than a reboot may take.
@@ -162,6 +165,7 @@ impl Default for Settings {
             restart_limit: Duration::from_mins(10),
             create_containers: true,
             prune: false,
+            watch_cpu: 25,
             max_concurrent: 4,
             pct_timeout: Duration::from_mins(10),
             node: None,

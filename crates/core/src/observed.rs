@@ -119,6 +119,56 @@ pub struct ObservedVolume {
     pub source: SourceState,
     /// What a read-only walk found, when one was made for this snapshot.
     pub audit: Option<Audit>,
+    /// How drift below the root directory is noticed.
+    pub watch: Watch,
+    /// What is known of it from before.
+    pub assurance: Assurance,
+}
+
+impl ObservedVolume {
+    /// Returns a volume of which no more is known than this.
+    pub fn new(source: SourceState) -> Self {
+        let watch = Watch::Walks("nobody watches it".to_owned());
+        Self { source, audit: None, watch, assurance: Assurance::Ledger }
+    }
+}
+
+/// What the belief rests on that the entries of a volume are in place, while none are looked at.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Assurance {
+    /// The ledger: an earlier process walked it to the end.
+    Ledger,
+    /// Besides, the directories were compared since the start: no entry was made, moved or removed
+    /// while nobody watched, or it was looked at. Changes of owners and modes leave no such trace.
+    Directories,
+    /// This process walked it to the end.
+    Walk,
+}
+
+/// How drift below a volume's root directory is noticed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Watch {
+    /// By walks only, for this reason.
+    Walks(String),
+    /// By events, as it happens.
+    Events(Drift),
+}
+
+/// What the watch of a volume has done since it was armed.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Drift {
+    /// Changes by others that were looked at.
+    pub events: u64,
+    /// Entries that were put right.
+    pub repaired: u64,
+    /// Of those, about how many in the last minute.
+    pub per_minute: u64,
+    /// Entries that wait to be looked at.
+    pub waiting: u64,
+    /// Processor time the repairs took.
+    pub cpu: Duration,
+    /// What only a walk can settle, where there is such a thing.
+    pub doubt: Option<String>,
 }
 
 /// The host path of a volume.

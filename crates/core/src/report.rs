@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::condition::Truth;
 use crate::ids::{Ctid, HostIds, Key, VolumeName};
+use crate::observed::Drift;
 use crate::plan::{Plans, Reason, Step};
 
 /// The version of every document here.
@@ -180,6 +181,40 @@ pub struct KeyStatus {
     /// A walk that is under way.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub progress: Option<ProgressReport>,
+    /// What the watch of a volume has put right, where it is watched.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub drift: Option<DriftReport>,
+}
+
+/// What the watch of a volume has done since it was armed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
+pub struct DriftReport {
+    /// Changes by others that were looked at.
+    pub events: u64,
+    /// Entries that were put right.
+    pub repaired: u64,
+    /// Of those, about how many in the last minute.
+    pub per_minute: u64,
+    /// Entries that wait to be looked at.
+    pub waiting: u64,
+    /// Processor time the repairs took, in milliseconds.
+    pub cpu_ms: u64,
+    /// Why the volume is to be walked again, if so.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub doubt: Option<String>,
+}
+
+impl From<&Drift> for DriftReport {
+    fn from(drift: &Drift) -> Self {
+        Self {
+            events: drift.events,
+            repaired: drift.repaired,
+            per_minute: drift.per_minute,
+            waiting: drift.waiting,
+            cpu_ms: u64::try_from(drift.cpu.as_millis()).unwrap_or(u64::MAX),
+            doubt: drift.doubt.clone(),
+        }
+    }
 }
 
 /// Where a key stands.

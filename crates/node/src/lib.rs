@@ -11,6 +11,7 @@
 //! - `mounts`: mount points and file systems of open directories.
 //! - [`source`]: the host path of a volume, reached safely, opened once, made where missing.
 //! - [`walk`](mod@walk): the ownership of everything in a volume, looked at or repaired.
+//! - [`watch`]: drift below a volume, noticed and put right as it happens.
 //! - [`pct`]: the `pct` program.
 //! - [`ledger`]: what pctd did, on disk; the lock of the node.
 //!
@@ -28,6 +29,7 @@ pub mod pve;
 pub mod source;
 mod stat;
 pub mod walk;
+pub mod watch;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
@@ -52,6 +54,7 @@ pub use crate::paths::NodePaths;
 pub use crate::pct::{Exit, Pct, PctClass, PctError};
 pub use crate::source::{CreateError, Created, FreshMode, OpenVolume};
 pub use crate::walk::{FdBudget, Progress, Unsupported, Walk, WalkMode, WalkReport};
+pub use crate::watch::{News, Watcher};
 
 use crate::procfs::{Locks, Sockets};
 

@@ -132,6 +132,22 @@ fn settle(
     Ok((state, Some(open)))
 }
 
+/// Opens a volume's root directory, reached and judged as always, without asking what it lies on.
+///
+/// # Errors
+///
+/// In words, why it cannot be used.
+pub(crate) fn open_root(paths: &NodePaths, host_path: &str) -> Result<(OwnedFd, Stat), String> {
+    let reached = reach(paths, host_path)
+        .map_err(|state| format!("{host_path} cannot be used: {state:?}"))?;
+    if !reached.missing.is_empty() {
+        return Err(format!("{host_path} is missing"));
+    }
+    let open = open_for_reading(&reached.dir).and_then(|fd| Ok((Stat::of(&fd)?, fd)));
+    let (stat, fd) = open.map_err(|errno| format!("{host_path}: {errno}"))?;
+    Ok((fd, stat))
+}
+
 /// Returns whether a path of the node is a directory that is reached without a link.
 ///
 /// Proxmox does not mind a parent that everybody may write to; it refuses links only.

@@ -11,10 +11,12 @@
 //! - `engine`: the order of things: directories, batches of names, cancellation.
 //! - `stack`: the directories on the way down, with a bounded number of them open.
 //! - `entry`: one entry: decide, look closer, change.
+//! - `spot`: one entry that somebody else has opened, for [`crate::watch`].
 //! - `tally`: what is counted and how errors are kept.
 
 mod engine;
 mod entry;
+pub(crate) mod spot;
 mod stack;
 mod tally;
 

@@ -16,7 +16,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use pctd_core::desired::Desired;
-use pctd_core::ids::{Ctid, Key};
+use pctd_core::ids::{Ctid, Key, VolumeName};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
@@ -53,6 +53,8 @@ mod walks;
 pub(crate) enum Event {
     /// A conf or its lock changed.
     Container(Ctid, News),
+    /// A volume may differ in ways that only a walk can tell.
+    Doubt(VolumeName, String),
     /// Anything may have changed.
     All(&'static str),
     /// The configuration files were read.
@@ -194,6 +196,14 @@ impl<R: Reconciler> Controller<R> {
             Event::Container(ctid, news) => {
                 debug!(CTID = %ctid, ?news, "look again");
                 self.look_at_container(ctid, news, soon);
+            }
+            Event::Doubt(name, why) => {
+                debug!(VOLUME = %name, why, "walk again");
+                let key = Key::Volume(name);
+                if self.board.knows(&key) {
+                    let at = self.walks.doubt(&key, soon);
+                    self.queue.add(key, at);
+                }
             }
             Event::All(reason) => {
                 debug!(reason, "look at everything again");

@@ -106,8 +106,14 @@ async fn serve(
         ConfigEvent::Accepted { desired, .. } => Arc::clone(desired),
         ConfigEvent::Rejected { .. } => Arc::new(Desired::default()),
     };
-    let engine = Arc::new(engine);
     let (events_tx, events) = mpsc::channel(EVENTS);
+    // Without a bound, but a volume is told of once until it is walked.
+    let (doubts_tx, doubts) = mpsc::unbounded_channel();
+    let engine = Arc::new(engine.watching(move |volume, why| {
+        // Nobody listens only when the loop has ended.
+        let _ended = doubts_tx.send(Event::Doubt(volume, why));
+    }));
+    tokio::spawn(pass_on(doubts, events_tx.clone()));
     let (stop_tx, stop) = watch::channel(false);
     let (desired_tx, desired_rx) = watch::channel(Arc::clone(&desired));
     let (summary, summary_rx) = watch::channel(String::new());
@@ -140,6 +146,15 @@ async fn serve(
     }
     info!("stopped");
     Ok(())
+}
+
+/// Passes on what the watch is in doubt of.
+async fn pass_on(mut doubts: mpsc::UnboundedReceiver<Event>, events: mpsc::Sender<Event>) {
+    while let Some(doubt) = doubts.recv().await {
+        if events.send(doubt).await.is_err() {
+            return;
+        }
+    }
 }
 
 /// Returns the directories to be watched.

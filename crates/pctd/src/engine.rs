@@ -11,9 +11,10 @@ use std::time::Instant;
 use pctd_core::condition;
 use pctd_core::desired::{Desired, Mode};
 use pctd_core::ids::{Ctid, Key, VolumeName};
-use pctd_core::observed::{Requests, Snapshot};
-use pctd_core::plan::{Plans, Readiness, Step};
-use pctd_node::{Node, NodeOptions, NodePaths};
+use pctd_core::ledger::VolumeRecord;
+use pctd_core::observed::{Assurance, Drift, Requests, Snapshot};
+use pctd_core::plan::{Basis, Plans, Readiness, Step};
+use pctd_node::{Node, NodeOptions, NodePaths, Watcher};
 use tracing::debug;
 
 use crate::reconciler::{Job, Outcome, Reconciler, Verdict, View};
@@ -21,6 +22,7 @@ use crate::reconciler::{Job, Outcome, Reconciler, Verdict, View};
 mod apply;
 mod observe;
 mod restart;
+mod watch;
 
 pub(crate) use observe::{Depth, Scope};
 
@@ -34,6 +36,8 @@ pub(crate) struct Engine {
     /// What was said on the command line about the node; the rest is the configuration's.
     options: NodeOptions,
     memory: Mutex<Memory>,
+    /// Only the daemon watches.
+    watcher: Option<Watcher>,
 }
 
 /// What is remembered between runs, and only in this process.
@@ -46,6 +50,9 @@ struct Memory {
     refused: BTreeMap<VolumeName, String>,
     /// Volumes whose last run found why nothing is done to them, which waiting will not cure.
     held: BTreeSet<VolumeName>,
+    /// What is known of volumes since this process started, besides the ledger, and for which
+    /// record of the ledger that holds.
+    assured: BTreeMap<VolumeName, (Assurance, VolumeRecord)>,
     /// Containers that did not come back from a restart.
     restart_failed: BTreeMap<Ctid, String>,
 }
@@ -67,7 +74,7 @@ impl Engine {
     /// Returns the engine of this node.
     pub(crate) fn new(paths: NodePaths, options: NodeOptions) -> Self {
         let node = Node::open(paths, options.clone());
-        Self { node, options, memory: Mutex::default() }
+        Self { node, options, memory: Mutex::default(), watcher: None }
     }
 
     /// Returns the node it works on.
@@ -115,6 +122,19 @@ impl Engine {
         }
     }
 
+    /// Remembers that a volume was walked to the end and found in place.
+    fn remember_walk(&self, plans: &Plans, key: &Key, verdict: &Verdict) {
+        let Key::Volume(name) = key else { return };
+        let basis = plans.volumes.get(name).map(|plan| plan.basis);
+        if *verdict == Verdict::Converged
+            && basis == Some(Basis::Walk)
+            && let Some(record) = self.node.ledger().ledger().volumes.get(name)
+        {
+            let assured = (Assurance::Walk, record.clone());
+            self.memory().assured.insert(name.clone(), assured);
+        }
+    }
+
     fn run(&self, desired: &Desired, key: &Key, job: &Job) -> Outcome {
         if job.confirmed || job.verify {
             self.forget_refusals(key);
@@ -143,6 +163,7 @@ impl Engine {
                 Ok(step) => step,
                 Err(verdict) => {
                     self.remember_held(&plans, key, &verdict);
+                    self.remember_walk(&plans, key, &verdict);
                     return outcome(view, taken, verdict);
                 }
             };
@@ -218,6 +239,7 @@ pub(crate) fn view(desired: &Desired, snapshot: &Snapshot, plans: &Plans, key: &
 
 impl Reconciler for Engine {
     fn survey(&self, desired: &Desired) -> BTreeMap<Key, View> {
+        self.stop_watching_others(desired);
         let job = Job::default();
         let scope = Scope::all(desired);
         let looked = self.look(desired, &scope, Depth::Surface, self.requests(&job, None), &job);
@@ -236,5 +258,9 @@ impl Reconciler for Engine {
 
     fn reconcile(&self, desired: &Desired, key: &Key, job: &Job) -> Outcome {
         self.run(desired, key, job)
+    }
+
+    fn drift(&self, volume: &VolumeName) -> Option<Drift> {
+        self.drift_of(volume)
     }
 }

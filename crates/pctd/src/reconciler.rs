@@ -10,7 +10,8 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use pctd_core::condition::Conditions;
 use pctd_core::desired::Desired;
-use pctd_core::ids::Key;
+use pctd_core::ids::{Key, VolumeName};
+use pctd_core::observed::Drift;
 use pctd_core::plan::{Hold, Reason, Step};
 
 /// Observes the node and brings one key at a time to what is desired. Blocking.
@@ -20,6 +21,9 @@ pub(crate) trait Reconciler: Send + Sync + 'static {
 
     /// Observes one key, takes the steps it needs and observes it again.
     fn reconcile(&self, desired: &Desired, key: &Key, job: &Job) -> Outcome;
+
+    /// Returns what the watch of a volume has done so far. Does not wait.
+    fn drift(&self, volume: &VolumeName) -> Option<Drift>;
 }
 
 /// How one run over a key is to be made, and how it is followed from outside.

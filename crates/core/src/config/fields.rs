@@ -139,6 +139,12 @@ pub(super) static SETTINGS: Table = Table {
         .default("false")
         .noted("this version does not remove mounts"),
         Field::new(
+            "watch_cpu",
+            Shape::Whole(0, 100),
+            "How much of one core it may take to put the drift of one volume right as it happens, in percent; 0: drift is found by walks only.",
+        )
+        .default("25"),
+        Field::new(
             "max_concurrent",
             Shape::Whole(1, MOST_CONCURRENT),
             "How many containers and volumes are worked on at once.",

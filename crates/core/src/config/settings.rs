@@ -87,6 +87,10 @@ impl<'t> Given<'_, 't> {
             restart_limit: self.duration("restart_limit", default.restart_limit),
             create_containers: self.boolean("create_containers", default.create_containers),
             prune: self.boolean("prune", default.prune),
+            watch_cpu: self
+                .whole("watch_cpu")
+                .and_then(|percent| u32::try_from(percent).ok())
+                .unwrap_or(default.watch_cpu),
             max_concurrent: self
                 .whole("max_concurrent")
                 .and_then(|count| usize::try_from(count).ok())
@@ -149,7 +153,7 @@ mod tests {
                 "retry_initial": "1s", "retry_max": "1m 30s", "hold_interval": "3s",
                 "idmap_source": "explicit", "idmap_timeout": "0", "idmap_fallback": "nobody",
                 "restart": "never", "restart_timeout": "1s", "restart_limit": "0s",
-                "create_containers": false, "prune": true, "max_concurrent": 1, "pct_timeout": "1m",
+                "create_containers": false, "prune": true, "watch_cpu": 5, "max_concurrent": 1, "pct_timeout": "1m",
                 "node": "pve-1"}}"#,
         );
         let expected = Settings {
@@ -170,6 +174,7 @@ mod tests {
             restart_limit: Duration::ZERO,
             create_containers: false,
             prune: true,
+            watch_cpu: 5,
             max_concurrent: 1,
             pct_timeout: Duration::from_mins(1),
             node: Some("pve-1".into()),

@@ -7,7 +7,7 @@ use crate::desired::{Desired, Enforce, RequireMount, Volume};
 use crate::ids::HostIds;
 use crate::ledger::{LedgerEntry, VolumeRecord};
 use crate::observed::{
-    Audit, FileSystem, ObservedVolume, Presence, Snapshot, SourceDir, SourceState,
+    Assurance, Audit, FileSystem, ObservedVolume, Presence, Snapshot, SourceDir, SourceState,
 };
 use crate::ownership::{EntryKind, EntryStat, OwnershipRule, Place, Scope};
 use crate::plan::hold::Hold;
@@ -30,6 +30,8 @@ pub struct VolumePlan {
     pub readiness: Readiness,
     /// The rule for its entries, once it is known whose they are to be.
     pub rule: Option<OwnershipRule>,
+    /// The rule that entries are held to as they change, where the volume was in place already.
+    pub standing: Option<OwnershipRule>,
     /// Whether a read-only walk is needed before more can be said.
     pub needs_audit: bool,
     /// What its ownership rests on.
@@ -54,8 +56,8 @@ pub enum Basis {
     NotManaged,
     /// A walk of every entry in this very observation.
     Walk,
-    /// The root directory and the ledger: an earlier walk was complete.
-    Ledger,
+    /// The root directory, and what is known from before.
+    Before(Assurance),
     /// It is not in place, or not known to be.
     None,
 }
@@ -69,6 +71,7 @@ impl VolumePlan {
             records: Vec::new(),
             readiness,
             rule: None,
+            standing: None,
             needs_audit: false,
             basis,
         }
@@ -257,12 +260,23 @@ fn plan_directory(
                 plan.basis = Basis::None;
                 plan.needs_audit = true;
             }
-            None => plan.basis = Basis::Ledger,
+            None => plan.basis = Basis::Before(observed.assurance),
         }
     }
     let in_place = plan.steps.is_empty() && plan.holds.is_empty() && !plan.needs_audit;
-    if in_place && snapshot.ledger.volumes.get(&volume.name) != Some(&record) {
+    let is_done = snapshot.ledger.volumes.get(&volume.name) == Some(&record);
+    if in_place && !is_done {
         plan.records.push(LedgerEntry::VolumeDone { volume: volume.name.clone(), record });
+    }
+    // Single entries are put right as they drift only where everything was right before: what a
+    // first pass would change, it must be asked about as a whole.
+    if is_managed(&rule) && plan.holds.is_empty() && (in_place || is_done) {
+        plan.standing = Some(match volume.enforce {
+            Enforce::Always | Enforce::Adopt => rule.clone(),
+            Enforce::Once => {
+                OwnershipRule { scope: foreign_scope(desired, snapshot, volume), ..rule.clone() }
+            }
+        });
     }
     plan.rule = Some(rule);
     plan

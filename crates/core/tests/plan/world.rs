@@ -57,12 +57,12 @@ impl World {
         let desired = load(&files, Strictness::Lenient).map_err(|e| e.to_string()).unwrap().desired;
         let ids = HostIds::new(100_000, 100_000);
         let directory = |_: &VolumeName| ObservedVolume {
-            source: SourceState::Directory(SourceDir {
+            audit: Some(Audit { entries: 10, ..Audit::default() }),
+            ..ObservedVolume::new(SourceState::Directory(SourceDir {
                 ids,
                 mode: 0o755,
                 file_system: file_system("ext4:1"),
-            }),
-            audit: Some(Audit { entries: 10, ..Audit::default() }),
+            }))
         };
         let users = BTreeMap::from([("nobody".to_owned(), HostIds::new(65_534, 65_534))]);
         let groups = BTreeMap::from([("nogroup".to_owned(), 65_534)]);

@@ -213,7 +213,7 @@ fn chown(fd: impl AsFd, owner: HostIds) -> Result<(), Refusal> {
 
 #[cfg(test)]
 mod tests {
-    use std::os::unix::fs::{MetadataExt as _, PermissionsExt, symlink};
+    use std::os::unix::fs::{MetadataExt as _, symlink};
     use std::path::Path;
 
     use super::*;
@@ -237,7 +237,7 @@ mod tests {
             let [name, moved, victim] = ["name", "moved", "victim"].map(|n| dir.path().join(n));
             for path in [&name, &victim] {
                 std::fs::write(path, "").unwrap();
-                std::fs::set_permissions(path, PermissionsExt::from_mode(0o600)).unwrap();
+                rustix::fs::chmod(path, Mode::from_raw_mode(0o600)).unwrap();
             }
             let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
             let fd = openat(CWD, &name, flags, Mode::empty()).unwrap();

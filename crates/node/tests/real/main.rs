@@ -11,3 +11,4 @@ mod observe;
 mod source;
 mod support;
 mod walk;
+mod watch;

@@ -432,6 +432,7 @@ container 100
             error: None,
             next_retry: None,
             progress: None,
+            drift: None,
         }
     }
 

@@ -183,6 +183,7 @@ impl Entry {
             holds: self.view.holds.iter().map(Reason::from).collect(),
             notices: self.view.notices.clone(),
             error: self.error.clone(),
+            drift: None,
             next_retry: next.map(|at| format!("{at:.0}")),
             progress: self.progress.as_ref().map(|progress| ProgressReport {
                 entries: progress.entries.load(Ordering::Relaxed),

@@ -82,6 +82,9 @@ impl<R: Reconciler> Controller<R> {
         }
         if let Some(run) = run {
             self.keep_open(key, &run.job, &outcome);
+            if run.job.verify {
+                self.walks.rest(key, took, now);
+            }
         }
         self.board.finish(key, &outcome);
         if let Key::Volume(name) = key

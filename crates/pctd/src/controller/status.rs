@@ -4,7 +4,9 @@ use jiff::{SignedDuration, Timestamp};
 use pctd_core::desired::Mode;
 use pctd_core::ids::Key;
 use pctd_core::plan::Hold;
-use pctd_core::report::{ConfigReport, DaemonReport, REPORT_VERSION, StatusReport};
+use pctd_core::report::{
+    ConfigReport, DaemonReport, DriftReport, KeyStatus, REPORT_VERSION, StatusReport,
+};
 use tokio::time::Instant;
 
 use super::Controller;
@@ -39,7 +41,12 @@ impl<R: Reconciler> Controller<R> {
             containers: std::collections::BTreeMap::new(),
             volumes: std::collections::BTreeMap::new(),
         };
+        let drift = |key: &Key| match key {
+            Key::Volume(name) => self.reconciler.drift(name).as_ref().map(DriftReport::from),
+            Key::Container(_) => None,
+        };
         for (key, status) in self.board.statuses(due).filter(|(key, _)| wanted(key)) {
+            let status = KeyStatus { drift: drift(key), ..status };
             match key {
                 Key::Container(ctid) => drop(report.containers.insert(*ctid, status)),
                 Key::Volume(name) => drop(report.volumes.insert(name.clone(), status)),

@@ -10,7 +10,8 @@ use std::time::Duration;
 
 use pctd_core::config::{Strictness, load};
 use pctd_core::desired::Desired;
-use pctd_core::ids::{Ctid, Key};
+use pctd_core::ids::{Ctid, Key, VolumeName};
+use pctd_core::observed::Drift;
 use pctd_core::plan::{Hold, NotReady, Step};
 use pctd_core::report::{KeyState, KeyStatus, PlanReport, StatusReport};
 use tokio::sync::{mpsc, oneshot, watch};
@@ -159,6 +160,10 @@ impl Reconciler for Script {
         }
         self.state.lock().unwrap().running.remove(key);
         outcome
+    }
+
+    fn drift(&self, _: &VolumeName) -> Option<Drift> {
+        None
     }
 }
 

@@ -15,11 +15,16 @@ use tokio::time::Instant;
 /// that one whose walk is long is not walked without a pause.
 pub(super) const PACE: u32 = 20;
 
+/// How long after a walk a volume is not walked again for a doubt, however short the walk was.
+const LEAST_REST: Duration = Duration::from_secs(1);
+
 /// Volumes to be walked at their next run, and when each is due for it anyway.
 #[derive(Debug, Default)]
 pub(super) struct Walks {
     owed: BTreeSet<VolumeName>,
     due: BTreeMap<VolumeName, Instant>,
+    /// Before when a doubt is no reason to walk a volume again.
+    rested: BTreeMap<VolumeName, Instant>,
 }
 
 impl Walks {
@@ -27,6 +32,7 @@ impl Walks {
     pub(super) fn restrict(&mut self, desired: &Desired, now: Instant) {
         self.owed.retain(|name| desired.volumes.contains_key(name));
         self.due.retain(|name, _| desired.volumes.contains_key(name));
+        self.rested.retain(|name, _| desired.volumes.contains_key(name));
         for name in desired.volumes.keys() {
             self.due.entry(name.clone()).or_insert(now);
         }
@@ -36,6 +42,24 @@ impl Walks {
     pub(super) fn ask(&mut self, key: &Key) {
         if let Key::Volume(name) = key {
             self.owed.insert(name.clone());
+        }
+    }
+
+    /// Asks for a walk because `key` is in doubt; returns when it may be made.
+    pub(super) fn doubt(&mut self, key: &Key, soon: Instant) -> Instant {
+        self.ask(key);
+        let rested = match key {
+            Key::Volume(name) => self.rested.get(name).copied(),
+            Key::Container(_) => None,
+        };
+        rested.map_or(soon, |rested| rested.max(soon))
+    }
+
+    /// Notes that a walk of `key` has ended: whoever can write to it can bring it into doubt again
+    /// at once, and must not get pctd to do nothing but walk.
+    pub(super) fn rest(&mut self, key: &Key, took: Duration, now: Instant) {
+        if let Key::Volume(name) = key {
+            self.rested.insert(name.clone(), now + (took * PACE).max(LEAST_REST));
         }
     }
 

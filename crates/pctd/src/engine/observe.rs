@@ -8,7 +8,7 @@ use pctd_core::desired::{Desired, Volume};
 use pctd_core::ids::{Ctid, Key, VolumeName};
 use pctd_core::ledger::LedgerEntry;
 use pctd_core::observed::{
-    Accounts, NodeState, ObservedVolume, Presence, Requests, Snapshot, SourceState,
+    Accounts, Assurance, NodeState, ObservedVolume, Presence, Requests, Snapshot, SourceState,
 };
 use pctd_core::ownership::OwnershipRule;
 use pctd_core::plan::{self, Hold, Plans};
@@ -109,13 +109,15 @@ impl Engine {
             })
             .cloned()
             .collect();
-        if walks.is_empty() {
-            return Ok((snapshot, plans));
-        }
-        for name in walks {
-            self.walk(desired, &mut snapshot, &plans, &name, job)?;
-        }
-        let plans = plan::plan(desired, &snapshot);
+        let plans = if walks.is_empty() {
+            plans
+        } else {
+            for name in &walks {
+                self.walk(desired, &mut snapshot, &plans, name, job)?;
+            }
+            plan::plan(desired, &snapshot)
+        };
+        self.stand(desired, &plans);
         Ok((snapshot, plans))
     }
 
@@ -133,8 +135,15 @@ impl Engine {
         if !matches!(observed.source, SourceState::Directory(_)) {
             return Ok(());
         }
-        match self.node.audit(walk_request(volume, rule, None, job, &|p| job.progress.set(p))) {
-            Ok(audit) => observed.audit = Some(audit),
+        let since = self.watched_since(name);
+        self.begin_walk(desired, volume);
+        let progress = |now| job.progress.set(now);
+        let request = walk_request(volume, rule, None, job, &progress);
+        match self.node.audit(WalkRequest { since, ..request }) {
+            Ok(audit) => {
+                observed.watch = self.watch_of(desired, name);
+                observed.audit = Some(audit);
+            }
             Err(WalkError::Cancelled) => {}
             Err(error) => return Err(chain(&error)),
         }
@@ -154,7 +163,10 @@ impl Engine {
                 let observed = |name: &VolumeName| {
                     let volume = desired.volumes.get(name)?;
                     let source = self.node.observe_source(volume);
-                    Some((name.clone(), ObservedVolume { source, audit: None }))
+                    let watch = self.watch_of(desired, name);
+                    let assurance = self.assurance_of(name);
+                    let more = ObservedVolume::new(source);
+                    Some((name.clone(), ObservedVolume { watch, assurance, ..more }))
                 };
                 (
                     self.node.observe_containers(&scope.containers),
@@ -181,6 +193,14 @@ impl Engine {
         };
         snapshot.waited = self.waits(&snapshot.containers);
         snapshot
+    }
+
+    /// Returns what is known of a volume from before.
+    fn assurance_of(&self, name: &VolumeName) -> Assurance {
+        let assured = self.memory().assured.get(name).cloned();
+        let ledger = Arc::clone(self.node.ledger().ledger());
+        let still = assured.filter(|(_, record)| ledger.volumes.get(name) == Some(record));
+        still.map_or(Assurance::Ledger, |(by, _)| by)
     }
 
     /// Returns how long each of these containers has not been ready, as known so far.

@@ -145,7 +145,7 @@ impl Node {
                     file_system: file_system(self.file_system),
                 }),
             };
-            ObservedVolume { source, audit: None }
+            ObservedVolume::new(source)
         };
         let waited = |ctid: &Ctid| Some((*ctid, self.since(*self.not_ready_since.get(ctid)?)));
         let restarted = self.ledger.restarted.iter();

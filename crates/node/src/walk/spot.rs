@@ -1,0 +1,59 @@
+//! One open entry held to a rule, outside of any walk: what the watch puts right.
+
+use std::os::fd::AsFd;
+
+use pctd_core::ownership::{OwnershipRule, Place};
+use rustix::io::Errno;
+
+use super::entry::{self, Applied, ProcFds};
+use crate::stat::Stat;
+
+/// What entries are held to, and where they must lie.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Spot<'a> {
+    pub(crate) rule: &'a OwnershipRule,
+    pub(crate) mount: u64,
+    pub(crate) device: (u32, u32),
+}
+
+/// What came of one entry.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Touched {
+    /// It is as declared, or not pctd's to change.
+    InPlace,
+    /// It was put right.
+    Changed,
+    /// It differs and could not be changed.
+    Failed(String),
+}
+
+impl Spot<'_> {
+    /// Returns whether, from this stat, nothing is to be done.
+    pub(crate) fn is_right(&self, place: Place<'_>, stat: &Stat) -> bool {
+        entry::decide(self.rule, place, &stat.entry).is_none()
+    }
+
+    /// Judges an open entry (`O_PATH` will do), and changes that very inode where it differs.
+    ///
+    /// # Errors
+    ///
+    /// It cannot be looked at; nothing was changed.
+    pub(crate) fn open_entry(&self, fd: impl AsFd, place: Place<'_>) -> Result<Touched, Errno> {
+        let stat = Stat::of(&fd)?;
+        // A btrfs subvolume is on the same mount and yet a file system of its own.
+        if stat.mount != self.mount || stat.is_dir() && stat.identity.device != self.device {
+            return Ok(Touched::InPlace);
+        }
+        let Some(change) = entry::decide(self.rule, place, &stat.entry) else {
+            return Ok(Touched::InPlace);
+        };
+        let Some(change) = entry::examine(&fd, &stat, change)?.change else {
+            return Ok(Touched::InPlace);
+        };
+        Ok(match entry::apply(&ProcFds::open()?, &fd, &stat, change) {
+            Applied::Done => Touched::Changed,
+            Applied::Refused(refusal) => Touched::Failed(refusal.to_string()),
+            Applied::Failed(why) => Touched::Failed(why),
+        })
+    }
+}

@@ -1,0 +1,245 @@
+//! The watch: drift below a volume is noticed and put right as it happens, without any walk.
+//!
+//! One fanotify group with a mark per file system that holds a volume. An event names an entry by
+//! directory handle and name; whose volume that is, is remembered; the entry is looked at once,
+//! held to the volume's rule and put right. No container, user namespace or mount namespace can
+//! hide a change from it, and nothing in the volume stays open while nothing happens.
+//!
+//! The watch only makes convergence faster. What it cannot be sure of it says ([`News::Doubt`]),
+//! and the volume is walked: lost events, too many of them, an entry that could not be changed, a
+//! directory that was moved in with everything in it. When nothing is in doubt, an armed volume
+//! that was walked once needs no other walk.
+//!
+//! - `mark`: whether a file system tells of every change, and the mark.
+//! - `directories`: which volume a directory lies in. `queue`: what waits to be looked at.
+//! - `repair`: one entry. `budget`: how much processor time a volume may cost.
+//! - `worker`: the thread that does it all. `board`: what it and others share.
+
+mod board;
+mod budget;
+mod directories;
+mod mark;
+mod queue;
+mod rate;
+mod repair;
+mod worker;
+
+use std::collections::BTreeSet;
+use std::os::fd::OwnedFd;
+use std::sync::mpsc::{Sender, channel};
+use std::sync::{Arc, Mutex};
+use std::time::{Instant, SystemTime};
+
+use pctd_core::desired::Volume;
+use pctd_core::ids::VolumeName;
+use pctd_core::observed::{Drift, Watch};
+use pctd_core::ownership::OwnershipRule;
+use pctd_sys::fanotify::{Group, Queue};
+use rustix::event::{EventfdFlags, eventfd};
+use rustix::io::Errno;
+
+use self::board::{Shared, Shown};
+use self::mark::Root;
+use self::worker::{Command, Volumes, Worker};
+use crate::paths::NodePaths;
+
+/// What the watch has to tell.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum News {
+    /// Entries were put right; at most one a second for each volume.
+    Repaired {
+        /// The volume.
+        volume: VolumeName,
+        /// How many since the last time.
+        changed: u64,
+    },
+    /// The volume may differ in ways the watch does not know; told once until it is walked.
+    Doubt {
+        /// The volume.
+        volume: VolumeName,
+        /// What happened.
+        why: String,
+    },
+}
+
+/// How a volume is to be held.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Standing {
+    /// What its entries are to be; absent: events are kept until that is known.
+    pub rule: Option<OwnershipRule>,
+    /// How much of one core its repairs may take, in percent.
+    pub cpu_percent: u32,
+}
+
+/// The watch; see the module. Its thread ends when this is dropped.
+#[derive(Debug)]
+pub struct Watcher {
+    paths: NodePaths,
+    group: Arc<Group>,
+    wake: Arc<OwnedFd>,
+    commands: Sender<Command>,
+    shared: Arc<Shared>,
+}
+
+/// Why there is no watch.
+#[derive(Debug, thiserror::Error)]
+pub enum WatchError {
+    /// The kernel does not give one.
+    #[error("file systems cannot be watched: {0}; drift is found by walks only")]
+    Unavailable(#[from] Errno),
+    /// No thread for it.
+    #[error("cannot start the thread of the watch: {0}")]
+    Thread(std::io::Error),
+}
+
+impl Watcher {
+    /// Starts a watch of nothing; `news` is called on its thread and must not wait.
+    ///
+    /// # Errors
+    ///
+    /// [`WatchError`].
+    pub fn start(
+        paths: NodePaths,
+        news: impl Fn(News) + Send + Sync + 'static,
+    ) -> Result<Self, WatchError> {
+        let group = Arc::new(Group::new(Queue::Bounded)?);
+        let wake = Arc::new(eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?);
+        let (commands, receiver) = channel();
+        let shared = Arc::new(Shared { entries: Mutex::default(), news: Box::new(news) });
+        let worker = Worker {
+            paths: paths.clone(),
+            group: Arc::clone(&group),
+            wake: Arc::clone(&wake),
+            commands: receiver,
+            shared: Arc::clone(&shared),
+            volumes: Volumes::default(),
+        };
+        std::thread::Builder::new()
+            .name("watch".to_owned())
+            .spawn(move || worker.run())
+            .map_err(WatchError::Thread)?;
+        Ok(Self { paths, group, wake, commands, shared })
+    }
+
+    /// Arms a volume if it is not, so that what changes from now on is seen: to be called before
+    /// a walk. What was in doubt so far is the walk's to find.
+    pub fn begin_walk(&self, volume: &Volume) {
+        let armed = self.shared.with(&volume.name, |entry| {
+            entry.doubt = None;
+            entry.armed.as_ref().is_ok_and(|root| root.host_path == volume.host_path)
+        });
+        if !armed {
+            self.arm(volume);
+        }
+    }
+
+    /// Holds a volume to a rule from now on, arming it if it is not.
+    pub fn hold(&self, volume: &Volume, standing: Standing) {
+        let same = self.shared.with(&volume.name, |entry| {
+            let armed = entry.armed.as_ref().is_ok_and(|root| root.host_path == volume.host_path);
+            armed && entry.standing.as_ref() == Some(&standing)
+        });
+        if same {
+            return;
+        }
+        let name = &volume.name;
+        let armed = self.shared.with(name, |entry| {
+            entry.armed.as_ref().is_ok_and(|root| root.host_path == volume.host_path)
+        });
+        if !armed {
+            self.arm(volume);
+        }
+        let rule = standing.rule.clone().map(Arc::new);
+        let percent = standing.cpu_percent;
+        self.shared.with(name, |entry| entry.standing = Some(standing));
+        self.send(Command::Rule { volume: name.clone(), rule, percent });
+    }
+
+    /// Keeps the events of a volume until there is a rule again.
+    pub fn pause(&self, name: &VolumeName) {
+        let command = {
+            let mut entries = self.shared.entries();
+            let standing = entries.get_mut(name).and_then(|entry| entry.standing.as_mut());
+            let Some(standing) = standing.filter(|standing| standing.rule.is_some()) else {
+                return;
+            };
+            standing.rule = None;
+            let percent = standing.cpu_percent;
+            Command::Rule { volume: name.clone(), rule: None, percent }
+        };
+        self.send(command);
+    }
+
+    /// Watches a volume no longer.
+    pub fn forget(&self, name: &VolumeName) {
+        if self.shared.entries().remove(name).is_some() {
+            self.send(Command::Forget(name.clone()));
+        }
+    }
+
+    /// Returns since when no change of a volume can have gone unnoticed.
+    pub fn since(&self, name: &VolumeName) -> Option<SystemTime> {
+        self.shared.entries().get(name)?.since
+    }
+
+    /// Watches no volume but these.
+    pub fn keep(&self, wanted: &BTreeSet<VolumeName>) {
+        let gone = {
+            let mut entries = self.shared.entries();
+            let gone: Vec<_> =
+                entries.keys().filter(|name| !wanted.contains(*name)).cloned().collect();
+            entries.retain(|name, _| wanted.contains(name));
+            gone
+        };
+        for name in gone {
+            self.send(Command::Forget(name));
+        }
+    }
+
+    /// Returns how drift of a volume is noticed.
+    pub fn state(&self, volume: &VolumeName) -> Watch {
+        match self.shared.entries().get(volume) {
+            None => Watch::Walks("it is not watched yet".to_owned()),
+            Some(entry) => match &entry.armed {
+                Err(why) => Watch::Walks(why.clone()),
+                Ok(_) => Watch::Events(Drift {
+                    events: entry.counts.events,
+                    repaired: entry.counts.repaired.total(),
+                    per_minute: entry.counts.repaired.per_minute(Instant::now()),
+                    waiting: entry.counts.waiting,
+                    cpu: entry.counts.cpu,
+                    doubt: entry.doubt.clone(),
+                }),
+            },
+        }
+    }
+
+    fn arm(&self, volume: &Volume) {
+        let name = &volume.name;
+        let armed = Root::arm(&self.paths, &self.group, &volume.host_path);
+        if let Ok(root) = &armed {
+            // Events that came since the mark wait in the group until the thread knows whose.
+            self.send(Command::Arm(name.clone(), root.clone()));
+        } else {
+            self.send(Command::Forget(name.clone()));
+        }
+        self.shared.with(name, |entry| {
+            let since = armed.is_ok().then(SystemTime::now);
+            *entry = Shown { armed, since, ..Shown::default() };
+        });
+    }
+
+    fn send(&self, command: Command) {
+        // The thread ends only with this value.
+        let _sent = self.commands.send(command);
+        let _woken = rustix::io::write(&*self.wake, &1_u64.to_ne_bytes());
+    }
+}
+
+impl Drop for Watcher {
+    fn drop(&mut self) {
+        // Without a sender left the thread ends; it only has to look.
+        self.commands = channel().0;
+        let _woken = rustix::io::write(&*self.wake, &1_u64.to_ne_bytes());
+    }
+}

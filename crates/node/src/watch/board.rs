@@ -1,0 +1,112 @@
+//! What the thread of the watch and everybody else share: one entry per volume.
+
+use std::collections::BTreeMap;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, SystemTime};
+
+use pctd_core::ids::VolumeName;
+
+use super::mark::Root;
+use super::rate::Rate;
+use super::{News, Standing};
+
+/// What the thread and everybody else know of the volumes.
+pub(super) struct Shared {
+    pub(super) entries: Mutex<BTreeMap<VolumeName, Shown>>,
+    pub(super) news: Box<dyn Fn(News) + Send + Sync>,
+}
+
+impl std::fmt::Debug for Shared {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Shared").field("entries", &self.entries).finish_non_exhaustive()
+    }
+}
+
+/// One volume as others see it.
+#[derive(Debug)]
+pub(super) struct Shown {
+    pub(super) armed: Result<Root, String>,
+    pub(super) standing: Option<Standing>,
+    /// When it was armed.
+    pub(super) since: Option<SystemTime>,
+    /// What only a walk can settle.
+    pub(super) doubt: Option<String>,
+    pub(super) counts: Counts,
+}
+
+#[derive(Debug, Default)]
+pub(super) struct Counts {
+    pub(super) events: u64,
+    pub(super) repaired: Rate,
+    pub(super) waiting: u64,
+    pub(super) cpu: Duration,
+}
+
+impl Default for Shown {
+    fn default() -> Self {
+        let armed = Err("it is not watched yet".to_owned());
+        Self { armed, standing: None, since: None, doubt: None, counts: Counts::default() }
+    }
+}
+
+impl Shared {
+    pub(super) fn entries(&self) -> MutexGuard<'_, BTreeMap<VolumeName, Shown>> {
+        // Each field is valid by itself, so a panic elsewhere leaves nothing half done here.
+        self.entries.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn with<T>(&self, name: &VolumeName, f: impl FnOnce(&mut Shown) -> T) -> T {
+        f(self.entries().entry(name.clone()).or_default())
+    }
+
+    /// Does something to a volume's counts, if it is still watched.
+    pub(super) fn count(&self, name: &VolumeName, f: impl FnOnce(&mut Counts)) {
+        if let Some(entry) = self.entries().get_mut(name) {
+            f(&mut entry.counts);
+        }
+    }
+
+    pub(super) fn set_waiting<'a>(&self, waiting: impl Iterator<Item = (&'a VolumeName, u64)>) {
+        let mut entries = self.entries();
+        for (name, waiting) in waiting {
+            if let Some(entry) = entries.get_mut(name) {
+                entry.counts.waiting = waiting;
+            }
+        }
+    }
+
+    pub(super) fn tell(&self, news: News) {
+        (self.news)(news);
+    }
+
+    /// Notes that only a walk can settle what a volume is like; says so where one may be made.
+    pub(super) fn doubt(&self, name: &VolumeName, why: &str) {
+        let told = {
+            let mut entries = self.entries();
+            let Some(entry) = entries.get_mut(name) else { return };
+            let is_new = entry.doubt.is_none();
+            entry.doubt.get_or_insert_with(|| why.to_owned());
+            is_new && entry.standing.as_ref().is_some_and(|standing| standing.rule.is_some())
+        };
+        if told {
+            self.tell(News::Doubt { volume: name.clone(), why: why.to_owned() });
+        }
+    }
+
+    /// Tells of a doubt that came up while there was no rule.
+    pub(super) fn tell_doubt(&self, name: &VolumeName) {
+        let doubt = self.entries().get(name).and_then(|entry| entry.doubt.clone());
+        if let Some(why) = doubt {
+            self.tell(News::Doubt { volume: name.clone(), why });
+        }
+    }
+
+    /// Notes that a volume is not watched any more.
+    pub(super) fn disarm(&self, name: &VolumeName, why: &str) {
+        self.doubt(name, why);
+        if let Some(entry) = self.entries().get_mut(name) {
+            entry.armed = Err(why.to_owned());
+            entry.since = None;
+        }
+    }
+}

@@ -1,0 +1,89 @@
+//! Arming a volume: whether its file system tells of every change, and the mark that makes it.
+//!
+//! Asked, never assumed: where a call says no, the volume is walked from time to time instead,
+//! and the status says why.
+
+use std::os::fd::OwnedFd;
+
+use pctd_sys::fanotify::Group;
+use pctd_sys::handle::{self, FileHandle};
+use rustix::fs::fstatvfs;
+use rustix::io::Errno;
+
+use crate::mounts::MountTable;
+use crate::paths::NodePaths;
+use crate::source;
+use crate::stat::Stat;
+
+/// File systems that others change without this kernel noticing.
+const CHANGED_ELSEWHERE: [&str; 10] =
+    ["nfs", "nfs4", "cifs", "smb3", "ceph", "9p", "afs", "glusterfs", "ocfs2", "gfs2"];
+
+/// The root directory of a volume as it was when its file system was marked.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Root {
+    pub(super) host_path: String,
+    pub(super) handle: FileHandle,
+    /// The id that events of this file system carry.
+    pub(super) file_system: u64,
+    pub(super) mount: u64,
+}
+
+/// The root directory of a volume, open for as long as there is work in it.
+#[derive(Debug)]
+pub(super) struct OpenRoot {
+    pub(super) fd: OwnedFd,
+    pub(super) stat: Stat,
+}
+
+impl Root {
+    /// Marks the file system of a host path.
+    ///
+    /// # Errors
+    ///
+    /// In words, why its events cannot be had.
+    pub(super) fn arm(paths: &NodePaths, group: &Group, host_path: &str) -> Result<Self, String> {
+        let (fd, stat) = source::open_root(paths, host_path)?;
+        let kind = MountTable::read()
+            .ok()
+            .and_then(|table| table.get(stat.mount).map(|entry| entry.kind.clone()))
+            .unwrap_or_else(|| "this file system".to_owned());
+        if CHANGED_ELSEWHERE.contains(&kind.as_str()) {
+            return Err(format!("on {kind} others can change files without this node's knowing"));
+        }
+        let cannot = |errno: Errno| explain(&kind, errno);
+        let handle = FileHandle::of(&fd).map_err(cannot)?;
+        let file_system = fstatvfs(&fd).map_err(cannot)?.f_fsid;
+        group.mark_file_system(&fd).map_err(cannot)?;
+        // A handle that cannot be opened again would make every event useless.
+        handle::open_dir(&fd, handle.as_bytes()).map_err(cannot)?;
+        let host_path = host_path.to_owned();
+        Ok(Self { host_path, handle, file_system, mount: stat.mount })
+    }
+
+    /// Opens the root directory, if it is still the one that was armed.
+    ///
+    /// # Errors
+    ///
+    /// In words, what became of it.
+    pub(super) fn open(&self, paths: &NodePaths) -> Result<OpenRoot, String> {
+        let (fd, stat) = source::open_root(paths, &self.host_path)?;
+        let handle = FileHandle::of(&fd).map_err(|errno| errno.to_string())?;
+        if handle != self.handle || stat.mount != self.mount {
+            return Err(format!("{} is another directory now", self.host_path));
+        }
+        Ok(OpenRoot { fd, stat })
+    }
+}
+
+/// Says why a file system cannot be watched.
+fn explain(kind: &str, errno: Errno) -> String {
+    match errno {
+        Errno::OPNOTSUPP => format!("{kind} has no file handles, so it tells of no changes"),
+        Errno::NODEV => format!("{kind} has no id, so it tells of no changes"),
+        Errno::XDEV => format!("{kind} tells of changes only through its top level"),
+        Errno::PERM => "the right to watch file systems (CAP_SYS_ADMIN) is missing".to_owned(),
+        Errno::INVAL | Errno::NOSYS => "this kernel (before 5.17) cannot tell of moves".to_owned(),
+        errno => format!("{kind} cannot be watched: {errno}"),
+    }
+}

@@ -1,0 +1,115 @@
+//! Putting single entries of a volume right: the directory an event named, one stat, one change.
+//!
+//! A handle finds its directory wherever it is by now. So before anything in it is looked at, the
+//! way up is followed from the open directory to the volume's root, by handle, inside one mount.
+//! From there on the rules of the walk hold: names relative to the open directory, never a link
+//! followed, the change made on the very inode that was judged.
+
+use std::ffi::CStr;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use pctd_core::ownership::{OwnershipRule, Place};
+use pctd_sys::handle::{self, FileHandle};
+use rustix::io::Errno;
+
+use super::mark::{OpenRoot, Root};
+use crate::stat::{Stat, open_parent, open_path_here};
+use crate::walk::spot::{Spot, Touched};
+
+/// What came of a few entries.
+#[derive(Debug, Default)]
+pub(super) struct Repaired {
+    /// Entries that were changed.
+    pub(super) changed: u64,
+    /// The first entry that could not be, and why.
+    pub(super) failed: Option<String>,
+}
+
+/// A directory of a volume, found by its handle.
+pub(super) struct Found<'a> {
+    root: &'a OpenRoot,
+    pub(super) dir: OwnedFd,
+    is_root: bool,
+}
+
+impl<'a> Found<'a> {
+    /// Opens the directory, unless it is gone or no longer in the volume.
+    ///
+    /// # Errors
+    ///
+    /// It is there and cannot be opened.
+    pub(super) fn open(
+        armed: &Root,
+        root: &'a OpenRoot,
+        directory: &FileHandle,
+    ) -> Result<Option<Self>, Errno> {
+        let dir = match handle::open_dir(&root.fd, directory.as_bytes()) {
+            Err(Errno::STALE | Errno::NOENT) => return Ok(None),
+            result => result?,
+        };
+        let is_root = *directory == armed.handle;
+        let inside = is_root || is_below(dir.as_fd(), &armed.handle)?;
+        Ok(inside.then_some(Self { root, dir, is_root }))
+    }
+
+    /// Looks at one entry, and puts it right where it differs.
+    pub(super) fn put_right(&self, rule: &OwnershipRule, name: &CStr, sum: &mut Repaired) {
+        let touched = match name.to_bytes() {
+            b"." if self.is_root => self.spot(rule).open_entry(&self.dir, Place::Root),
+            // Patterns of names are for files, so a directory's own name does not matter.
+            b"." => self.spot(rule).open_entry(&self.dir, Place::Below(b".")),
+            _ => self.named(rule, name),
+        };
+        match touched {
+            Ok(Touched::Changed) => sum.changed += 1,
+            Ok(Touched::Failed(why)) => {
+                let name = String::from_utf8_lossy(name.to_bytes()).escape_debug().to_string();
+                sum.failed.get_or_insert_with(|| format!("{name}: {why}"));
+            }
+            // Gone again, or another file system by now: neither is pctd's to change.
+            Ok(Touched::InPlace) | Err(Errno::NOENT | Errno::STALE | Errno::XDEV) => {}
+            Err(errno) => {
+                sum.failed.get_or_insert_with(|| errno.to_string());
+            }
+        }
+    }
+
+    fn named(&self, rule: &OwnershipRule, name: &CStr) -> Result<Touched, Errno> {
+        let stat = Stat::at(&self.dir, name)?;
+        let place = Place::Below(name.to_bytes());
+        let spot = self.spot(rule);
+        if stat.mount != self.root.stat.mount || spot.is_right(place, &stat) {
+            return Ok(Touched::InPlace);
+        }
+        // Its name may stand for something else by now: what is open is what is judged.
+        spot.open_entry(open_path_here(&self.dir, name)?, place)
+    }
+
+    fn spot<'r>(&self, rule: &'r OwnershipRule) -> Spot<'r> {
+        Spot { rule, mount: self.root.stat.mount, device: self.root.stat.identity.device }
+    }
+}
+
+/// Returns whether a directory lies below the one with this handle, on the same mount.
+pub(super) fn is_below(dir: BorrowedFd<'_>, root: &FileHandle) -> Result<bool, Errno> {
+    let mut held: OwnedFd;
+    let mut at = dir;
+    let mut own = FileHandle::of(at)?;
+    loop {
+        let above = match open_parent(at) {
+            // The top of the mount, and the volume was not on the way.
+            Err(Errno::XDEV) => return Ok(false),
+            result => result?,
+        };
+        let handle = FileHandle::of(&above)?;
+        if handle == *root {
+            return Ok(true);
+        }
+        if handle == own {
+            return Ok(false);
+        }
+        own = handle;
+        held = above;
+        at = held.as_fd();
+    }
+}

@@ -1,0 +1,286 @@
+//! The watch on real file systems. Changes are made by other processes: its own are no drift.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+use std::sync::mpsc::{Receiver, channel};
+use std::time::{Duration, Instant};
+
+use pctd_core::ids::HostIds;
+use pctd_core::observed::{Drift, Watch};
+use pctd_core::ownership::OwnershipRule;
+use pctd_node::watch::Standing;
+use pctd_node::{News, Watcher};
+use rustix::mount::{UnmountFlags, unmount};
+
+use crate::support::{Mounted, OWNER, Tree, ctime, ids, mode, rule, set_ids};
+
+/// Long enough for a machine that does other things as well.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// Long enough for what must not happen to happen.
+const QUIET: Duration = Duration::from_millis(300);
+
+/// A watched volume.
+struct Watching {
+    tree: Tree,
+    watcher: Watcher,
+    news: Receiver<News>,
+    mounted: Option<Mounted>,
+}
+
+impl Watching {
+    /// A volume on a file system of its own, or `None` where nothing can be mounted.
+    fn new(rule: OwnershipRule) -> Option<Self> {
+        let tree = Tree::new();
+        let mounted = Mounted::tmpfs(&tree.at(""))?;
+        Some(Self::on(tree, Some(mounted), rule))
+    }
+
+    fn on(tree: Tree, mounted: Option<Mounted>, rule: OwnershipRule) -> Self {
+        let (sender, news) = channel();
+        let watcher = Watcher::start(tree.paths.clone(), move |news| {
+            let _test_ended = sender.send(news);
+        })
+        .unwrap();
+        tree.repair(&rule);
+        watcher.begin_walk(&tree.volume);
+        watcher.hold(&tree.volume, standing(Some(rule)));
+        Self { tree, watcher, news, mounted }
+    }
+
+    fn drift(&self) -> Drift {
+        match self.watcher.state(&self.tree.volume.name) {
+            Watch::Events(drift) => drift,
+            Watch::Walks(why) => panic!("not watched: {why}"),
+        }
+    }
+
+    /// Waits until the watch has something to say of a doubt.
+    fn doubt(&self) -> String {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            match self.news.recv_timeout(deadline - Instant::now()).unwrap() {
+                News::Doubt { why, .. } => return why,
+                News::Repaired { .. } => {}
+            }
+        }
+    }
+}
+
+fn standing(rule: Option<OwnershipRule>) -> Standing {
+    Standing { rule, cpu_percent: 100 }
+}
+
+/// Somebody else changes something.
+fn sh(dir: &Path, script: &str) {
+    let status = Command::new("sh").arg("-euc").arg(script).current_dir(dir).status().unwrap();
+    assert!(status.success(), "{script}");
+}
+
+fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
+    let deadline = Instant::now() + PATIENCE;
+    while !holds() {
+        assert!(Instant::now() < deadline, "never: {what}");
+        std::thread::sleep(Duration::from_millis(1));
+    }
+}
+
+fn is(path: &Path, wanted_mode: u32) -> bool {
+    path.symlink_metadata().is_ok() && (ids(path), mode(path)) == (OWNER, wanted_mode)
+}
+
+#[test]
+fn whatever_is_made_or_changed_is_put_right() {
+    let Some(watching) = Watching::new(rule("0755", "0640")) else { return };
+    let at = |path| watching.tree.at(path);
+    sh(&at(""), "mkdir -p a/b; echo x > a/b/f; ln -s /etc/shadow a/l; mkfifo a/p; chmod 777 .");
+    for (path, mode) in
+        [("a", 0o755), ("a/b", 0o755), ("a/b/f", 0o640), ("a/l", 0o777), ("", 0o755)]
+    {
+        eventually(path, || is(&at(path), mode));
+    }
+    eventually("a fifo has an owner only", || ids(at("a/p")) == OWNER);
+    sh(&at(""), "chown 0:0 a/b/f; chmod 4777 a/b/f; chown 7:7 a/b; chmod 0 a");
+    for (path, mode) in [("a/b/f", 0o640), ("a/b", 0o755), ("a", 0o755)] {
+        eventually(path, || is(&at(path), mode));
+    }
+    // By name alone: the entry itself did not change.
+    sh(&at(""), "mv a/b/f a/g; mv a/b .");
+    eventually("moved", || is(&at("a/g"), 0o640) && is(&at("b"), 0o755));
+    assert_eq!(ids("/etc/shadow").uid, 0);
+    let Drift { repaired, doubt, .. } = watching.drift();
+    assert!(repaired >= 9, "{repaired}");
+    assert_eq!(doubt, None);
+}
+
+#[test]
+fn what_is_right_or_its_own_doing_is_left_alone() {
+    let Some(watching) = Watching::new(rule("0755", "0640")) else { return };
+    let file = watching.tree.at("f");
+    sh(&watching.tree.at(""), "echo x > f");
+    eventually("put right", || is(&file, 0o640));
+    let (before, events) = (ctime(&file), watching.drift().events);
+    // This process stands for the daemon: what it does itself is no drift.
+    set_ids(&file, HostIds::ROOT);
+    sh(&watching.tree.at(""), "echo more >> f; cat f > /dev/null");
+    std::thread::sleep(QUIET);
+    assert_eq!(ids(&file), HostIds::ROOT);
+    assert_eq!(watching.drift().events, events);
+    assert!(ctime(&file) > before);
+}
+
+#[test]
+fn without_a_rule_events_are_kept_until_there_is_one() {
+    let Some(watching) = Watching::new(rule("0755", "0640")) else { return };
+    let file = watching.tree.at("f");
+    watching.watcher.hold(&watching.tree.volume, standing(None));
+    sh(&watching.tree.at(""), "echo x > f");
+    eventually("kept", || watching.drift().waiting == 1);
+    assert_eq!(ids(&file), HostIds::ROOT);
+    watching.watcher.hold(&watching.tree.volume, standing(Some(rule("0755", "0600"))));
+    eventually("put right", || is(&file, 0o600));
+}
+
+#[test]
+fn a_directory_that_was_moved_in_is_doubted_and_one_moved_about_is_not() {
+    let tree = Tree::new();
+    // The volume is part of a larger file system here.
+    let Some(mounted) = Mounted::tmpfs(&tree.outside("")) else { return };
+    fs::create_dir(tree.at("")).unwrap();
+    let tree = Tree {
+        paths: pctd_node::NodePaths::new(Some(tree.dir.path().into())).unwrap(),
+        dir: tree.dir,
+        volume: tree.volume,
+    };
+    let watching = Watching::on(tree, Some(mounted), rule("0755", "0640"));
+    let top = watching.tree.outside("");
+    sh(&top, "mkdir -p vol/a/b other/c; echo x > vol/a/b/f; echo x > other/c/f");
+    eventually("put right", || is(&watching.tree.at("a/b/f"), 0o640));
+    sh(&top, "mv vol/a/b vol/b; mkdir empty; mv empty vol");
+    eventually("put right", || is(&watching.tree.at("empty"), 0o755));
+    assert_eq!(watching.drift().doubt, None);
+    assert_eq!(ids(watching.tree.outside("other/c/f")), HostIds::ROOT);
+    sh(&top, "mv other vol");
+    assert_eq!(watching.doubt(), "a directory was moved in");
+    watching.watcher.begin_walk(&watching.tree.volume);
+    assert_eq!(watching.drift().doubt, None);
+}
+
+#[test]
+fn what_left_the_volume_is_not_touched() {
+    let tree = Tree::new();
+    let Some(mounted) = Mounted::tmpfs(&tree.outside("")) else { return };
+    fs::create_dir(tree.at("")).unwrap();
+    let tree = Tree {
+        paths: pctd_node::NodePaths::new(Some(tree.dir.path().into())).unwrap(),
+        dir: tree.dir,
+        volume: tree.volume,
+    };
+    let watching = Watching::on(tree, Some(mounted), rule("0755", "0640"));
+    let top = watching.tree.outside("");
+    sh(&top, "mkdir -p vol/a/b");
+    eventually("put right", || is(&watching.tree.at("a/b"), 0o755));
+    // Kept in mind while in the volume, and outside of it when its turn comes.
+    watching.watcher.hold(&watching.tree.volume, standing(None));
+    sh(&top, "echo x > vol/a/b/f; echo x > vol/g; mv vol/a elsewhere; mkdir vol/new");
+    eventually("kept", || watching.drift().waiting >= 3);
+    watching.watcher.hold(&watching.tree.volume, standing(Some(rule("0755", "0640"))));
+    eventually("put right", || is(&watching.tree.at("g"), 0o640));
+    eventually("all looked at", || watching.drift().waiting == 0);
+    sh(&top, "echo x > elsewhere/b/late; chmod 777 elsewhere/b/f");
+    std::thread::sleep(QUIET);
+    for path in ["elsewhere/b/f", "elsewhere/b/late"] {
+        assert_eq!(ids(watching.tree.outside(path)), HostIds::ROOT, "{path}");
+    }
+}
+
+#[test]
+fn a_root_that_is_another_directory_now_is_noticed() {
+    let tree = Tree::new();
+    let Some(mounted) = Mounted::tmpfs(&tree.outside("")) else { return };
+    fs::create_dir(tree.at("")).unwrap();
+    let tree = Tree {
+        paths: pctd_node::NodePaths::new(Some(tree.dir.path().into())).unwrap(),
+        dir: tree.dir,
+        volume: tree.volume,
+    };
+    let watching = Watching::on(tree, Some(mounted), rule("0755", "0640"));
+    sh(&watching.tree.outside(""), "mv vol old; mkdir vol; echo x > old/f");
+    // Which of the two depends on whether the thread looks between the two commands.
+    let why = watching.doubt();
+    assert!(why.contains("is another directory now") || why.contains("is missing"), "{why}");
+    std::thread::sleep(QUIET);
+    assert_eq!(ids(watching.tree.outside("old/f")), HostIds::ROOT);
+    watching.watcher.begin_walk(&watching.tree.volume);
+    watching.watcher.hold(&watching.tree.volume, standing(Some(rule("0755", "0640"))));
+    sh(&watching.tree.at(""), "echo x > f");
+    eventually("put right", || is(&watching.tree.at("f"), 0o640));
+}
+
+#[test]
+fn a_volume_can_be_unmounted_and_is_armed_anew_when_it_is_back() {
+    let Some(mut watching) = Watching::new(rule("0755", "0640")) else { return };
+    sh(&watching.tree.at(""), "echo x > f");
+    eventually("put right", || is(&watching.tree.at("f"), 0o640));
+    eventually("nothing is open below it", || {
+        unmount(watching.tree.at(""), UnmountFlags::empty()).is_ok()
+    });
+    watching.doubt();
+    assert!(matches!(watching.watcher.state(&watching.tree.volume.name), Watch::Walks(_)));
+    watching.mounted = Mounted::tmpfs(&watching.tree.at(""));
+    watching.watcher.begin_walk(&watching.tree.volume);
+    watching.watcher.hold(&watching.tree.volume, standing(Some(rule("0755", "0640"))));
+    sh(&watching.tree.at(""), "echo x > f");
+    eventually("put right", || is(&watching.tree.at("f"), 0o640));
+}
+
+#[test]
+fn a_file_system_that_tells_of_nothing_is_walked() {
+    let tree = Tree::new();
+    let watcher = Watcher::start(tree.paths.clone(), |_| {}).unwrap();
+    let mut volume = tree.volume.clone();
+    assert!(matches!(watcher.state(&volume.name), Watch::Walks(_)));
+    volume.host_path = "/missing".to_owned();
+    watcher.begin_walk(&volume);
+    let Watch::Walks(why) = watcher.state(&volume.name) else { panic!() };
+    assert_eq!(why, "/missing is missing");
+    for dir in ["lower", "upper", "work"] {
+        fs::create_dir(tree.outside(dir)).unwrap();
+    }
+    let options = ["lower", "upper", "work"].map(|dir| tree.outside(dir).display().to_string());
+    let options = format!("lowerdir={},upperdir={},workdir={}", options[0], options[1], options[2]);
+    let options = std::ffi::CString::new(options).unwrap();
+    let flags = rustix::mount::MountFlags::empty();
+    let mounted = rustix::mount::mount("o", tree.at(""), "overlay", flags, options.as_c_str());
+    if let Err(errno) = mounted {
+        return crate::support::skip("overlayfs", errno);
+    }
+    watcher.begin_walk(&tree.volume);
+    let state = watcher.state(&tree.volume.name);
+    unmount(tree.at(""), UnmountFlags::DETACH).unwrap();
+    assert_eq!(
+        state,
+        Watch::Walks("overlay has no file handles, so it tells of no changes".to_owned())
+    );
+    watcher.keep(&BTreeSet::new());
+    assert_eq!(watcher.state(&tree.volume.name), Watch::Walks("it is not watched yet".to_owned()));
+}
+
+#[test]
+fn a_burst_larger_than_any_queue_is_put_right_or_doubted() {
+    let Some(watching) = Watching::new(rule("0755", "0640")) else { return };
+    sh(
+        &watching.tree.at(""),
+        "for d in 1 2 3 4; do (mkdir $d; cd $d; seq 25000 | xargs touch) & done; wait",
+    );
+    eventually("all looked at", || watching.drift().waiting == 0);
+    std::thread::sleep(QUIET);
+    if watching.drift().doubt.is_some() {
+        // What a daemon does then.
+        watching.watcher.begin_walk(&watching.tree.volume);
+        watching.tree.repair(&rule("0755", "0640"));
+    }
+    let wrong = watching.tree.audit(&rule("0755", "0640")).audit;
+    assert_eq!((wrong.entries, wrong.changes), (100_005, 0), "{:?}", watching.drift());
+}

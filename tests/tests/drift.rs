@@ -1,0 +1,417 @@
+//! Drift is put right as it happens: by the running daemon, on real file systems, whoever writes.
+//!
+//! No walk is due within any of these scenarios (`verify_interval` is hours), so what is put right
+//! was put right by an event, or by the walk that a lost one asked for.
+
+#![expect(clippy::unwrap_used, reason = "what fails in a helper ends the test")]
+
+use std::fs;
+use std::io::Write as _;
+use std::os::unix::fs::{MetadataExt as _, symlink};
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use pctd_tests::daemon::{Daemon, eventually, text};
+use pctd_tests::world::{Tmpfs, UNPRIVILEGED, World, holds, own, skip};
+use rustix::fs::chmod;
+use serde_json::Value;
+
+/// Long enough for what must not happen to happen.
+const QUIET: Duration = Duration::from_millis(400);
+
+/// Nothing but an event brings the daemon to look again.
+const CALM: &str = r#""resync_interval": "2h", "verify_interval": "6h""#;
+
+/// A world with one container and `/tank` on a file system of its own.
+struct Drifting {
+    world: World,
+    _tank: Tmpfs,
+}
+
+impl Drifting {
+    fn new() -> Option<Self> {
+        let world = World::new(env!("CARGO_BIN_EXE_pctd-tests"))?;
+        world.container(100, &[UNPRIVILEGED]);
+        let tank = Tmpfs::mount(&world.dir("/tank", 0, 0o755))?;
+        world.dir("/tank/data", 0, 0o755);
+        Some(Self { world, _tank: tank })
+    }
+
+    /// Starts a daemon with the volume `data` at `/tank/data`, and waits until it is watched.
+    fn watched(&self, settings: &str, fields: &str) -> Daemon {
+        self.declare(settings, fields);
+        let daemon = self.world.pctd.start();
+        until_watched(&daemon);
+        daemon
+    }
+
+    fn declare(&self, settings: &str, fields: &str) {
+        let comma = if settings.is_empty() { "" } else { "," };
+        self.world.volumes(
+            &format!("{CALM}{comma} {settings}"),
+            &format!(
+                r#""data": {{"host_path": "/tank/data", "mounts": {{"100": "/data"}}, {fields}}}"#
+            ),
+        );
+    }
+
+    /// Waits until a path of the node has this owner and mode.
+    fn becomes(&self, path: &str, wanted: &str) {
+        eventually(&format!("{path} {wanted}"), || self.world.owner(path) == wanted);
+    }
+}
+
+const ALWAYS: &str =
+    r#""owner": "4242:4242", "enforce": "always", "dir_mode": "0775", "file_mode": "0664""#;
+const ADOPT: &str = r#""owner": "container_root", "dir_mode": "0775", "file_mode": "0664""#;
+
+fn until_watched(daemon: &Daemon) {
+    daemon.until("watched", |status| watched(status)["reason"] == "Events");
+}
+
+fn watched(status: &Value) -> &Value {
+    &status["volumes"]["data"]["conditions"]["Watched"]
+}
+
+/// Runs a script as another process, in the host's namespaces.
+fn sh(dir: &Path, script: &str) {
+    let status = Command::new("sh").arg("-euc").arg(script).current_dir(dir).status().unwrap();
+    assert!(status.success(), "{script}");
+}
+
+/// Runs a script as root of an unprivileged container: in a user and a mount namespace of its own,
+/// with the default map. `None` where this machine has no such namespaces for us.
+fn as_container_root(dir: &Path, script: &str) -> Option<()> {
+    let inner = format!(
+        "read go; exec setpriv --reuid 0 --regid 0 --clear-groups sh -euc '\
+         mount --bind . /mnt; cd /mnt; {script}'"
+    );
+    let mut child = Command::new("unshare")
+        .args(["--user", "--keep-caps", "--mount", "sh", "-euc", &inner])
+        .current_dir(dir)
+        .stdin(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let own_namespace = fs::read_link("/proc/self/ns/user").unwrap();
+    let of_child = format!("/proc/{}", child.id());
+    eventually("a namespace of its own", || {
+        fs::read_link(format!("{of_child}/ns/user")).is_ok_and(|its| its != own_namespace)
+    });
+    for map in ["uid_map", "gid_map"] {
+        if let Err(error) = fs::write(format!("{of_child}/{map}"), "0 100000 65536") {
+            child.kill().and_then(|()| child.wait()).unwrap();
+            skip("a writer in a user namespace", &error.to_string());
+            return None;
+        }
+    }
+    child.stdin.take().unwrap().write_all(b"go\n").unwrap();
+    assert!(child.wait().unwrap().success(), "{script}");
+    Some(())
+}
+
+#[test]
+fn what_others_write_is_put_right_without_a_walk() {
+    let Some(this) = Drifting::new() else { return };
+    let daemon = this.watched("", ALWAYS);
+    sh(&this.world.host("/tank/data"), "mkdir -p a/b; echo x > a/b/f; chmod 600 a/b/f; mkfifo a/p");
+    this.becomes("/tank/data/a", "4242:4242 0775");
+    this.becomes("/tank/data/a/b", "4242:4242 0775");
+    this.becomes("/tank/data/a/b/f", "4242:4242 0664");
+    own(&this.world.host("/tank/data/a/b/f"), 0, 0);
+    chmod(this.world.host("/tank/data"), 0o700.into()).unwrap();
+    this.becomes("/tank/data/a/b/f", "4242:4242 0664");
+    this.becomes("/tank/data", "4242:4242 0775");
+    daemon
+        .until("told", |status| status["volumes"]["data"]["drift"]["repaired"].as_u64() >= Some(6));
+    eventually("logged", || daemon.log().contains("drifted entries right"));
+    // Not one line for each of many.
+    let lines = daemon.log().lines().filter(|line| line.contains("drifted")).count();
+    assert!(lines <= 3, "{}", daemon.log());
+    daemon.stop();
+}
+
+#[test]
+fn what_a_service_owns_is_left_and_what_the_container_cannot_own_is_adopted() {
+    let Some(this) = Drifting::new() else { return };
+    let daemon = this.watched("", ADOPT);
+    let dir = this.world.host("/tank/data");
+    sh(&dir, "umask 077; echo x > theirs; chown 100999:100999 theirs; echo x > nobodys");
+    this.becomes("/tank/data/nobodys", "100000:100000 0664");
+    // Its owner was root's for a moment; whichever came first, its service has it in the end.
+    eventually("the service has it", || {
+        own(&this.world.host("/tank/data/theirs"), 100_999, 100_999);
+        chmod(this.world.host("/tank/data/theirs"), 0o600.into()).unwrap();
+        std::thread::sleep(Duration::from_millis(20));
+        this.world.owner("/tank/data/theirs") == "100999:100999 0600"
+    });
+    std::thread::sleep(QUIET);
+    assert_eq!(this.world.owner("/tank/data/theirs"), "100999:100999 0600");
+    daemon.stop();
+}
+
+#[test]
+fn a_writer_in_another_user_and_mount_namespace_is_seen() {
+    let Some(this) = Drifting::new() else { return };
+    let fields = r#""owner": "container:33", "enforce": "always", "file_mode": "0640""#;
+    let daemon = this.watched("", fields);
+    let dir = this.world.host("/tank/data");
+    // The container root may write there, as its own services may.
+    chmod(&dir, 0o777.into()).unwrap();
+    let script = "umask 077; mkdir d; for n in 1 2 3; do echo x > d/$n; done; chown 1000:1000 d/1";
+    let Some(()) = as_container_root(&dir, script) else { return };
+    for path in ["/tank/data/d/1", "/tank/data/d/2", "/tank/data/d/3"] {
+        this.becomes(path, "100033:100033 0640");
+    }
+    daemon.stop();
+}
+
+#[test]
+fn a_volume_that_is_held_is_not_touched_by_events_either() {
+    let Some(this) = Drifting::new() else { return };
+    for n in 0..5 {
+        this.world.file(&format!("/tank/data/{n}"), 0, 0o600);
+    }
+    this.declare(r#""confirm_above": 3"#, ALWAYS);
+    let daemon = this.world.pctd.start();
+    daemon.until("held", |status| {
+        holds(status, "volumes", "data").contains(&"ConfirmationRequired".to_owned())
+    });
+    this.world.file("/tank/data/0", 0, 0o640);
+    this.world.file("/tank/data/new", 0, 0o640);
+    std::thread::sleep(QUIET);
+    assert_eq!(this.world.owner("/tank/data/0"), "0:0 0640");
+    assert_eq!(this.world.owner("/tank/data/new"), "0:0 0640");
+    assert_eq!(watched(&daemon.status())["reason"], "Armed");
+    this.world.apply(&["data", "--yes"], 0);
+    until_watched(&daemon);
+    // Kept since it was armed, or seen by the pass.
+    this.becomes("/tank/data/new", "4242:4242 0664");
+    daemon.stop();
+}
+
+#[test]
+fn an_edit_of_the_declaration_is_what_counts_from_then_on() {
+    let Some(this) = Drifting::new() else { return };
+    let daemon = this.watched("", ALWAYS);
+    this.declare("", &ALWAYS.replace("4242", "5353"));
+    this.becomes("/tank/data", "5353:5353 0775");
+    until_watched(&daemon);
+    this.world.file("/tank/data/f", 0, 0o600);
+    this.becomes("/tank/data/f", "5353:5353 0664");
+    // Observed only: nothing is changed by anything.
+    this.declare(r#""mode": "observe""#, ALWAYS);
+    daemon.until("observing", |status| watched(status)["reason"] == "PeriodicVerify");
+    this.world.file("/tank/data/f", 0, 0o600);
+    std::thread::sleep(QUIET);
+    assert_eq!(this.world.owner("/tank/data/f"), "0:0 0600");
+    // Not declared any more: left alone.
+    this.declare("", ALWAYS);
+    this.becomes("/tank/data/f", "4242:4242 0664");
+    this.world.volumes(CALM, "");
+    daemon.until("nothing declared", |status| status["volumes"].as_object().unwrap().is_empty());
+    this.world.file("/tank/data/f", 0, 0o600);
+    std::thread::sleep(QUIET);
+    assert_eq!(this.world.owner("/tank/data/f"), "0:0 0600");
+    daemon.stop();
+}
+
+#[test]
+fn once_means_once() {
+    let Some(this) = Drifting::new() else { return };
+    this.world.file("/tank/data/before", 100_999, 0o600);
+    let daemon = this.watched("", &ADOPT.replacen("owner", r#"enforce": "once", "owner"#, 1));
+    assert_eq!(this.world.owner("/tank/data/before"), "100000:100000 0664");
+    own(&this.world.host("/tank/data/before"), 100_999, 100_999);
+    this.world.file("/tank/data/nobodys", 0, 0o600);
+    this.becomes("/tank/data/nobodys", "100000:100000 0664");
+    std::thread::sleep(QUIET);
+    assert_eq!(this.world.owner("/tank/data/before"), "100999:100999 0664");
+    daemon.stop();
+}
+
+#[test]
+fn a_tree_that_is_moved_in_is_looked_at_whole() {
+    let Some(this) = Drifting::new() else { return };
+    let daemon = this.watched("", ALWAYS);
+    this.world.dir("/tank/other/a/b", 0, 0o700);
+    this.world.file("/tank/other/a/b/f", 7, 0o600);
+    fs::rename(this.world.host("/tank/other"), this.world.host("/tank/data/other")).unwrap();
+    this.becomes("/tank/data/other/a/b/f", "4242:4242 0664");
+    this.becomes("/tank/data/other/a", "4242:4242 0775");
+    daemon.stop();
+}
+
+#[test]
+fn a_moved_in_tree_of_many_needs_a_confirmation_like_any_other() {
+    let Some(this) = Drifting::new() else { return };
+    let daemon = this.watched(r#""confirm_above": 10"#, ALWAYS);
+    this.world.dir("/tank/other", 0, 0o700);
+    for n in 0..30 {
+        this.world.file(&format!("/tank/other/{n}"), 0, 0o600);
+    }
+    // Older than the watch of the volume is what counts as no drift of it.
+    daemon.stop();
+    let daemon = this.watched(r#""confirm_above": 10"#, ALWAYS);
+    fs::rename(this.world.host("/tank/other"), this.world.host("/tank/data/other")).unwrap();
+    daemon.until("held", |status| {
+        holds(status, "volumes", "data").contains(&"ConfirmationRequired".to_owned())
+    });
+    let wrong =
+        (0..30).filter(|n| this.world.owner(&format!("/tank/data/other/{n}")) == "0:0 0600");
+    assert!(wrong.count() >= 20);
+    daemon.stop();
+}
+
+#[test]
+fn a_burst_of_100_000_wrong_files_leaves_none_wrong() {
+    let Some(this) = Drifting::new() else { return };
+    let daemon = this.watched("", ALWAYS);
+    let burst = "for d in 1 2 3 4; do (mkdir $d; cd $d; seq 25000 | xargs touch) & done; wait";
+    sh(&this.world.host("/tank/data"), burst);
+    let took = eventually("none is wrong", || wrong(&this.world.host("/tank/data")).is_empty());
+    println!(
+        "none is wrong {took:?} after the last was made: {}",
+        daemon.status()["volumes"]["data"]["drift"]
+    );
+    daemon.stop();
+}
+
+/// Returns what is not as [`ALWAYS`] says, as `find` sees it.
+fn wrong(dir: &Path) -> String {
+    let script =
+        "find . -not '(' -uid 4242 -gid 4242 '(' -type d -perm 775 -o -type f -perm 664 ')' ')'";
+    let found = Command::new("sh").args(["-c", script]).current_dir(dir).output().unwrap();
+    assert!(found.status.success());
+    String::from_utf8(found.stdout).unwrap()
+}
+
+#[test]
+fn an_endless_writer_gets_its_share_and_no_more_and_others_are_served() {
+    let Some(this) = Drifting::new() else { return };
+    this.world.dir("/tank/calm", 0, 0o755);
+    let volume = |name: &str| {
+        format!(
+            r#""{name}": {{"host_path": "/tank/{name}", "mounts": {{"100": "/{name}"}}, {ALWAYS}}}"#
+        )
+    };
+    let settings = format!(r#"{CALM}, "watch_cpu": 10"#);
+    this.world.volumes(&settings, &[volume("data"), volume("calm")].join(", "));
+    let daemon = this.world.pctd.start();
+    until_watched(&daemon);
+    daemon.until("both", |status| {
+        status["volumes"]["calm"]["conditions"]["Watched"]["reason"] == "Events"
+    });
+    let writer =
+        "while :; do for n in 1 2 3 4 5 6 7 8 9; do : > $n; chmod 600 $n; done; rm -f ?; done";
+    let mut writer = Command::new("sh")
+        .args(["-c", writer])
+        .current_dir(this.world.host("/tank/data"))
+        .spawn()
+        .unwrap();
+    // Past the burst that is let through.
+    std::thread::sleep(Duration::from_secs(3));
+    let (before, begun) = (cpu_ticks(daemon.pid()), Instant::now());
+    let mut slowest = Duration::ZERO;
+    for n in 0..20 {
+        let path = format!("/tank/calm/{n}");
+        this.world.file(&path, 0, 0o600);
+        let took = eventually("served", || this.world.owner(&path) == "4242:4242 0664");
+        slowest = slowest.max(took);
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    let ticks = cpu_ticks(daemon.pid()) - before;
+    // A tick is a hundredth of a second (`USER_HZ`).
+    let percent = u128::from(ticks) * 1000 / begun.elapsed().as_millis();
+    writer.kill().unwrap();
+    writer.wait().unwrap();
+    println!("{percent} % of a core; slowest of the other volume: {slowest:?}");
+    // Its ten percent, what taking events in costs, and the walks that doubts ask for.
+    assert!(percent < 50, "{percent}");
+    assert!(slowest < Duration::from_secs(2), "{slowest:?}");
+    daemon.stop();
+}
+
+/// Returns the processor time a process has used, in hundredths of a second.
+fn cpu_ticks(pid: u32) -> u64 {
+    let stat = text(Path::new(&format!("/proc/{pid}/stat")));
+    let fields: Vec<&str> = stat.rsplit(')').next().unwrap().split_whitespace().collect();
+    fields[11].parse::<u64>().unwrap() + fields[12].parse::<u64>().unwrap()
+}
+
+#[test]
+fn nothing_wakes_the_watch_while_nothing_is_written() {
+    let Some(this) = Drifting::new() else { return };
+    let daemon = this.watched("", ALWAYS);
+    this.world.file("/tank/data/f", 0, 0o600);
+    this.becomes("/tank/data/f", "4242:4242 0664");
+    std::thread::sleep(QUIET);
+    // What other tests mount meanwhile wakes it too; so one quiet second must be found.
+    eventually("a second without waking up", || {
+        let before = wakeups(daemon.pid());
+        // Reading is not writing.
+        sh(&this.world.host("/tank/data"), "cat f > /dev/null; ls > /dev/null");
+        std::thread::sleep(Duration::from_secs(1));
+        wakeups(daemon.pid()) == before
+    });
+    // And nothing is open below it.
+    let open: Vec<_> = fs::read_dir(format!("/proc/{}/fd", daemon.pid()))
+        .unwrap()
+        .filter_map(|fd| fs::read_link(fd.unwrap().path()).ok())
+        .filter(|path| path.starts_with(this.world.host("/tank")))
+        .collect();
+    assert_eq!(open, Vec::<std::path::PathBuf>::new());
+    daemon.stop();
+}
+
+/// Returns how often the thread of the watch went to sleep so far.
+fn wakeups(pid: u32) -> String {
+    let of_watch = |task: &fs::DirEntry| text(&task.path().join("comm")).trim() == "watch";
+    let tasks = fs::read_dir(format!("/proc/{pid}/task")).unwrap();
+    let watch = tasks.map(|task| task.unwrap()).find(of_watch).unwrap();
+    let status = text(&watch.path().join("status"));
+    status.lines().find(|line| line.starts_with("voluntary_ctxt_switches")).unwrap().to_owned()
+}
+
+#[test]
+fn links_that_come_and_go_lead_nowhere() {
+    let Some(this) = Drifting::new() else { return };
+    let daemon = this.watched("", ALWAYS);
+    let victim = this.world.file("/tank/victim", 0, 0o600);
+    let dir = this.world.host("/tank/data");
+    let deadline = Instant::now() + Duration::from_secs(3);
+    let mut swaps = 0_u64;
+    fs::write(dir.join("a"), "").unwrap();
+    symlink(&victim, dir.join("b")).unwrap();
+    while Instant::now() < deadline {
+        // Each exchange is an event for both names, and a chance to follow the wrong one.
+        let flags = rustix::fs::RenameFlags::EXCHANGE;
+        let (a, b) = (dir.join("a"), dir.join("b"));
+        rustix::fs::renameat_with(rustix::fs::CWD, a, rustix::fs::CWD, b, flags).unwrap();
+        swaps += 1;
+        if swaps.is_multiple_of(64) {
+            own(&dir.join("a"), 0, 0);
+            own(&dir.join("b"), 0, 0);
+        }
+    }
+    eventually("both in place", || {
+        [dir.join("a"), dir.join("b")]
+            .iter()
+            .all(|path| path.symlink_metadata().unwrap().uid() == 4242)
+    });
+    println!("{swaps} swaps");
+    assert_eq!(this.world.owner("/tank/victim"), "0:0 0600");
+    daemon.stop();
+}
+
+#[test]
+fn the_status_says_where_drift_can_only_be_walked_for() {
+    let Some(this) = Drifting::new() else { return };
+    this.declare(r#""watch_cpu": 0"#, ALWAYS);
+    let daemon = this.world.pctd.start();
+    daemon.until_all("Converged");
+    let is = watched(&daemon.status()).clone();
+    assert_eq!(is["reason"], "PeriodicVerify");
+    assert!(is["message"].as_str().unwrap().ends_with("it is switched off"), "{is}");
+    daemon.stop();
+}
