@@ -6,14 +6,14 @@
 use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
 use pctd_core::ids::HostIds;
 use pctd_core::ownership::OwnershipRule;
 use pctd_node::{FdBudget, WalkMode};
-use rustix::fs::{CWD, RenameFlags, renameat_with};
 
+use crate::support::adversary::Adversary;
 use crate::support::{OWNER, Tree, ids, mode, rule, set_mode};
 
 /// How long an adversary has to do harm; it swaps some hundred thousand times in it.
@@ -25,20 +25,8 @@ const OTHER: HostIds = HostIds::new(200_000, 200_000);
 
 /// Exchanges each pair over and over while `work` runs.
 fn while_swapping<T>(pairs: &[(PathBuf, PathBuf)], work: impl FnOnce() -> T) -> T {
-    let stop = AtomicBool::new(false);
-    std::thread::scope(|scope| {
-        scope.spawn(|| {
-            while !stop.load(Ordering::Relaxed) {
-                for (a, b) in pairs {
-                    // The other side may have the name in use for the moment.
-                    let _ = renameat_with(CWD, a, CWD, b, RenameFlags::EXCHANGE);
-                }
-            }
-        });
-        let result = work();
-        stop.store(true, Ordering::Relaxed);
-        result
-    })
+    let _adversary = Adversary::swapping(pairs.to_vec());
+    work()
 }
 
 /// What is outside: a file and a directory with a file, for root alone.

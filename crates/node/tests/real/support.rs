@@ -1,4 +1,6 @@
-//! A node in a temporary directory, with one volume.
+//! A node in a temporary directory, with one volume; `adversary` is whoever attacks it.
+
+pub(crate) mod adversary;
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -81,15 +83,20 @@ impl Tree {
     }
 
     pub(crate) fn walk_with(&self, walk: Walk<'_>) -> WalkReport {
-        assert!(
-            rustix::process::geteuid().is_root(),
-            "this changes owners: run the tests as root, or as root of a user namespace \
-             (`unshare --map-auto --map-root-user cargo test --workspace`)"
-        );
-        let (state, open) = source::open(&self.paths, &self.volume);
-        let open = open.unwrap_or_else(|| panic!("{state:?}"));
-        pctd_node::walk::walk(&open, walk).unwrap()
+        walk_volume(&self.paths, &self.volume, walk)
     }
+}
+
+/// Walks a volume of any node.
+pub(crate) fn walk_volume(paths: &NodePaths, volume: &Volume, walk: Walk<'_>) -> WalkReport {
+    assert!(
+        rustix::process::geteuid().is_root(),
+        "this changes owners: run the tests as root, or as root of a user namespace \
+         (`unshare --map-auto --map-root-user cargo test --workspace`)"
+    );
+    let (state, open) = source::open(paths, volume);
+    let open = open.unwrap_or_else(|| panic!("{state:?}"));
+    pctd_node::walk::walk(&open, walk).unwrap()
 }
 
 pub(crate) fn volume(host_path: &str) -> Volume {
