@@ -1,4 +1,4 @@
-//! What the scenarios in `tests/tests` share.
+//! What the scenarios in `tests/tests` and the benchmarks in `tests/benches` share.
 
 #![expect(
     clippy::missing_panics_doc,
@@ -7,4 +7,7 @@
 )]
 
 pub mod daemon;
+pub mod machine;
+pub mod statistics;
+pub mod table;
 pub mod world;

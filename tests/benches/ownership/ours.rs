@@ -1,0 +1,86 @@
+//! The walk of `pctd-node` as a process: what the daemon does, with nothing around it.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::process::ExitCode;
+use std::sync::atomic::AtomicBool;
+
+use pctd_core::desired::{Enforce, Owner, RequireMount, Volume};
+use pctd_core::ids::HostIds;
+use pctd_core::modes::ModeRule;
+use pctd_core::ownership::{OwnershipRule, Scope};
+use pctd_node::{FdBudget, NodePaths, Walk, WalkMode, WalkReport, source};
+use pctd_tests::machine;
+
+use crate::tree::{DIR_MODE, FILE_MODE, OWNER};
+
+/// Whether the walk can have more than one thread.
+pub(crate) const PARALLEL: bool = false;
+
+/// Repairs a tree; prints how many entries there were, how many it changed, and by how many KiB
+/// the peak of its memory grew.
+pub(crate) fn main(dir: &Path, threads: usize) -> ExitCode {
+    let before = machine::peak_kib();
+    match repair(dir, threads) {
+        Ok(report) if report.is_complete() => {
+            let grown = machine::peak_kib().saturating_sub(before);
+            println!("{} {} {grown}", report.audit.entries, report.changed);
+            ExitCode::SUCCESS
+        }
+        Ok(report) => {
+            eprintln!("{}: the walk is not complete: {report:?}", dir.display());
+            ExitCode::FAILURE
+        }
+        Err(problem) => {
+            eprintln!("{}: {problem}", dir.display());
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn repair(dir: &Path, threads: usize) -> Result<WalkReport, String> {
+    if threads > 1 && !PARALLEL {
+        return Err(format!("the walk has one thread, not {threads}"));
+    }
+    let (Some(above), Some(name)) = (dir.parent(), dir.file_name()) else {
+        return Err("is no directory with a name".into());
+    };
+    let paths = NodePaths::new(Some(above.to_owned())).map_err(|error| error.to_string())?;
+    let volume = volume(&format!("/{}", name.to_string_lossy()));
+    let (state, open) = source::open(&paths, &volume);
+    let open = open.ok_or_else(|| format!("{state:?}"))?;
+    let rule = OwnershipRule {
+        owner: Some(HostIds::new(OWNER, OWNER)),
+        scope: Scope::All,
+        dir_mode: ModeRule::Exact(DIR_MODE),
+        file_mode: ModeRule::Exact(FILE_MODE),
+        file_modes: Vec::new(),
+        recurse: true,
+    };
+    let walk = Walk {
+        mode: WalkMode::Repair,
+        rule: &rule,
+        cancel: &AtomicBool::new(false),
+        progress: &|_| {},
+        fds: FdBudget::default(),
+    };
+    pctd_node::walk::walk(&open, walk).map_err(|errno| errno.to_string())
+}
+
+fn volume(host_path: &str) -> Volume {
+    Volume {
+        name: "bench".parse().expect("a name"),
+        host_path: host_path.into(),
+        owner: Owner::Keep,
+        owner_ctid: None,
+        dir_mode: ModeRule::Keep,
+        file_mode: ModeRule::Keep,
+        file_modes: Vec::new(),
+        enforce: Enforce::Always,
+        recurse: true,
+        create: false,
+        require_mount: RequireMount::No,
+        mounts: BTreeMap::new(),
+        certificates: Vec::new(),
+    }
+}
