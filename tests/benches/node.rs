@@ -9,8 +9,11 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use pctd_core::ids::Ctid;
-use pctd_sandbox::{Node, NodeOptions};
-use pctd_tests::daemon::{Daemon, Pctd};
+use pctd_sandbox::Node;
+use pctd_tests::daemon::Pctd;
+use pctd_tests::machine::{cpu_ticked, resident_kib};
+use pctd_tests::statistics::percentile;
+use pctd_tests::world::bare_node;
 
 const CONTAINERS: u32 = 2000;
 const MOUNTS: u32 = 5;
@@ -37,11 +40,7 @@ fn row(what: &str, measured: &str, target: &str) {
 }
 
 fn node(directory: &Path) -> (Node, Pctd) {
-    let node = Node::create(directory, NodeOptions::default()).expect("a node can be made");
-    node.install_programs(env!("CARGO_BIN_EXE_pctd-tests")).expect("programs can be linked");
-    fs::create_dir_all(node.root().join("etc/pctd")).expect("the node can be written");
-    let pctd = Pctd::new(node.root().join("usr/sbin/pctd"), node.root());
-    (node, pctd)
+    bare_node(directory, env!("CARGO_BIN_EXE_pctd-tests"))
 }
 
 fn configure(node: &Node, text: &str) {
@@ -89,12 +88,12 @@ fn scale() {
     daemon.wait_for(&all_in_place);
     std::thread::sleep(Duration::from_secs(2));
     let idle_time = Duration::from_secs(20);
-    let before = cpu(&daemon);
+    let before = cpu_ticked(daemon.pid());
     std::thread::sleep(idle_time);
-    let idle = cpu(&daemon).saturating_sub(before);
+    let idle = cpu_ticked(daemon.pid()).saturating_sub(before);
     let percent = 100.0 * idle.as_secs_f64() / idle_time.as_secs_f64();
     row("2,000 containers x 5 mounts: idle CPU, of a core", &format!("{percent:.2} %"), "< 0.5 %");
-    row("  resident memory", &format!("{} MB", resident_kib(&daemon) / 1024), "< 40 MB");
+    row("  resident memory", &format!("{} MB", resident_kib(daemon.pid()) / 1024), "< 40 MB");
     daemon.stop();
 
     configure(&node, &config(", \"resync_interval\": \"1s\", \"poll_interval\": \"1h\""));
@@ -102,19 +101,23 @@ fn scale() {
     daemon.wait_for(&all_in_place);
     std::thread::sleep(Duration::from_secs(2));
     let resyncs = 10;
-    let before = cpu(&daemon);
+    let before = cpu_ticked(daemon.pid());
     std::thread::sleep(Duration::from_secs(resyncs));
-    let spent = cpu(&daemon).saturating_sub(before);
+    let spent = cpu_ticked(daemon.pid()).saturating_sub(before);
     let each = spent.as_secs_f64() * 1000.0 / f64::from(u32::try_from(resyncs).unwrap_or(1));
     row("  CPU of a full resync (observe and plan)", &format!("{each:.0} ms"), "< 300 ms");
-    row("  resident memory after it", &format!("{} MB", resident_kib(&daemon) / 1024), "< 40 MB");
+    row(
+        "  resident memory after it",
+        &format!("{} MB", resident_kib(daemon.pid()) / 1024),
+        "< 40 MB",
+    );
     daemon.stop();
     let daemon = pctd.spawn(&AS_THE_UNIT);
     daemon.wait_for(&all_in_place);
     daemon.until_all("Converged");
     row(
         "  resident memory after a status of all",
-        &format!("{} MB", resident_kib(&daemon) / 1024),
+        &format!("{} MB", resident_kib(daemon.pid()) / 1024),
         "",
     );
     daemon.stop();
@@ -143,12 +146,8 @@ fn late_id_map() {
     let _served = node.serve();
     let daemon = pctd.start();
     daemon.until_all("Converged");
-    let mut millis: Vec<f64> = (0..rounds).map(|n| one_late_map(&node, n)).collect();
-    millis.sort_by(f64::total_cmp);
-    let at = |percent: usize| {
-        let last = millis.len() - 1;
-        format!("{:.1} ms", millis[(last * percent).div_ceil(100)])
-    };
+    let millis: Vec<f64> = (0..rounds).map(|n| one_late_map(&node, n)).collect();
+    let at = |percent: usize| format!("{:.1} ms", percentile(&millis, percent));
     row("late id map: flock free -> right owner, median of 60", &at(50), "< 200 ms");
     row("  90th percentile", &at(90), "");
     row("  worst", &at(100), "< 2 s");
@@ -174,19 +173,4 @@ fn one_late_map(node: &Node, n: u32) -> f64 {
         std::thread::sleep(Duration::from_micros(100));
     }
     begun.elapsed().as_secs_f64() * 1000.0
-}
-
-/// Returns the CPU time of the daemon, user and system.
-fn cpu(daemon: &Daemon) -> Duration {
-    let stat = fs::read_to_string(format!("/proc/{}/stat", daemon.pid())).expect("it runs");
-    // The fields after the name, which is in brackets: utime and stime are the 12th and 13th.
-    let fields = stat.rsplit(')').next().unwrap_or_default().split_whitespace();
-    let ticks: u64 = fields.skip(11).take(2).filter_map(|field| field.parse::<u64>().ok()).sum();
-    Duration::from_millis(ticks * 1000 / rustix::param::clock_ticks_per_second())
-}
-
-fn resident_kib(daemon: &Daemon) -> u64 {
-    let status = fs::read_to_string(format!("/proc/{}/status", daemon.pid())).expect("it runs");
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
-    line.and_then(|line| line.split_whitespace().next()?.parse().ok()).unwrap_or(0)
 }

@@ -30,9 +30,10 @@ impl Table {
     /// # Panics
     ///
     /// It has more or fewer cells.
-    pub fn row<const N: usize>(&mut self, cells: [String; N]) {
-        assert_eq!(N, self.rows[0].len(), "{cells:?}");
-        self.rows.push(cells.into());
+    pub fn row(&mut self, cells: impl Into<Vec<String>>) {
+        let cells = cells.into();
+        assert_eq!(cells.len(), self.rows[0].len(), "{cells:?}");
+        self.rows.push(cells);
     }
 
     /// Prints it to standard output.

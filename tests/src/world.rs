@@ -214,6 +214,16 @@ impl Drop for World {
     }
 }
 
+/// Makes a node for a benchmark, with its programs and nothing else; `program` is
+/// `CARGO_BIN_EXE_pctd-tests`.
+pub fn bare_node(directory: &Path, program: &str) -> (Node, Pctd) {
+    let node = Node::create(directory, NodeOptions::default()).unwrap();
+    node.install_programs(program).unwrap();
+    fs::create_dir_all(node.root().join("etc/pctd")).unwrap();
+    let pctd = Pctd::new(node.root().join("usr/sbin/pctd"), node.root());
+    (node, pctd)
+}
+
 /// Returns the document a command printed.
 ///
 /// # Panics

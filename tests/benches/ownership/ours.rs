@@ -3,13 +3,12 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::process::ExitCode;
-use std::sync::atomic::AtomicBool;
 
 use pctd_core::desired::{Enforce, Owner, RequireMount, Volume};
 use pctd_core::ids::HostIds;
 use pctd_core::modes::ModeRule;
 use pctd_core::ownership::{OwnershipRule, Scope};
-use pctd_node::{FdBudget, NodePaths, Walk, WalkMode, WalkReport, source};
+use pctd_node::{NodePaths, Walk, WalkMode, WalkReport, source};
 use pctd_tests::machine;
 
 use crate::tree::{DIR_MODE, FILE_MODE, OWNER};
@@ -57,13 +56,7 @@ fn repair(dir: &Path, threads: usize) -> Result<WalkReport, String> {
         file_modes: Vec::new(),
         recurse: true,
     };
-    let walk = Walk {
-        mode: WalkMode::Repair,
-        rule: &rule,
-        cancel: &AtomicBool::new(false),
-        progress: &|_| {},
-        fds: FdBudget::default(),
-    };
+    let walk = Walk::new(WalkMode::Repair, &rule);
     pctd_node::walk::walk(&open, walk).map_err(|errno| errno.to_string())
 }
 

@@ -9,7 +9,7 @@ use std::os::fd::OwnedFd;
 use std::os::unix::fs::{MetadataExt as _, symlink};
 use std::path::Path;
 use std::process::Command;
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use pctd_core::ids::HostIds;
@@ -287,11 +287,9 @@ fn walk_with_few_fds(dir: &Path) {
     let limit = getrlimit(Resource::Nofile);
     setrlimit(Resource::Nofile, Rlimit { current: Some(64), ..limit }).unwrap();
     let paths = NodePaths::new(Some(dir.into())).unwrap();
-    let (rule, cancel) = (rule("0750", "0640"), AtomicBool::new(false));
+    let rule = rule("0750", "0640");
     for (changed, mode) in [(2 * DEPTH + 1, WalkMode::Repair), (0, WalkMode::Audit)] {
-        let fds = FdBudget::default();
-        let walk = Walk { mode, rule: &rule, cancel: &cancel, progress: &|_| {}, fds };
-        let report = walk_volume(&paths, &volume("/vol"), walk);
+        let report = walk_volume(&paths, &volume("/vol"), Walk::new(mode, &rule));
         assert!(report.is_complete(), "{report:?}");
         assert_eq!((report.audit.entries, report.audit.changes), (2 * DEPTH + 1, changed));
     }
