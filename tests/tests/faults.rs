@@ -190,3 +190,57 @@ fn a_daemon_killed_while_pct_is_at_work_leaves_nothing_twice() {
     assert!(world.calls().len() <= 5, "{:?}", world.calls());
     all_is_well(&world);
 }
+
+#[test]
+fn after_a_lost_ledger_nothing_is_rewritten_or_made_again_unasked() {
+    let Some(world) = World::new(env!("CARGO_BIN_EXE_pctd-tests")) else { return };
+    world.container(100, &[UNPRIVILEGED]);
+    world.dir("/tank/data", 0, 0o755);
+    world.file("/tank/data/old", 0, 0o644);
+    let volume = |name: &str| {
+        format!(
+            r#""{name}": {{"host_path": "/tank/{name}", "owner": "container_root",
+                "enforce": "once", "mounts": {{"100": "/{name}"}}}}"#
+        )
+    };
+    world.volumes("", &["data", "disk"].map(volume).join(","));
+    world.apply(&[], 0);
+    assert_eq!(world.owner("/tank/data/old"), "100000:100000 0644");
+    // A service made this one; what was set once is its own from then on.
+    world.file("/tank/data/service", 100_033, 0o600);
+    // A crash of the disk: the ledger is cut short, and one volume is on what is not mounted.
+    let ledger = world.host("/var/lib/pctd/ledger.json");
+    let text = std::fs::read_to_string(&ledger).unwrap();
+    std::fs::write(&ledger, &text[..text.len() / 2]).unwrap();
+    std::fs::remove_dir(world.host("/tank/disk")).unwrap();
+    let calls = world.calls();
+
+    let daemon = world.pctd.start();
+    let reasons = |status: &serde_json::Value, of: &str| -> Vec<String> {
+        let all = status["volumes"]["data"][of].as_array().cloned().unwrap_or_default();
+        all.iter().map(|one| one["reason"].as_str().unwrap_or_default().to_owned()).collect()
+    };
+    daemon.until("the walk is done", |status| {
+        status["volumes"]["data"]["state"] == "Converged"
+            && holds(status, "volumes", "disk") == ["LedgerLost"]
+    });
+    assert_eq!(reasons(&daemon.status(), "notices"), ["LedgerLost"]);
+    assert!(daemon.log().contains("the ledger is lost"), "{}", daemon.log());
+    std::thread::sleep(Duration::from_millis(400));
+    assert_eq!(world.owner("/tank/data/service"), "100033:100033 0600");
+    assert!(!world.host("/tank/disk").exists());
+    assert_eq!(world.calls(), calls);
+    // The bad file is kept, and the doubt outlives a restart.
+    let aside = world.host("/var/lib/pctd/ledger.json.bad-1");
+    assert_eq!(std::fs::read_to_string(aside).unwrap(), text[..text.len() / 2]);
+    daemon.stop();
+    let daemon = world.pctd.start();
+    daemon.until("the doubt is back", |status| reasons(status, "notices") == ["LedgerLost"]);
+    assert_eq!(world.owner("/tank/data/service"), "100033:100033 0600");
+    // An admin knows better.
+    world.apply(&["data", "disk"], 0);
+    assert_eq!(world.owner("/tank/data/service"), "100000:100000 0600");
+    assert_eq!(world.owner("/tank/disk"), "100000:100000 0755");
+    daemon.until_all("Converged");
+    assert_eq!(reasons(&daemon.status(), "notices"), Vec::<String>::new());
+}

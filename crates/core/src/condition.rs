@@ -255,7 +255,7 @@ mod tests {
     use crate::conf::Conf;
     use crate::config::{Strictness, load};
     use crate::ids::HostIds;
-    use crate::ledger::Ledger;
+    use crate::ledger::{Ledger, Memory};
     use crate::observed::{
         Accounts, Audit, Cluster, FileSystem, NodeState, ObservedContainer, ObservedVolume,
         Requests, Running, SourceDir,
@@ -314,6 +314,7 @@ mod tests {
                     ObservedVolume { audit, ..ObservedVolume::new(source) },
                 )]),
                 ledger: Arc::new(Ledger::default()),
+                memory: Memory::Whole,
                 waited: BTreeMap::new(),
                 restarted: BTreeMap::new(),
                 accounts: Accounts::default(),

@@ -48,6 +48,15 @@ impl Default for Ledger {
     }
 }
 
+/// What is known of the past.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Memory {
+    /// Everything that was ever written.
+    Whole,
+    /// Not everything, for this reason; nothing may be concluded from what is missing.
+    Lost(String),
+}
+
 /// A volume that was done.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -58,6 +67,10 @@ pub struct VolumeRecord {
     pub owner: Option<HostIds>,
     /// The file system it was on ([`crate::observed::FileSystem::id`]).
     pub file_system: String,
+    /// Whether the ledger had been lost before, so that for `enforce: once` it is only taken for
+    /// granted that every entry was set once; an admin's confirmation sets them.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub assumed: bool,
 }
 
 /// A change of the ledger.

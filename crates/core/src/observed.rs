@@ -9,7 +9,7 @@ use std::time::Duration;
 use crate::conf::Conf;
 use crate::idmap::IdMap;
 use crate::ids::{Ctid, HostIds, VolumeName};
-use crate::ledger::Ledger;
+use crate::ledger::{Ledger, Memory};
 
 /// Everything one run works on.
 #[derive(Debug, Clone)]
@@ -22,6 +22,8 @@ pub struct Snapshot {
     pub volumes: BTreeMap<VolumeName, ObservedVolume>,
     /// What pctd did before.
     pub ledger: Arc<Ledger>,
+    /// Whether that is everything.
+    pub memory: Memory,
     /// How long each container's map has not been ready, where it is not.
     pub waited: BTreeMap<Ctid, Duration>,
     /// How long ago pctd restarted each container, where it did.

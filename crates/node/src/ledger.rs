@@ -10,7 +10,7 @@ use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use pctd_core::ledger::{LEDGER_VERSION, Ledger, LedgerEntry};
+use pctd_core::ledger::{LEDGER_VERSION, Ledger, LedgerEntry, Memory};
 
 use crate::paths::NodePaths;
 
@@ -18,15 +18,6 @@ use crate::paths::NodePaths;
 const FILE_MODE: u32 = 0o600;
 /// As the package makes the directories.
 const DIR_MODE: u32 = 0o755;
-
-/// What is known of the past.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Memory {
-    /// Everything that was ever written.
-    Whole,
-    /// Not everything, for this reason; nothing may be concluded from what is missing.
-    Lost(String),
-}
 
 /// The ledger was not written.
 #[derive(Debug, thiserror::Error)]

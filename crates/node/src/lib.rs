@@ -49,7 +49,7 @@ use pctd_core::ownership::OwnershipRule;
 use pctd_core::presence::Verdict;
 use pctd_core::vmlist::Fingerprint;
 
-pub use crate::ledger::{LedgerError, LedgerStore, LockError, Memory, NodeLock};
+pub use crate::ledger::{LedgerError, LedgerStore, LockError, NodeLock};
 pub use crate::paths::NodePaths;
 pub use crate::pct::{Exit, Pct, PctClass, PctError};
 pub use crate::source::{CreateError, Created, FreshMode, OpenVolume};

@@ -18,6 +18,7 @@ use std::time::Duration;
 
 use pctd_core::config::Severity;
 use pctd_core::desired::Desired;
+use pctd_core::ledger::Memory;
 use pctd_node::{LockError, NodeLock};
 use tokio::sync::{mpsc, watch};
 use tracing::{debug, info, warn};
@@ -81,6 +82,9 @@ const CONFIG_SETTLE: Duration = Duration::from_millis(100);
 pub(crate) fn run(engine: Engine, config: ConfigPaths) -> Result<(), DaemonError> {
     let lock = NodeLock::acquire(engine.node().paths())?;
     engine.node().reload_ledger();
+    if let Memory::Lost(why) = engine.node().ledger().memory() {
+        warn!("the ledger is lost: {why}; nothing is concluded from what is not in it");
+    }
     let signals = signals::listen().map_err(system("cannot listen to signals"))?;
     // One thread suffices for a loop that never blocks; all work is on the blocking pool.
     let runtime = tokio::runtime::Builder::new_current_thread()

@@ -138,6 +138,18 @@ pub enum Hold {
         /// The path.
         path: String,
     },
+    /// The host path is not there, and whether it ever was is not remembered.
+    #[error(
+        "{path} does not exist, and the ledger that may have known it was lost ({why}): is something not mounted? If it is to be made, run `pctd apply {volume}`"
+    )]
+    LedgerLost {
+        /// The volume.
+        volume: VolumeName,
+        /// Its path.
+        path: String,
+        /// Why the ledger is not whole.
+        why: String,
+    },
     /// The host path is something else.
     #[error("{path} is not a directory; Proxmox binds directories only")]
     SourceNotDirectory {
@@ -344,6 +356,7 @@ reasons! {
     OwnershipUnsupported: Calm,
     WalkIncomplete: Calm,
     SourceMissing: Calm,
+    LedgerLost: Calm,
     SourceNotDirectory: Calm,
     SourceUnreadable: Calm,
     PathUnsafe: Calm,

@@ -23,6 +23,14 @@ pub enum Notice {
         /// How many.
         entries: u64,
     },
+    /// A volume with `enforce: once` after the ledger was lost.
+    #[error(
+        "the ledger was lost, so only entries that no container can own are set, as with \"adopt\": every entry may have been set before; `pctd apply {volume}` sets them all"
+    )]
+    LedgerLost {
+        /// The volume.
+        volume: crate::ids::VolumeName,
+    },
     /// A running container uses another map than its conf holds.
     #[error(
         "the id map in the conf is not the one in force; it takes effect when the container restarts"
@@ -45,6 +53,7 @@ impl Notice {
             Self::NestedMountInvisible { .. } => "NestedMountInvisible",
             Self::AclKeepsMode { .. } => "AclKeepsMode",
             Self::HardLinks { .. } => "HardLinks",
+            Self::LedgerLost { .. } => "LedgerLost",
             Self::IdmapPendingRestart => "IdmapPendingRestart",
             Self::KeepAttrs { .. } => "KeepAttrs",
         }

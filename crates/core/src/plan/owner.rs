@@ -7,6 +7,7 @@ use crate::conf::{IdLine, MountClass, MountIdMap, MountPoint, normalise_path};
 use crate::desired::{Desired, IdmapFallback, IdmapSource, Owner, Volume};
 use crate::idmap::{IdMap, IdRange};
 use crate::ids::{Ctid, HostIds};
+use crate::ledger::Memory;
 use crate::observed::{ObservedContainer, Presence, Running, Snapshot};
 use crate::plan::hold::{Hold, NotReady};
 
@@ -222,7 +223,8 @@ fn waited_out(desired: &Desired, snapshot: &Snapshot, ctid: Ctid) -> bool {
 
 /// Returns whether the seed's `nobody:nogroup` may stand in for maps that do not turn up.
 ///
-/// Never for a volume that was owned before: its services would lose their files.
+/// Never for a volume that was owned before, or may have been for all that is remembered: its
+/// services would lose their files.
 fn may_fall_back(
     desired: &Desired,
     snapshot: &Snapshot,
@@ -230,6 +232,7 @@ fn may_fall_back(
     waits: &[(Ctid, NotReady)],
 ) -> bool {
     desired.settings.idmap_fallback == IdmapFallback::Nobody
+        && snapshot.memory == Memory::Whole
         && !snapshot.ledger.volumes.contains_key(&volume.name)
         && waits.iter().all(|(ctid, why)| {
             let present = match snapshot.containers.get(ctid) {

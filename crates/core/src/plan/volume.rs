@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use crate::conf::Digest;
 use crate::desired::{Desired, Enforce, RequireMount, Volume};
 use crate::ids::HostIds;
-use crate::ledger::{LedgerEntry, VolumeRecord};
+use crate::ledger::{LedgerEntry, Memory, VolumeRecord};
 use crate::observed::{
     Assurance, Audit, FileSystem, ObservedVolume, Presence, Snapshot, SourceDir, SourceState,
 };
@@ -175,6 +175,9 @@ fn plan_missing(
     if let Some(hold) = source_hold(snapshot, volume, on) {
         return VolumePlan::held(hold);
     }
+    if let Some(hold) = forgotten(snapshot, volume) {
+        return VolumePlan::held(hold);
+    }
     let create = Step::CreateDirectory { path: volume.host_path.clone() };
     let mut plan = VolumePlan::new(Readiness::Soon, Basis::None);
     plan.steps.push(create);
@@ -203,6 +206,19 @@ fn plan_missing(
         }
     }
     plan
+}
+
+/// Returns why a missing directory is not made while nobody remembers on which file system it was:
+/// it may be there once a disk is mounted.
+fn forgotten(snapshot: &Snapshot, volume: &Volume) -> Option<Hold> {
+    let Memory::Lost(why) = &snapshot.memory else { return None };
+    let is_known = snapshot.ledger.volumes.contains_key(&volume.name)
+        || snapshot.requests.confirmed.contains(&volume.name);
+    (!is_known).then(|| Hold::LedgerLost {
+        volume: volume.name.clone(),
+        path: volume.host_path.clone(),
+        why: why.clone(),
+    })
 }
 
 fn resolve(decision: OwnerDecision) -> Result<Option<HostIds>, Vec<Hold>> {
@@ -236,12 +252,17 @@ fn plan_directory(
         }
     };
     let rule = rule(desired, snapshot, volume, owner);
+    let assumed = once(snapshot, volume, &rule) == Once::Assumed;
     let record = VolumeRecord {
         declaration: declaration(volume, &rule),
         owner,
         file_system: dir.file_system.id.clone(),
+        assumed,
     };
     let mut plan = VolumePlan::new(Readiness::Ready, Basis::NotManaged);
+    if assumed && is_managed(&rule) {
+        plan.notices.push(Notice::LedgerLost { volume: volume.name.clone() });
+    }
     if is_managed(&rule) {
         let root = EntryStat { kind: EntryKind::Directory, ids: dir.ids, mode: dir.mode };
         let root_differs = rule.decide(Place::Root, &root).is_some();
@@ -364,15 +385,40 @@ fn rule(
     let all = match volume.enforce {
         Enforce::Always => true,
         Enforce::Adopt => false,
-        Enforce::Once => {
-            let done = snapshot.ledger.volumes.get(&volume.name);
-            done.is_none_or(|record| record.declaration != declaration(volume, &rule))
-        }
+        Enforce::Once => once(snapshot, volume, &rule) == Once::Due,
     };
     if !all {
         rule.scope = foreign_scope(desired, snapshot, volume);
     }
     rule
+}
+
+/// Where a volume with `enforce: once` is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Once {
+    /// Every entry is to be set.
+    Due,
+    /// Every entry was set.
+    Done,
+    /// The ledger was lost: every entry may have been set, and what services made since is theirs.
+    Assumed,
+}
+
+fn once(snapshot: &Snapshot, volume: &Volume, rule: &OwnershipRule) -> Once {
+    if volume.enforce != Enforce::Once {
+        return Once::Done;
+    }
+    let state = match snapshot.ledger.volumes.get(&volume.name) {
+        None if snapshot.memory == Memory::Whole => Once::Due,
+        None => Once::Assumed,
+        Some(record) if record.declaration != declaration(volume, rule) => Once::Due,
+        Some(record) if record.assumed => Once::Assumed,
+        Some(_) => Once::Done,
+    };
+    match state {
+        Once::Assumed if snapshot.requests.confirmed.contains(&volume.name) => Once::Due,
+        state => state,
+    }
 }
 
 /// Returns what lies outside the maps of every container here that mounts the volume.

@@ -354,6 +354,15 @@ fn owners() -> Vec<Case> {
             &["data own 65534:65534 2/10", "100 +mp0: /tank/data,mp=/data after volume", "100 ! IdmapNotReady"],
         ),
         case(
+            "the fallback is not for what may have been owned before the ledger was lost",
+            with_settings(r#""idmap_source": "explicit", "idmap_fallback": "nobody""#)
+                .here(100, UNPRIVILEGED)
+                .waited(100)
+                .drift("data", 2)
+                .forgot(),
+            &not_ready_waits,
+        ),
+        case(
             "a privileged container's root is the host's",
             plain().here(100, PRIVILEGED).dir("data", |d| d.ids = HostIds::ROOT),
             &["100 +mp0: /tank/data,mp=/data"],
@@ -575,6 +584,29 @@ fn sources() -> Vec<Case> {
                 .settle()
                 .source("data", SourceState::Missing { file_system: file_system("ext4:2") }),
             &waits("data ! SourceChanged"),
+        ),
+        case(
+            "a missing directory after the ledger was lost is not made unasked",
+            plain().forgot().source("data", missing()),
+            &waits("data ! LedgerLost"),
+        ),
+        case(
+            "a missing directory after the ledger was lost, and it is to be made",
+            plain().forgot().source("data", missing()).confirmed("data"),
+            &[
+                "data mkdir /tank/data",
+                "data own 100000:100000 1/1",
+                "100 +mp0: /tank/data,mp=/data after volume",
+            ],
+        ),
+        case(
+            "a missing directory that is remembered is made, whatever else was lost",
+            plain().forgot().settle().source("data", missing()),
+            &[
+                "data mkdir /tank/data",
+                "data own 100000:100000 1/1",
+                "100 +mp0: /tank/data,mp=/data after volume",
+            ],
         ),
         case(
             "another file system that is meant",

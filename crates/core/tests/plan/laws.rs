@@ -9,8 +9,10 @@ mod model;
 use std::collections::BTreeSet;
 
 use pctd_core::conf::{Conf, MountClass, MountEntry, normalise_path};
+use pctd_core::desired::Enforce;
 use pctd_core::desired::{Desired, Mount, Volume};
-use pctd_core::ids::{Ctid, Key};
+use pctd_core::ids::{Ctid, HostIds, Key};
+use pctd_core::ledger::{Ledger, Memory};
 use pctd_core::observed::{NodeState, Presence, Running};
 use pctd_core::ownership::Place;
 use pctd_core::plan::{Basis, Hold, Step, plan};
@@ -233,6 +235,47 @@ proptest! {
         for key in node.keys() {
             let plans = node.look(&key, true);
             prop_assert_eq!(executable(&node.desired, plans.steps(&key)), None);
+        }
+    }
+
+    #[test]
+    fn a_lost_ledger_makes_no_directory_and_sets_nothing_that_a_container_may_own(
+        scenario in any_scenario(),
+    ) {
+        let mut before = scenario.node();
+        // Once all of this was done; nothing of it is remembered.
+        before.ledger = Ledger::default();
+        before.memory = Memory::Lost("ledger.json: EOF while parsing".to_owned());
+        let mut node = before.clone();
+        node.settle(&scenario.order);
+        check_in_place(&mut node);
+        check_frames(&before, &node);
+        for (key, step) in &node.taken {
+            prop_assert!(!matches!(step, Step::CreateDirectory { .. }), "{} was made", key);
+        }
+        // A restart brings another map in force, and that is a new declaration.
+        let restarted =
+            node.taken.iter().any(|(_, step)| matches!(step, Step::RebootContainer { .. }));
+        let once = |volume: &&Volume| volume.enforce == Enforce::Once && !restarted;
+        for volume in node.desired.volumes.values().filter(once) {
+            let name = &volume.name;
+            let (Source::Directory { entries: was, .. }, Source::Directory { entries: is, .. }) =
+                (&before.sources[name], &node.sources[name])
+            else {
+                continue;
+            };
+            let maps = volume.mounts.keys().filter_map(|ctid| match &node.guests[ctid] {
+                Guest::Here(container) => match &container.running {
+                    Running::Yes { map: Some(map), .. } => Some(map.clone()),
+                    _ => container.conf.effective_idmap().ok(),
+                },
+                Guest::Away(_) => None,
+            });
+            let maps: Vec<_> = maps.collect();
+            let holds = |ids: HostIds| maps.iter().any(|map| map.can_own(ids));
+            for (was, is) in was.iter().zip(is).filter(|((_, entry), _)| holds(entry.ids)) {
+                prop_assert_eq!(was, is, "{}", name);
+            }
         }
     }
 

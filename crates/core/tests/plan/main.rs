@@ -9,9 +9,12 @@ mod world;
 
 use std::collections::BTreeSet;
 
-use pctd_core::plan::{Hold, Step};
+use pctd_core::ledger::Memory;
+use pctd_core::observed::Requests;
+use pctd_core::plan::{Hold, Notice, Step};
 
-use world::lines;
+use pctd_core::ownership::Scope;
+use world::{UNPRIVILEGED, World, lines, volume};
 
 #[test]
 fn every_case_gives_exactly_its_steps_and_holds() {
@@ -34,6 +37,36 @@ fn every_step_and_every_hold_occurs_in_a_case() {
     }
     assert_eq!(steps, Step::NAMES.iter().copied().collect());
     assert_eq!(holds, Hold::REASONS.iter().copied().collect());
+}
+
+#[test]
+fn after_the_ledger_was_lost_once_is_adopt_until_an_admin_says_otherwise() {
+    let declared = World::new(
+        r#"{"settings": {"seed_defaults": false}, "shared_volumes": {"data": {
+            "host_path": "/tank/data", "owner": "container_root", "enforce": "once",
+            "mounts": {"100": "/data"}}}}"#,
+    );
+    let seen = |world: &World| {
+        let plan = world.plans().volumes.remove(&volume("data")).unwrap();
+        let all = plan.rule.unwrap().scope == Scope::All;
+        (all, plan.notices.iter().map(Notice::reason).collect::<Vec<_>>())
+    };
+    let new = declared.here(100, UNPRIVILEGED);
+    assert_eq!(seen(&new), (true, vec![]));
+    let done = new.clone().settle();
+    assert_eq!(seen(&done), (false, vec![]));
+    // Nothing says whether it was done: what is not remembered may have been.
+    let lost = done.forgot();
+    assert_eq!(seen(&lost), (false, vec!["LedgerLost"]));
+    // The doubt is remembered, also once the old file is put away.
+    let again = lost.settle().with(|world| world.snapshot.memory = Memory::Whole);
+    assert_eq!(seen(&again), (false, vec!["LedgerLost"]));
+    let unwalked = again.clone().audit("data", None).plans();
+    assert!(!unwalked.volumes[&volume("data")].needs_audit, "it is walked once, not at every look");
+    let confirmed = again.confirmed("data");
+    assert_eq!(seen(&confirmed), (true, vec![]));
+    let done_again = confirmed.settle().with(|world| world.snapshot.requests = Requests::default());
+    assert_eq!(seen(&done_again), (false, vec![]));
 }
 
 #[test]

@@ -9,7 +9,7 @@ use pctd_core::config::{Strictness, load};
 use pctd_core::desired::Desired;
 use pctd_core::idmap::IdMap;
 use pctd_core::ids::{Ctid, HostIds, VolumeName};
-use pctd_core::ledger::{Ledger, LedgerEntry};
+use pctd_core::ledger::{Ledger, LedgerEntry, Memory};
 use pctd_core::observed::{
     Accounts, Audit, Cluster, FileSystem, NodeState, ObservedContainer, ObservedVolume, Presence,
     Requests, Running, Snapshot, SourceDir, SourceState,
@@ -72,6 +72,7 @@ impl World {
             containers: desired.ctids().into_iter().map(|id| (id, Presence::Absent)).collect(),
             volumes: desired.volumes.keys().map(|name| (name.clone(), directory(name))).collect(),
             ledger: Arc::new(Ledger::default()),
+            memory: Memory::Whole,
             waited: BTreeMap::new(),
             restarted: BTreeMap::new(),
             accounts: Accounts { users, groups },
@@ -174,6 +175,13 @@ impl World {
 
     pub(crate) fn confirmed(mut self, name: &str) -> Self {
         self.snapshot.requests.confirmed.insert(volume(name));
+        self
+    }
+
+    /// The ledger could not be read, and a new one was begun.
+    pub(crate) fn forgot(mut self) -> Self {
+        self.snapshot.ledger = Arc::default();
+        self.snapshot.memory = Memory::Lost("ledger.json: EOF while parsing".to_owned());
         self
     }
 

@@ -174,7 +174,10 @@ impl Engine {
                 )
             }
         };
-        let ledger = Arc::clone(self.node.ledger().ledger());
+        let (ledger, memory) = {
+            let store = self.node.ledger();
+            (Arc::clone(store.ledger()), store.memory().clone())
+        };
         let accounts = self.node.accounts().unwrap_or_else(|error| {
             // Owners by name are then unknown accounts, which is a hold with its own message.
             debug!("users and groups cannot be read: {error}");
@@ -186,6 +189,7 @@ impl Engine {
             containers,
             volumes,
             ledger,
+            memory,
             waited: BTreeMap::new(),
             restarted,
             accounts,

@@ -351,7 +351,7 @@ impl Scenario {
         if self.moved {
             let declaration = "another".to_owned();
             let file_system = "zfs:9".to_owned();
-            let record = VolumeRecord { declaration, owner: None, file_system };
+            let record = VolumeRecord { declaration, owner: None, file_system, assumed: false };
             node.ledger.enter(LedgerEntry::VolumeDone { volume: volume("a"), record });
         }
         node

@@ -14,7 +14,7 @@ use pctd_core::conf::{Conf, MountClass, MountEntry, MountPoint, normalise_path};
 use pctd_core::desired::{Desired, Mode};
 use pctd_core::idmap::IdMap;
 use pctd_core::ids::{Ctid, HostIds, Key, MpKey, VolumeName};
-use pctd_core::ledger::{Ledger, LedgerEntry};
+use pctd_core::ledger::{Ledger, LedgerEntry, Memory};
 use pctd_core::observed::{
     Accounts, Audit, Cluster, NodeState, ObservedContainer, ObservedVolume, Presence, Requests,
     Running, Snapshot, SourceDir, SourceState,
@@ -68,6 +68,7 @@ pub(crate) struct Node {
     /// Whether every run walks its volume.
     pub(crate) verify: bool,
     pub(crate) ledger: Ledger,
+    pub(crate) memory: Memory,
     /// Steps taken, for the laws to look at.
     pub(crate) taken: Vec<(Key, Step)>,
     fuse: Option<Fuse>,
@@ -88,6 +89,7 @@ impl Node {
             file_system: "ext4:1",
             verify: true,
             ledger: Ledger::default(),
+            memory: Memory::Whole,
             taken: Vec::new(),
             fuse: None,
             now: Duration::from_hours(1000),
@@ -156,6 +158,7 @@ impl Node {
             containers: containers.iter().map(|ctid| (*ctid, presence(ctid))).collect(),
             volumes: volumes.iter().map(|name| (name.clone(), source(name))).collect(),
             ledger: Arc::new(self.ledger.clone()),
+            memory: self.memory.clone(),
             restarted: restarted
                 .map(|(c, at)| (*c, self.since(Duration::from_secs(*at))))
                 .collect(),
