@@ -10,6 +10,7 @@
 //! - [`accounts`]: the host's users and groups.
 //! - `mounts`: mount points and file systems of open directories.
 //! - [`source`]: the host path of a volume, reached safely, opened once, made where missing.
+//! - `answers`: asking about a host path without waiting for ever.
 //! - [`walk`](mod@walk): the ownership of everything in a volume, looked at or repaired.
 //! - [`watch`]: drift below a volume, noticed and put right as it happens.
 //! - [`pct`]: the `pct` program.
@@ -20,6 +21,7 @@
 //! be able to unmount it.
 
 pub mod accounts;
+mod answers;
 pub mod ledger;
 mod mounts;
 pub mod paths;
@@ -35,9 +37,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
 use std::io;
 use std::path::PathBuf;
-use std::sync::atomic::AtomicBool;
-use std::sync::{Mutex, MutexGuard, PoisonError, RwLock};
-use std::time::{Duration, SystemTime};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+use std::time::{Duration, Instant, SystemTime};
 
 use pctd_core::conf::Conf;
 use pctd_core::desired::{Settings, Volume};
@@ -49,6 +51,7 @@ use pctd_core::ownership::OwnershipRule;
 use pctd_core::presence::Verdict;
 use pctd_core::vmlist::Fingerprint;
 
+pub use crate::answers::{NoAnswer, PATIENCE};
 pub use crate::ledger::{LedgerError, LedgerStore, LockError, NodeLock};
 pub use crate::paths::NodePaths;
 pub use crate::pct::{Exit, Pct, PctClass, PctError};
@@ -56,6 +59,7 @@ pub use crate::source::{CreateError, Created, FreshMode, OpenVolume};
 pub use crate::walk::{FdBudget, Progress, Unsupported, Walk, WalkMode, WalkReport};
 pub use crate::watch::{News, Watcher};
 
+use crate::answers::{Answers, Question};
 use crate::procfs::{Locks, Sockets};
 
 /// What of the settings concerns the node.
@@ -84,7 +88,16 @@ pub struct Node {
     paths: NodePaths,
     options: RwLock<NodeOptions>,
     ledger: Mutex<LedgerStore>,
+    answers: Answers,
 }
+
+/// A walk that has looked at nothing for so long is asked after: its file system may be gone.
+const STALLED: Duration = Duration::from_secs(30);
+/// After so long it is left behind though the root answers: no batch of entries takes longer, but
+/// another mount below may be the one that hangs.
+const STUCK: Duration = Duration::from_mins(5);
+/// As [`STALLED`], for one that is to end.
+const STALLED_AT_END: Duration = Duration::from_secs(2);
 
 /// What is to be walked, and how.
 #[derive(Clone, Copy)]
@@ -132,6 +145,14 @@ pub enum WalkError {
         /// The one that is there now.
         found: String,
     },
+    /// It stopped in the middle, and its path does not answer.
+    #[error("{path}: {source}")]
+    NoAnswer {
+        /// The host path.
+        path: String,
+        /// Since when.
+        source: NoAnswer,
+    },
     /// An audit was cancelled; half of one says nothing.
     #[error("cancelled")]
     Cancelled,
@@ -149,7 +170,7 @@ impl Node {
     /// Returns the node at these paths, with its ledger read.
     pub fn open(paths: NodePaths, options: NodeOptions) -> Self {
         let ledger = Mutex::new(LedgerStore::load(&paths));
-        Self { paths, options: RwLock::new(options), ledger }
+        Self { paths, options: RwLock::new(options), ledger, answers: Answers::default() }
     }
 
     /// Takes other options, as after an edit of the configuration.
@@ -240,9 +261,21 @@ impl Node {
         accounts::read(&self.paths)
     }
 
-    /// Looks at a volume's host path.
-    pub fn observe_source(&self, volume: &Volume) -> SourceState {
-        source::observe(&self.paths, volume)
+    /// Looks at the host paths of these volumes, and waits for none of them for ever.
+    pub fn observe_sources<'a>(
+        &self,
+        volumes: impl IntoIterator<Item = &'a Volume>,
+    ) -> Vec<SourceState> {
+        let question = |volume: &Volume| -> Question<SourceState> {
+            let (paths, path) = (self.paths.clone(), volume.host_path.clone());
+            let (place, require_mount) = (path.clone(), volume.require_mount.clone());
+            (path, Box::new(move || source::open_at(&paths, &place, &require_mount).0))
+        };
+        let found = self.answers.ask_all(volumes.into_iter().map(question).collect());
+        let state = |found: Result<SourceState, NoAnswer>| {
+            found.unwrap_or_else(|error| SourceState::Unreadable(error.to_string()))
+        };
+        found.into_iter().map(state).collect()
     }
 
     /// Makes a volume's host path if its place is still on the file system `expected`.
@@ -256,7 +289,14 @@ impl Node {
         expected: &str,
     ) -> Result<Created, CreateError> {
         let fresh = if volume.dir_mode.is_keep() { FreshMode::Ordinary } else { FreshMode::Closed };
-        source::create(&self.paths, &volume.host_path, expected, fresh)
+        let (paths, place) = (self.paths.clone(), volume.host_path.clone());
+        let expected = expected.to_owned();
+        let made = self
+            .answers
+            .ask(&volume.host_path, move || source::create(&paths, &place, &expected, fresh));
+        made.unwrap_or_else(|source| {
+            Err(CreateError::NoAnswer { path: volume.host_path.clone(), source })
+        })
     }
 
     /// Counts what in a volume is not as declared; changes nothing.
@@ -278,22 +318,66 @@ impl Node {
         self.walk(request, WalkMode::Repair)
     }
 
+    /// Walks on a thread of its own, so that a file system that stops answering costs that thread
+    /// and nobody else.
     fn walk(&self, request: WalkRequest<'_>, mode: WalkMode) -> Result<WalkReport, WalkError> {
         let WalkRequest { volume, rule, file_system, cancel, progress, max_changes, since } =
             request;
-        let path = || volume.host_path.clone();
-        let open = match source::open(&self.paths, volume) {
-            (_, Some(open)) => open,
-            (state, None) => return Err(WalkError::Source { path: path(), state }),
+        let far = Arc::new(Far::default());
+        let see = {
+            let far = Arc::clone(&far);
+            move || {
+                // One that was left behind has to end as soon as it comes back: nobody waits for it.
+                far.cancel.store(cancel.load(Ordering::Relaxed), Ordering::Relaxed);
+                let now = far.get();
+                progress(now);
+                now
+            }
         };
-        let found = &open.file_system().id;
-        if let Some(expected) = file_system.filter(|expected| expected != found) {
-            let (expected, found) = (expected.to_owned(), found.clone());
-            return Err(WalkError::FileSystemChanged { path: path(), expected, found });
+        see();
+        let work = {
+            let (paths, volume, rule) = (self.paths.clone(), volume.clone(), rule.clone());
+            let (file_system, far) = (file_system.map(str::to_owned), Arc::clone(&far));
+            move || {
+                let walk = Walk {
+                    cancel: &far.cancel,
+                    progress: &|now| far.set(now),
+                    max_changes,
+                    since,
+                    ..Walk::new(mode, &rule)
+                };
+                walk_on(&paths, &volume, file_system.as_deref(), walk)
+            }
+        };
+        let mut last = (Progress::default(), Instant::now());
+        let mut asked = Instant::now();
+        let done = self.answers.follow(&volume.host_path, work, || {
+            let now = see();
+            if now != last.0 {
+                last = (now, Instant::now());
+            }
+            let ending = cancel.load(Ordering::Relaxed);
+            let quiet = last.1.elapsed().min(asked.elapsed());
+            if quiet < if ending { STALLED_AT_END } else { STALLED } {
+                return last.1.elapsed() >= STUCK;
+            }
+            // A slow disk, or a file system that is gone? Its root tells.
+            asked = Instant::now();
+            let (paths, place) = (self.paths.clone(), volume.host_path.clone());
+            let look = move || source::is_directory(&paths, &place);
+            self.answers.ask(&volume.host_path, look).is_err()
+        });
+        let path = volume.host_path.clone();
+        match done {
+            Ok(report) => {
+                progress(far.get());
+                report
+            }
+            Err(source) => {
+                far.cancel.store(true, Ordering::Relaxed);
+                Err(WalkError::NoAnswer { path, source })
+            }
         }
-        let walk = Walk { cancel, progress, max_changes, since, ..Walk::new(mode, rule) };
-        walk::walk(&open, walk)
-            .map_err(|errno| WalkError::Io { path: path(), source: errno.into() })
     }
 
     /// Sets one mount point of a container, if its conf still has this digest.
@@ -332,13 +416,57 @@ impl Node {
     /// Returns whether a container would start with this bind source: a directory that is reached
     /// without a link (`PVE::LXC::walk_tree_nofollow_fd`).
     pub fn is_bind_source(&self, path: &str) -> bool {
-        source::is_directory(&self.paths, path)
+        let (paths, place) = (self.paths.clone(), path.to_owned());
+        self.answers.ask(path, move || source::is_directory(&paths, &place)).unwrap_or(false)
     }
 
     fn pct(&self) -> Pct {
         let NodeOptions { pct, pct_env, pct_timeout, .. } = self.options();
         Pct { env: pct_env, ..Pct::new(pct.unwrap_or_else(|| self.paths.pct()), pct_timeout) }
     }
+}
+
+/// How far a walk on another thread is, and whether it is to end.
+#[derive(Debug, Default)]
+struct Far {
+    cancel: AtomicBool,
+    entries: AtomicU64,
+    changes: AtomicU64,
+}
+
+impl Far {
+    fn set(&self, now: Progress) {
+        self.entries.store(now.entries, Ordering::Relaxed);
+        self.changes.store(now.changes, Ordering::Relaxed);
+    }
+
+    fn get(&self) -> Progress {
+        let (entries, changes) = (&self.entries, &self.changes);
+        Progress {
+            entries: entries.load(Ordering::Relaxed),
+            changes: changes.load(Ordering::Relaxed),
+        }
+    }
+}
+
+/// Walks a volume where it is on the file system that is expected.
+fn walk_on(
+    paths: &NodePaths,
+    volume: &Volume,
+    file_system: Option<&str>,
+    walk: Walk<'_>,
+) -> Result<WalkReport, WalkError> {
+    let path = || volume.host_path.clone();
+    let open = match source::open(paths, volume) {
+        (_, Some(open)) => open,
+        (state, None) => return Err(WalkError::Source { path: path(), state }),
+    };
+    let found = &open.file_system().id;
+    if let Some(expected) = file_system.filter(|expected| expected != found) {
+        let (expected, found) = (expected.to_owned(), found.clone());
+        return Err(WalkError::FileSystemChanged { path: path(), expected, found });
+    }
+    walk::walk(&open, walk).map_err(|errno| WalkError::Io { path: path(), source: errno.into() })
 }
 
 fn here(ctid: Ctid, bytes: &[u8], flock_held: bool, running: Running) -> Presence {

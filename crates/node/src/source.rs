@@ -15,6 +15,7 @@ use pctd_core::ownership::EntryKind;
 use rustix::fs::{Mode, OFlags, ResolveFlags, fchmod, fchown, fsync, mkdirat, openat2, readlinkat};
 use rustix::io::Errno;
 
+use crate::answers::NoAnswer;
 use crate::mounts::{self, MountTable};
 use crate::paths::NodePaths;
 use crate::stat::{Identity, Stat, open_for_reading, open_path};
@@ -78,6 +79,14 @@ pub enum CreateError {
         /// The one that is there now.
         found: String,
     },
+    /// It may be made yet.
+    #[error("{path}: {source}")]
+    NoAnswer {
+        /// The host path.
+        path: String,
+        /// Since when.
+        source: NoAnswer,
+    },
     /// A system call failed.
     #[error("cannot make {path}")]
     Io {
@@ -104,20 +113,29 @@ pub fn observe(paths: &NodePaths, volume: &Volume) -> SourceState {
 
 /// Looks at a volume's host path and keeps it open where it is a directory.
 pub fn open(paths: &NodePaths, volume: &Volume) -> (SourceState, Option<OpenVolume>) {
-    match reach(paths, &volume.host_path) {
+    open_at(paths, &volume.host_path, &volume.require_mount)
+}
+
+/// As [`open`], of a host path and what must be mounted there.
+pub(crate) fn open_at(
+    paths: &NodePaths,
+    host_path: &str,
+    require_mount: &RequireMount,
+) -> (SourceState, Option<OpenVolume>) {
+    match reach(paths, host_path) {
         Err(state) => (state, None),
-        Ok(reached) => settle(paths, volume, &reached).unwrap_or_else(|error| {
-            (SourceState::Unreadable(format!("{}: {error}", volume.host_path)), None)
+        Ok(reached) => settle(paths, require_mount, &reached).unwrap_or_else(|error| {
+            (SourceState::Unreadable(format!("{host_path}: {error}")), None)
         }),
     }
 }
 
 fn settle(
     paths: &NodePaths,
-    volume: &Volume,
+    require_mount: &RequireMount,
     reached: &Reached,
 ) -> io::Result<(SourceState, Option<OpenVolume>)> {
-    let file_system = mounts::file_system(paths, &reached.dir, &volume.require_mount)?;
+    let file_system = mounts::file_system(paths, &reached.dir, require_mount)?;
     if !reached.missing.is_empty() {
         return Ok((SourceState::Missing { file_system }, None));
     }

@@ -20,7 +20,7 @@ use pctd_core::ids::{Ctid, Key, VolumeName};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
-use tracing::{debug, error};
+use tracing::{debug, error, warn};
 
 pub(crate) use crate::controller::config::ConfigEvent;
 
@@ -77,6 +77,10 @@ pub(crate) enum News {
 
 /// Events are collected for this long, so that the several of one `pct set` make one run.
 const SETTLE: Duration = Duration::from_millis(20);
+
+/// How long the end waits for what may be cut at any time, such as a look or a walk. Where the file
+/// system answers, both end at once.
+const GRACE: Duration = Duration::from_secs(5);
 
 /// Runs on the blocking pool that have ended.
 enum Done {
@@ -183,9 +187,29 @@ impl<R: Reconciler> Controller<R> {
 
     async fn shut_down(mut self) {
         self.running.values().for_each(Run::cancel);
-        while let Some(done) = self.jobs.join_next().await {
-            if let Ok(Done::Key(key, outcome)) = done {
-                debug!(%key, verdict = ?outcome.verdict, "run ended at shutdown");
+        let mut grace = Instant::now() + GRACE;
+        loop {
+            // Every arm is cancel-safe: joining and sleeping lose nothing when dropped.
+            tokio::select! {
+                done = self.jobs.join_next() => match done {
+                    Some(Ok(Done::Key(key, outcome))) => {
+                        debug!(%key, verdict = ?outcome.verdict, "run ended at shutdown");
+                        self.running.remove(&key);
+                    }
+                    Some(_) => {}
+                    None => return,
+                },
+                () = tokio::time::sleep_until(grace) => {
+                    if self.running.values().any(Run::is_uncut) {
+                        grace = Instant::now() + GRACE;
+                        continue;
+                    }
+                    // A file system that does not answer; what was done so far stays right.
+                    let left: Vec<String> = self.running.keys().map(Key::to_string).collect();
+                    let left = if left.is_empty() { "a survey".to_owned() } else { left.join(", ") };
+                    warn!("ending without {left}: what it looks at does not answer");
+                    return;
+                }
             }
         }
     }

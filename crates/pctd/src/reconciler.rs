@@ -36,6 +36,8 @@ pub(crate) struct Job {
     pub(crate) confirmed: bool,
     /// Set to end the run after the step, or the directory, it is at.
     pub(crate) cancel: Arc<AtomicBool>,
+    /// Set while the run is in what must not be cut: a call of `pct` and what belongs to it.
+    pub(crate) uncut: Arc<AtomicBool>,
     /// How far its walk is.
     pub(crate) progress: Arc<Progress>,
 }
@@ -44,6 +46,14 @@ impl Job {
     /// Returns whether the run is to end early.
     pub(crate) fn is_cancelled(&self) -> bool {
         self.cancel.load(Ordering::Relaxed)
+    }
+
+    /// Does what must not be cut; the process waits for its end, however long that takes.
+    pub(crate) fn uncut<T>(&self, work: impl FnOnce() -> T) -> T {
+        self.uncut.store(true, Ordering::Relaxed);
+        let done = work();
+        self.uncut.store(false, Ordering::Relaxed);
+        done
     }
 }
 

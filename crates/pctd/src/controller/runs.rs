@@ -143,6 +143,11 @@ pub(super) fn has_room(running: &BTreeMap<Key, Run>, limit: usize, key: &Key) ->
 }
 
 impl Run {
+    /// Returns whether the run is in what must not be cut.
+    pub(super) fn is_uncut(&self) -> bool {
+        self.job.uncut.load(std::sync::atomic::Ordering::Relaxed)
+    }
+
     /// Ends the run after the step, or the directory, it is at.
     pub(super) fn cancel(&self) {
         self.job.cancel.store(true, std::sync::atomic::Ordering::Relaxed);

@@ -68,6 +68,8 @@ fn confirmed(text: &str) -> Call {
 struct Reply {
     outcome: Outcome,
     gate: Option<std_mpsc::Receiver<()>>,
+    /// Whether the gate holds it in what must not be cut.
+    uncut: bool,
 }
 
 /// Lets a call end that was held until then.
@@ -79,7 +81,12 @@ impl Reply {
             Verdict::Converged => View::default(),
             _ => differs(),
         };
-        Self { outcome: Outcome { view, taken: Vec::new(), verdict }, gate: None }
+        Self { outcome: Outcome { view, taken: Vec::new(), verdict }, gate: None, uncut: false }
+    }
+
+    fn uncut(mut self) -> Self {
+        self.uncut = true;
+        self
     }
 
     fn failed() -> Self {
@@ -92,7 +99,8 @@ impl Reply {
 
     fn held(hold: Hold) -> Self {
         let view = View { holds: vec![hold], ..View::default() };
-        Self { outcome: Outcome { view, taken: Vec::new(), verdict: Verdict::Held }, gate: None }
+        let outcome = Outcome { view, taken: Vec::new(), verdict: Verdict::Held };
+        Self { outcome, ..Self::new(Verdict::Held) }
     }
 
     fn taking(mut self, step: Step) -> Self {
@@ -148,15 +156,22 @@ impl Reconciler for Script {
             assert!(state.running.insert(key.clone()), "{key} runs twice at once");
             state.replies.get_mut(key).and_then(VecDeque::pop_front)
         };
-        let Reply { mut outcome, gate } = reply.unwrap_or_else(|| Reply::new(Verdict::Converged));
+        let Reply { mut outcome, gate, uncut } =
+            reply.unwrap_or_else(|| Reply::new(Verdict::Converged));
         let (verify, confirmed) = (job.verify, job.confirmed);
-        self.calls.send(Call::Run { key: key.clone(), verify, confirmed }).unwrap();
-        if let Some(gate) = gate {
-            gate.recv().unwrap();
-            if job.is_cancelled() {
-                self.calls.send(Call::Cancelled(key.clone())).unwrap();
-                outcome.verdict = Verdict::Cancelled;
-            }
+        let has_gate = gate.is_some();
+        let work = || {
+            self.calls.send(Call::Run { key: key.clone(), verify, confirmed }).unwrap();
+            gate.into_iter().for_each(|gate| gate.recv().unwrap());
+        };
+        if uncut {
+            job.uncut(work);
+        } else {
+            work();
+        }
+        if has_gate && job.is_cancelled() {
+            self.calls.send(Call::Cancelled(key.clone())).unwrap();
+            outcome.verdict = Verdict::Cancelled;
         }
         self.state.lock().unwrap().running.remove(key);
         outcome

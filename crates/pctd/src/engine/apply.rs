@@ -34,9 +34,11 @@ impl Engine {
             Key::Container(_) => None,
         };
         match (key, step) {
-            (Key::Container(ctid), Step::SetMount(set)) => self.set_mount(snapshot, *ctid, set),
+            (Key::Container(ctid), Step::SetMount(set)) => {
+                job.uncut(|| self.set_mount(snapshot, *ctid, set))
+            }
             (Key::Container(ctid), Step::RebootContainer { keys, others }) => {
-                self.restart(desired, snapshot, *ctid, keys, others)
+                job.uncut(|| self.restart(desired, snapshot, *ctid, keys, others))
             }
             (Key::Volume(name), Step::CreateDirectory { path }) => {
                 let source = snapshot.volumes.get(name).map(|observed| &observed.source);
@@ -95,6 +97,8 @@ impl Engine {
             Err(error @ WalkError::FileSystemChanged { .. }) => {
                 return StepEnd::Conflict(error.to_string());
             }
+            // The next look says so at once.
+            Err(WalkError::NoAnswer { .. }) => return StepEnd::Refused,
             Err(error) => return StepEnd::Failed(chain(&error)),
         };
         if report.changed > 0 {

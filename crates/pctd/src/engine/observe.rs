@@ -145,6 +145,9 @@ impl Engine {
                 observed.audit = Some(audit);
             }
             Err(WalkError::Cancelled) => {}
+            Err(WalkError::NoAnswer { source, .. }) => {
+                observed.source = SourceState::Unreadable(source.to_string());
+            }
             Err(error) => return Err(chain(&error)),
         }
         Ok(())
@@ -160,18 +163,17 @@ impl Engine {
         let (containers, volumes) = match &node {
             NodeState::Unknown(_) => (BTreeMap::new(), BTreeMap::new()),
             NodeState::Up(_) => {
-                let observed = |name: &VolumeName| {
-                    let volume = desired.volumes.get(name)?;
-                    let source = self.node.observe_source(volume);
+                let volumes: Vec<&Volume> =
+                    scope.volumes.iter().filter_map(|name| desired.volumes.get(name)).collect();
+                let sources = self.node.observe_sources(volumes.iter().copied());
+                let observed = volumes.into_iter().zip(sources).map(|(volume, source)| {
+                    let name = &volume.name;
                     let watch = self.watch_of(desired, name);
                     let assurance = self.assurance_of(name);
                     let more = ObservedVolume::new(source);
-                    Some((name.clone(), ObservedVolume { watch, assurance, ..more }))
-                };
-                (
-                    self.node.observe_containers(&scope.containers),
-                    scope.volumes.iter().filter_map(observed).collect(),
-                )
+                    (name.clone(), ObservedVolume { watch, assurance, ..more })
+                });
+                (self.node.observe_containers(&scope.containers), observed.collect())
             }
         };
         let (ledger, memory) = {

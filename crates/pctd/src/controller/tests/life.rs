@@ -1,5 +1,6 @@
 //! The loop itself: its beginning, its resync, its end.
 
+use super::super::GRACE;
 use super::*;
 
 #[tokio::test(start_paused = true)]
@@ -38,18 +39,45 @@ async fn a_resync_finds_what_no_event_told() {
 #[tokio::test(start_paused = true)]
 async fn a_stop_waits_for_the_step_under_way() {
     let mut this = Loop::settled(CONTAINERS).await;
-    let (reply, gate) = Reply::new(Verdict::Converged).gated();
+    let (reply, gate) = Reply::new(Verdict::Converged).uncut().gated();
     this.reply("100", [reply]);
     this.event("100").await;
     assert_eq!(this.next().await, run("100"));
     this.stop.send(true).unwrap();
+    // However long it takes: a reboot is given all the time its guest has.
     for _ in 0..100 {
-        tokio::task::yield_now().await;
+        yields().await;
+        tokio::time::advance(GRACE).await;
     }
+    yields().await;
     assert!(!this.task.is_finished());
     gate.send(()).unwrap();
     assert_eq!(this.next().await, Call::Cancelled(key("100")));
     this.task.await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stop_does_not_wait_for_a_file_system_that_never_answers() {
+    let mut this = Loop::settled(VOLUME).await;
+    let (reply, gate) = Reply::new(Verdict::Converged).gated();
+    this.reply("data", [reply]);
+    let _answer = this.apply(&["data"], false).await;
+    assert_eq!(this.next().await, walk("data"));
+    this.stop.send(true).unwrap();
+    yields().await;
+    tokio::time::advance(GRACE - ms(2)).await;
+    yields().await;
+    assert!(!this.task.is_finished(), "it is given time to end");
+    tokio::time::advance(ms(4)).await;
+    this.task.await.unwrap();
+    gate.send(()).unwrap();
+}
+
+/// Lets every task go on as far as it can.
+async fn yields() {
+    for _ in 0..100 {
+        tokio::task::yield_now().await;
+    }
 }
 
 #[tokio::test(start_paused = true)]
