@@ -3,6 +3,7 @@
 //! Built by [`crate::config`]; a value of these types has passed every check that needs no node.
 
 use std::collections::BTreeMap;
+use std::num::NonZeroUsize;
 use std::time::Duration;
 
 use crate::ids::{Ctid, Key, VolumeName};
@@ -139,6 +140,8 @@ pub struct Settings {
     pub watch_cpu: u32,
     /// How many keys are reconciled at once.
     pub max_concurrent: usize,
+    /// How many threads walk a volume; none: as many as it can use.
+    pub walk_threads: Option<NonZeroUsize>,
     /// How long a `pct` call other than a reboot may take.
     pub pct_timeout: Duration,
     /// This node's name, if not what `/etc/pve/local` says.
@@ -167,6 +170,7 @@ impl Default for Settings {
             prune: false,
             watch_cpu: 25,
             max_concurrent: 4,
+            walk_threads: None,
             pct_timeout: Duration::from_mins(10),
             node: None,
         }

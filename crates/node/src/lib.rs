@@ -36,6 +36,7 @@ pub mod watch;
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
 use std::io;
+use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
@@ -116,6 +117,10 @@ pub struct WalkRequest<'a> {
     pub max_changes: Option<u64>,
     /// Of what differs, entries changed after this moment count as fresh (`Audit::fresh`).
     pub since: Option<SystemTime>,
+    /// How many threads; none: found out (`Walk::threads`).
+    pub threads: Option<NonZeroUsize>,
+    /// Whether it gives way to whatever else the node does.
+    pub background: bool,
 }
 
 impl std::fmt::Debug for WalkRequest<'_> {
@@ -321,8 +326,8 @@ impl Node {
     /// Walks on a thread of its own, so that a file system that stops answering costs that thread
     /// and nobody else.
     fn walk(&self, request: WalkRequest<'_>, mode: WalkMode) -> Result<WalkReport, WalkError> {
-        let WalkRequest { volume, rule, file_system, cancel, progress, max_changes, since } =
-            request;
+        let WalkRequest { volume, rule, file_system, cancel, progress, .. } = request;
+        let WalkRequest { max_changes, since, threads, background, .. } = request;
         let far = Arc::new(Far::default());
         let see = {
             let far = Arc::clone(&far);
@@ -344,6 +349,8 @@ impl Node {
                     progress: &|now| far.set(now),
                     max_changes,
                     since,
+                    threads,
+                    background,
                     ..Walk::new(mode, &rule)
                 };
                 walk_on(&paths, &volume, file_system.as_deref(), walk)

@@ -8,18 +8,26 @@
 //! The root directory comes last: once it is right, everything below it was dealt with, so a crash
 //! on the way only means to walk again.
 //!
+//! Big volumes are walked by several threads, which share nothing per entry; how many is declared
+//! or found out.
+//!
 //! - `engine`: the order of things: directories, batches of names, cancellation.
+//! - `crew`: the threads of one walk, and how work passes between them.
+//! - `pace`: how many of them, and how they step back behind others.
 //! - `stack`: the directories on the way down, with a bounded number of them open.
 //! - `entry`: one entry: decide, look closer, change.
 //! - `spot`: one entry that somebody else has opened, for [`crate::watch`].
 //! - `tally`: what is counted and how errors are kept.
 
+mod crew;
 mod engine;
 mod entry;
+mod pace;
 pub(crate) mod spot;
 mod stack;
 mod tally;
 
+use std::num::NonZeroUsize;
 use std::sync::atomic::AtomicBool;
 use std::time::SystemTime;
 
@@ -47,7 +55,8 @@ pub struct Walk<'a> {
     pub rule: &'a OwnershipRule,
     /// Set by anybody to end the walk at the next directory.
     pub cancel: &'a AtomicBool,
-    /// Called after every directory and every batch of a big one.
+    /// Called after every directory and every batch of a big one, on the threads of the walk: two
+    /// calls may come in either order.
     pub progress: &'a (dyn Fn(Progress) + Sync),
     /// How many directories may be open at once.
     pub fds: FdBudget,
@@ -55,6 +64,11 @@ pub struct Walk<'a> {
     pub max_changes: Option<u64>,
     /// Of what differs, entries changed after this moment count as fresh (`Audit::fresh`).
     pub since: Option<SystemTime>,
+    /// How many threads; none: as many as the cores, more on a file system that lets them wait.
+    /// Fewer where `fds` do not suffice for them (four each).
+    pub threads: Option<NonZeroUsize>,
+    /// Whether it runs, and uses the disk, only when nobody else wants to.
+    pub background: bool,
 }
 
 impl<'a> Walk<'a> {
@@ -69,6 +83,8 @@ impl<'a> Walk<'a> {
             fds: FdBudget::default(),
             max_changes: None,
             since: None,
+            threads: None,
+            background: false,
         }
     }
 }

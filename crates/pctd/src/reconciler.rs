@@ -34,6 +34,8 @@ pub(crate) struct Job {
     /// Whether an admin asked for it: big passes and changed file systems are meant, and what
     /// was refused before is tried again.
     pub(crate) confirmed: bool,
+    /// Whether nobody waits for it, so that its verify gives way to whatever else the node does.
+    pub(crate) background: bool,
     /// Set to end the run after the step, or the directory, it is at.
     pub(crate) cancel: Arc<AtomicBool>,
     /// Set while the run is in what must not be cut: a call of `pct` and what belongs to it.

@@ -12,6 +12,8 @@ const SECOND: Duration = Duration::from_secs(1);
 
 /// More reconciliations at once than containers a node runs help nobody.
 const MOST_CONCURRENT: u64 = 1024;
+/// The most threads one walk may be given; more of them only get in each other's way.
+const MOST_WALK_THREADS: u64 = 64;
 
 /// The highest id but one: the highest tells `chown` to leave an id alone.
 const HIGHEST_ID: u64 = 4_294_967_294;
@@ -150,6 +152,12 @@ pub(super) static SETTINGS: Table = Table {
             "How many containers and volumes are worked on at once.",
         )
         .default("4"),
+        Field::new(
+            "walk_threads",
+            Shape::Whole(0, MOST_WALK_THREADS),
+            "How many threads walk a volume. 0: as many as there are cores, and more (up to 8) where the file system lets them wait.",
+        )
+        .default("0"),
         Field::new("pct_timeout", Shape::Duration(SECOND), "How long a call of pct may take, reboots aside.")
             .default("\"10m\""),
         Field::new(

@@ -1,6 +1,7 @@
 //! `settings`, gathered from all files.
 
 use std::collections::BTreeMap;
+use std::num::NonZeroUsize;
 use std::time::Duration;
 
 use super::document::{Node, Spot};
@@ -95,6 +96,10 @@ impl<'t> Given<'_, 't> {
                 .whole("max_concurrent")
                 .and_then(|count| usize::try_from(count).ok())
                 .unwrap_or(default.max_concurrent),
+            walk_threads: self
+                .whole("walk_threads")
+                .and_then(|count| usize::try_from(count).ok())
+                .and_then(NonZeroUsize::new),
             pct_timeout: self.duration("pct_timeout", default.pct_timeout),
             node: choice("node").map(str::to_owned),
         }
@@ -153,8 +158,8 @@ mod tests {
                 "retry_initial": "1s", "retry_max": "1m 30s", "hold_interval": "3s",
                 "idmap_source": "explicit", "idmap_timeout": "0", "idmap_fallback": "nobody",
                 "restart": "never", "restart_timeout": "1s", "restart_limit": "0s",
-                "create_containers": false, "prune": true, "watch_cpu": 5, "max_concurrent": 1, "pct_timeout": "1m",
-                "node": "pve-1"}}"#,
+                "create_containers": false, "prune": true, "watch_cpu": 5, "max_concurrent": 1,
+                "walk_threads": 3, "pct_timeout": "1m", "node": "pve-1"}}"#,
         );
         let expected = Settings {
             mode: Mode::Observe,
@@ -176,6 +181,7 @@ mod tests {
             prune: true,
             watch_cpu: 5,
             max_concurrent: 1,
+            walk_threads: NonZeroUsize::new(3),
             pct_timeout: Duration::from_mins(1),
             node: Some("pve-1".into()),
         };

@@ -4,22 +4,25 @@
 //! Names are read in batches of one `getdents` each. Everything but directories is dealt with at
 //! once; the directories of a batch are entered before the next batch is read. So memory does not
 //! grow with the number of entries in a directory, and nothing is read twice.
+//!
+//! Each worker of a walk is one [`Engine`]. A directory gets its own turn when everything in it
+//! was dealt with, but for what another worker took over and still has in hand; only the root
+//! waits for all of them.
 
 use std::ffi::{CStr, CString};
 use std::mem::MaybeUninit;
 use std::os::fd::OwnedFd;
-use std::sync::atomic::Ordering;
-use std::time::UNIX_EPOCH;
 
 use pctd_core::ownership::Place;
 use rustix::fs::{FileType, RawDir, SeekFrom, seek};
-use rustix::io::Errno;
+use rustix::io::{Errno, fcntl_dupfd_cloexec};
 
-use super::entry::{self, Applied, ProcFds};
-use super::stack::{Ascent, Frame, Reading, Stack};
+use super::crew::{Crew, Names, Piece};
+use super::entry::{self, Applied};
+use super::pace::{self, Meter};
+use super::stack::{Ascent, Frame, Reading, Spot, Stack};
 use super::tally::{Tally, display_path, is_vanished};
-use super::{Walk, WalkMode, WalkReport};
-use crate::mounts::MountTable;
+use super::{Progress, Walk, WalkMode, WalkReport};
 use crate::source::OpenVolume;
 use crate::stat::{Stat, open_dir_here, open_for_reading, open_path_here};
 
@@ -40,19 +43,26 @@ const SWAPS_FOLLOWED: u32 = 8;
 /// # Errors
 ///
 /// The root directory cannot be read, or `/proc` is not there; nothing was changed.
+///
+/// # Panics
+///
+/// If a thread of the walk panicked.
 pub fn walk(volume: &OpenVolume, walk: Walk<'_>) -> Result<WalkReport, Errno> {
-    let mut engine = Engine::new(volume, walk)?;
-    let mut finished = true;
-    if walk.rule.looks_below() {
-        let fd = open_for_reading(volume.fd())?;
-        let root = Frame::new(CString::default(), fd, volume.identity(), false);
-        finished = engine.below(Stack::new(root, String::new(), walk.fds));
-    }
-    if finished && !engine.tally.is_over() {
-        engine.root()?;
-    }
-    (walk.progress)(engine.tally.progress());
-    Ok(engine.tally.finish(!finished))
+    pace::apart(walk.background, || {
+        let crew = Crew::new(volume, walk)?;
+        let mut engine = Engine::new(&crew, &|| false);
+        if walk.rule.looks_below() {
+            let fd = open_for_reading(volume.fd())?;
+            let root = Frame::new(CString::default(), fd, volume.identity(), false);
+            engine.tally = crew.run(Piece::directory(root, String::new()));
+            engine.published = engine.tally.progress();
+        }
+        if !crew.is_cancelled() && !crew.is_over() {
+            engine.root()?;
+        }
+        engine.publish();
+        Ok(engine.tally.finish(crew.is_cancelled()))
+    })
 }
 
 /// Walks one directory below the root of a volume and everything in it; the root is not looked at.
@@ -64,41 +74,47 @@ pub fn walk(volume: &OpenVolume, walk: Walk<'_>) -> Result<WalkReport, Errno> {
 ///
 /// `from` is no directory (ENOTDIR), on another mount or file system than the volume (EXDEV), or
 /// its root (EINVAL); or `/proc` is not there. Nothing was changed.
+///
+/// # Panics
+///
+/// If a thread of the walk panicked.
 pub fn walk_below(
     volume: &OpenVolume,
     from: OwnedFd,
     name: &CStr,
     walk: Walk<'_>,
 ) -> Result<WalkReport, Errno> {
-    let mut engine = Engine::new(volume, walk)?;
-    let stat = Stat::of(&from)?;
-    if !stat.is_dir() {
-        return Err(Errno::NOTDIR);
-    }
-    if !engine.is_inside(&stat) {
-        return Err(Errno::XDEV);
-    }
-    if stat.identity == volume.identity() {
-        return Err(Errno::INVAL);
-    }
-    let mut finished = true;
-    if walk.rule.looks_below() {
-        let base = engine.frame(name, from, &stat);
-        let path = display_path("", std::iter::once(name.to_bytes()));
-        finished = engine.below(Stack::new(base, path, walk.fds));
-    }
-    Ok(engine.tally.finish(!finished))
+    pace::apart(walk.background, || {
+        let crew = Crew::new(volume, walk)?;
+        let mut engine = Engine::new(&crew, &|| false);
+        let stat = Stat::of(&from)?;
+        if !stat.is_dir() {
+            return Err(Errno::NOTDIR);
+        }
+        if !engine.is_inside(&stat) {
+            return Err(Errno::XDEV);
+        }
+        if stat.identity == volume.identity() {
+            return Err(Errno::INVAL);
+        }
+        if walk.rule.looks_below() {
+            let base = engine.frame(name, from, &stat);
+            let path = display_path("", std::iter::once(name.to_bytes()));
+            engine.publish();
+            engine.tally = engine.tally.merge(crew.run(Piece::directory(base, path)));
+        }
+        Ok(engine.tally.finish(crew.is_cancelled()))
+    })
 }
 
-struct Engine<'a> {
-    walk: Walk<'a>,
-    volume: &'a OpenVolume,
-    procfs: ProcFds,
-    /// Whether a directory is looked at before it is opened, because opening could mount something.
-    ask_first: bool,
-    /// `Walk::since`, as a stat has it.
-    since: Option<(i64, u32)>,
+/// One worker. See the module.
+pub(super) struct Engine<'a> {
+    crew: &'a Crew<'a>,
+    /// Starts one more worker; returns whether it could.
+    hire: &'a dyn Fn() -> bool,
     tally: Tally,
+    /// What of the tally the others know.
+    published: Progress,
 }
 
 /// What became of an entry that was taken for something other than a directory.
@@ -110,30 +126,47 @@ enum Leaf {
 }
 
 impl<'a> Engine<'a> {
-    fn new(volume: &'a OpenVolume, walk: Walk<'a>) -> Result<Self, Errno> {
-        let since = walk.since.map(|since| {
-            let since = since.duration_since(UNIX_EPOCH).unwrap_or_default();
-            (i64::try_from(since.as_secs()).unwrap_or(i64::MAX), since.subsec_nanos())
-        });
-        Ok(Self {
-            walk,
-            volume,
-            procfs: ProcFds::open()?,
-            ask_first: MountTable::read().map_or(true, |table| table.may_automount(volume.mount())),
-            since,
-            tally: Tally::default(),
-        })
+    pub(super) fn new(crew: &'a Crew<'a>, hire: &'a dyn Fn() -> bool) -> Self {
+        Self { crew, hire, tally: Tally::default(), published: Progress::default() }
     }
 
-    /// Walks everything the stack begins with; returns whether it came to the end.
-    fn below(&mut self, mut stack: Stack) -> bool {
-        let mut buffer = vec![MaybeUninit::uninit(); BATCH_BYTES];
-        loop {
-            if self.walk.cancel.load(Ordering::Relaxed) {
-                return false;
+    /// Returns what was counted.
+    pub(super) fn tally(self) -> Tally {
+        self.tally
+    }
+
+    /// Walks a piece, as far as nobody else takes parts of it.
+    pub(super) fn piece(&mut self, piece: Piece) {
+        let mut stack = Stack::new(piece.base, piece.path);
+        self.leaves(&mut stack, &piece.leaves);
+        self.below(stack);
+    }
+
+    /// Looks at names that another worker read.
+    fn leaves(&mut self, stack: &mut Stack, names: &Names) {
+        let mut directories = Vec::new();
+        for name in names.iter() {
+            if self.crew.is_over() {
+                return;
             }
-            if self.tally.is_over() {
-                return true;
+            if self.leaf(stack.here(), name) == Leaf::Directory {
+                directories.push(name.to_owned());
+            }
+        }
+        stack.remember(directories);
+        self.publish();
+    }
+
+    /// Walks everything the stack begins with.
+    fn below(&mut self, mut stack: Stack) {
+        let mut buffer = vec![MaybeUninit::uninit(); BATCH_BYTES];
+        let mut meter = Meter::start(&self.crew.hands);
+        while !self.crew.is_ended() {
+            if let Some(meter) = &mut meter {
+                meter.look(&self.crew.hands);
+            }
+            if self.crew.wants_work() {
+                self.offer_directory(&mut stack);
             }
             if let Some(name) = stack.next_pending() {
                 self.enter(&mut stack, &name);
@@ -144,21 +177,70 @@ impl<'a> Engine<'a> {
                 Some(Reading::Done) if !stack.at_base() => self.leave(&mut stack),
                 Some(Reading::Done) => {
                     self.own_turn(&mut stack);
-                    return true;
+                    break;
                 }
-                None => return true,
+                None => break,
             }
-            (self.walk.progress)(self.tally.progress());
+            self.publish();
+        }
+        self.publish();
+    }
+
+    /// Tells how far it is; per directory and batch, not per entry.
+    fn publish(&mut self) {
+        let now = self.tally.progress();
+        self.crew.publish(Progress {
+            entries: now.entries - self.published.entries,
+            changes: now.changes - self.published.changes,
+        });
+        self.published = now;
+    }
+
+    /// Leaves a directory to another worker: the one nearest to where the stack begins, because
+    /// most is probably below it.
+    fn offer_directory(&mut self, stack: &mut Stack) {
+        let Some((level, name)) = stack.take_spare() else { return };
+        let spot = stack.at(level);
+        match self.open(spot, &name) {
+            // As many as that are open: it stays where it was.
+            Err(Errno::MFILE | Errno::NFILE) => stack.put_back(level, name),
+            Err(errno) => self.failed(spot, &name, errno),
+            Ok(None) => {}
+            Ok(Some(frame)) => {
+                let path = spot.path(Some(&name));
+                self.crew.offer(Piece::directory(frame, path), self.hire);
+            }
         }
     }
 
-    /// Reads one batch of names of the current directory.
+    /// Leaves names of the current directory to another worker, or looks at them where that cannot be.
+    fn offer_names(&mut self, stack: &Stack, names: Names) -> Vec<CString> {
+        let spot = stack.here();
+        match (fcntl_dupfd_cloexec(spot.fd(), 0), stack.same_place()) {
+            (Ok(fd), Some(base)) => {
+                let piece = Piece { leaves: names, ..Piece::directory(base(fd), spot.path(None)) };
+                self.crew.offer(piece, self.hire);
+                Vec::new()
+            }
+            _ => names
+                .iter()
+                .filter(|name| self.leaf(spot, name) == Leaf::Directory)
+                .map(CStr::to_owned)
+                .collect(),
+        }
+    }
+
+    /// Reads one batch of names of the current directory, and deals with them unless another
+    /// worker has nothing to do.
     fn batch(&mut self, stack: &mut Stack, buffer: &mut [MaybeUninit<u8>]) {
+        // The first batch is the only one of most directories: not worth the way.
+        let is_first = stack.top().is_none_or(|top| top.reading == Reading::At(0));
+        let mut others = (!is_first && self.crew.wants_work()).then(Names::default);
         let mut directories: Vec<CString> = Vec::new();
         let mut cut_at = None;
-        let mut iter = RawDir::new(stack.top_fd(), buffer);
+        let mut iter = RawDir::new(stack.here().fd(), buffer);
         let mut reading = loop {
-            if self.tally.is_over() {
+            if self.crew.is_over() {
                 break Reading::Done;
             }
             let entry = match iter.next() {
@@ -166,7 +248,7 @@ impl<'a> Engine<'a> {
                 Some(Err(Errno::INTR)) => continue,
                 Some(Err(errno)) => {
                     if !is_vanished(errno) {
-                        self.tally.error(|| stack.path(None), &errno);
+                        self.tally.error(|| stack.here().path(None), &errno);
                     }
                     break Reading::Done;
                 }
@@ -174,9 +256,13 @@ impl<'a> Engine<'a> {
             };
             let (name, offset) = (entry.file_name(), entry.next_entry_cookie());
             if !matches!(name.to_bytes(), b"." | b"..") {
-                let leaf = match entry.file_type() {
-                    FileType::Directory => Leaf::Directory,
-                    _ => self.leaf(stack, name),
+                let leaf = match (entry.file_type(), &mut others) {
+                    (FileType::Directory, _) => Leaf::Directory,
+                    (_, Some(names)) => {
+                        names.push(name);
+                        Leaf::Dealt
+                    }
+                    (_, None) => self.leaf(stack.here(), name),
                 };
                 if leaf == Leaf::Directory {
                     directories.push(name.to_owned());
@@ -193,53 +279,56 @@ impl<'a> Engine<'a> {
         if let Some(offset) = cut_at {
             reading = self.go_to(stack, offset);
         }
+        if let Some(names) = others.filter(|names| !names.is_empty()) {
+            directories.extend(self.offer_names(stack, names));
+        }
         stack.set_reading(reading);
         stack.remember(directories);
     }
 
     /// Lets the next batch of the current directory start at `offset`.
     fn go_to(&mut self, stack: &Stack, offset: u64) -> Reading {
-        match seek(stack.top_fd(), SeekFrom::Start(offset)) {
+        match seek(stack.here().fd(), SeekFrom::Start(offset)) {
             Ok(_) => Reading::At(offset),
             Err(errno) => {
-                self.tally.error(|| stack.path(None), &errno);
+                self.tally.error(|| stack.here().path(None), &errno);
                 Reading::Done
             }
         }
     }
 
     /// Looks at an entry that is no directory.
-    fn leaf(&mut self, stack: &Stack, name: &CStr) -> Leaf {
-        let stat = match Stat::at(stack.top_fd(), name) {
+    fn leaf(&mut self, spot: Spot<'_>, name: &CStr) -> Leaf {
+        let stat = match Stat::at(spot.fd(), name) {
             Ok(stat) => stat,
             Err(errno) => {
-                self.failed(stack, name, errno);
+                self.failed(spot, name, errno);
                 return Leaf::Dealt;
             }
         };
-        if stat.mount != self.volume.mount() {
-            self.tally.nested_mount(stack.path(Some(name)));
+        if stat.mount != self.crew.volume.mount() {
+            self.tally.nested_mount(spot.path(Some(name)));
             return Leaf::Dealt;
         }
         if stat.is_dir() {
             return Leaf::Directory;
         }
         let place = Place::Below(name.to_bytes());
-        if entry::decide(self.walk.rule, place, &stat.entry).is_none() {
+        if entry::decide(self.crew.walk.rule, place, &stat.entry).is_none() {
             self.tally.entry();
             return Leaf::Dealt;
         }
-        self.differing_leaf(stack, name).unwrap_or_else(|errno| {
-            self.failed(stack, name, errno);
+        self.differing_leaf(spot, name).unwrap_or_else(|errno| {
+            self.failed(spot, name, errno);
             Leaf::Dealt
         })
     }
 
     /// Opens an entry that looked different and decides anew: its name may stand for another now.
-    fn differing_leaf(&mut self, stack: &Stack, name: &CStr) -> Result<Leaf, Errno> {
-        let fd = match open_path_here(stack.top_fd(), name) {
+    fn differing_leaf(&mut self, spot: Spot<'_>, name: &CStr) -> Result<Leaf, Errno> {
+        let fd = match open_path_here(spot.fd(), name) {
             Err(Errno::XDEV) => {
-                self.tally.nested_mount(stack.path(Some(name)));
+                self.tally.nested_mount(spot.path(Some(name)));
                 return Ok(Leaf::Dealt);
             }
             result => result?,
@@ -249,7 +338,7 @@ impl<'a> Engine<'a> {
             return Ok(Leaf::Directory);
         }
         self.tally.entry();
-        self.put_right(|| stack.path(Some(name)), Place::Below(name.to_bytes()), &fd, &stat)?;
+        self.put_right(|| spot.path(Some(name)), Place::Below(name.to_bytes()), &fd, &stat)?;
         Ok(Leaf::Dealt)
     }
 
@@ -261,23 +350,27 @@ impl<'a> Engine<'a> {
         fd: impl std::os::fd::AsFd,
         stat: &Stat,
     ) -> Result<(), Errno> {
-        let Some(change) = entry::decide(self.walk.rule, place, &stat.entry) else {
+        let crew = self.crew;
+        let Some(change) = entry::decide(crew.walk.rule, place, &stat.entry) else {
             return Ok(());
         };
         let finding = entry::examine(&fd, stat, change)?;
-        let repair = finding.change.filter(|_| self.walk.mode == WalkMode::Repair);
-        if repair.is_some() && Some(self.tally.changes_made()) == self.walk.max_changes {
+        let repair = finding.change.filter(|_| crew.walk.mode == WalkMode::Repair);
+        if repair.is_some() && !crew.may_change() {
             self.tally.limited();
             return Ok(());
         }
-        self.tally.finding(&finding, self.since.is_some_and(|since| stat.changed > since));
-        if let Some(change) = repair {
-            match entry::apply(&self.procfs, &fd, stat, change) {
-                Applied::Done => self.tally.changed(),
-                Applied::Refused(refusal) => {
-                    self.tally.refused(&self.volume.file_system().kind, refusal);
-                }
-                Applied::Failed(problem) => self.tally.error(path, &problem),
+        self.tally.finding(&finding, crew.since.is_some_and(|since| stat.changed > since));
+        let Some(change) = repair else { return Ok(()) };
+        match entry::apply(&crew.procfs, &fd, stat, change) {
+            Applied::Done => self.tally.changed(),
+            Applied::Refused(refusal) => {
+                crew.not_changed(true);
+                self.tally.refused(&crew.volume.file_system().kind, refusal);
+            }
+            Applied::Failed(problem) => {
+                crew.not_changed(false);
+                self.tally.error(path, &problem);
             }
         }
         Ok(())
@@ -285,30 +378,38 @@ impl<'a> Engine<'a> {
 
     /// Goes down into a directory of the current one.
     fn enter(&mut self, stack: &mut Stack, name: &CStr) {
-        if let Err(errno) = self.try_enter(stack, name) {
-            self.failed(stack, name, errno);
+        let frame = loop {
+            match self.open(stack.here(), name) {
+                // Others take fds too; a shorter tail of open directories does as well.
+                Err(Errno::MFILE | Errno::NFILE) if stack.close_one() => {}
+                result => break result,
+            }
+        };
+        match frame {
+            Ok(Some(frame)) => stack.push(frame, self.crew.fds()),
+            Ok(None) => {}
+            Err(errno) => self.failed(stack.here(), name, errno),
         }
     }
 
-    fn try_enter(&mut self, stack: &mut Stack, name: &CStr) -> Result<(), Errno> {
-        let nested = |engine: &mut Self, stack: &Stack| {
-            engine.tally.nested_mount(stack.path(Some(name)));
-            Ok(())
+    /// Opens a directory to be walked; none where it is a mount point, or no directory and dealt with.
+    fn open(&mut self, spot: Spot<'_>, name: &CStr) -> Result<Option<Frame>, Errno> {
+        let nested = |engine: &mut Self| {
+            engine.tally.nested_mount(spot.path(Some(name)));
+            Ok(None)
         };
-        if self.ask_first && Stat::at(stack.top_fd(), name)?.mount != self.volume.mount() {
-            return nested(self, stack);
+        if self.crew.ask_first && Stat::at(spot.fd(), name)?.mount != self.crew.volume.mount() {
+            return nested(self);
         }
         let mut swaps = 0;
         let fd = loop {
-            match open_dir_here(stack.top_fd(), name) {
-                // Others take fds too; a shorter tail of open directories does as well.
-                Err(Errno::MFILE | Errno::NFILE) if stack.close_one() => {}
-                Err(Errno::XDEV) => return nested(self, stack),
+            match open_dir_here(spot.fd(), name) {
+                Err(Errno::XDEV) => return nested(self),
                 // It was swapped for something else since its name was read, perhaps back again.
                 Err(errno @ (Errno::NOTDIR | Errno::LOOP)) => {
                     swaps += 1;
-                    if self.leaf(stack, name) == Leaf::Dealt {
-                        return Ok(());
+                    if self.leaf(spot, name) == Leaf::Dealt {
+                        return Ok(None);
                     }
                     if swaps > SWAPS_FOLLOWED {
                         return Err(errno);
@@ -319,25 +420,23 @@ impl<'a> Engine<'a> {
         };
         let stat = Stat::of(&fd)?;
         if !self.is_inside(&stat) {
-            return nested(self, stack);
+            return nested(self);
         }
-        let frame = self.frame(name, fd, &stat);
-        stack.push(frame);
-        Ok(())
+        Ok(Some(self.frame(name, fd, &stat)))
     }
 
     /// Returns whether an open entry is on the mount and the file system of the volume.
     fn is_inside(&self, stat: &Stat) -> bool {
         // A btrfs subvolume is on the same mount and yet a file system of its own.
-        let device = self.volume.identity().device;
-        stat.mount == self.volume.mount() && stat.identity.device == device
+        let device = self.crew.volume.identity().device;
+        stat.mount == self.crew.volume.mount() && stat.identity.device == device
     }
 
     /// Counts a directory that is about to be walked.
     fn frame(&mut self, name: &CStr, fd: OwnedFd, stat: &Stat) -> Frame {
         self.tally.entry();
         let place = Place::Below(name.to_bytes());
-        let due = entry::decide(self.walk.rule, place, &stat.entry).is_some();
+        let due = entry::decide(self.crew.walk.rule, place, &stat.entry).is_some();
         Frame::new(name.to_owned(), fd, stat.identity, due)
     }
 
@@ -366,10 +465,11 @@ impl<'a> Engine<'a> {
         let Some(name) = stack.top().filter(|top| top.due).map(|top| top.name.clone()) else {
             return;
         };
-        let fd = stack.top_fd();
+        let spot = stack.here();
         let place = Place::Below(name.to_bytes());
-        let path = || stack.path(None);
-        let done = Stat::of(fd).and_then(|stat| self.put_right(path, place, fd, &stat));
+        let path = || spot.path(None);
+        let done =
+            Stat::of(spot.fd()).and_then(|stat| self.put_right(path, place, spot.fd(), &stat));
         if let Err(errno) = done {
             self.tally.error(path, &errno);
         }
@@ -377,14 +477,15 @@ impl<'a> Engine<'a> {
 
     /// Looks at the root directory, and in a repair puts it right.
     fn root(&mut self) -> Result<(), Errno> {
-        let stat = Stat::of(self.volume.fd())?;
+        let fd = self.crew.volume.fd();
+        let stat = Stat::of(fd)?;
         self.tally.entry();
-        self.put_right(|| ".".into(), Place::Root, self.volume.fd(), &stat)
+        self.put_right(|| ".".into(), Place::Root, fd, &stat)
     }
 
-    fn failed(&mut self, stack: &Stack, name: &CStr, errno: Errno) {
+    fn failed(&mut self, spot: Spot<'_>, name: &CStr, errno: Errno) {
         if !is_vanished(errno) {
-            self.tally.error(|| stack.path(Some(name)), &errno);
+            self.tally.error(|| spot.path(Some(name)), &errno);
         }
     }
 }

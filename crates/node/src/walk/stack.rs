@@ -21,6 +21,10 @@ const MIN_FDS: usize = 2;
 /// The share of the process's limit that one walk may take.
 const LIMIT_SHARE: u64 = 4;
 
+/// The most that a worker among others has open besides those of its own way: the directory it
+/// began at, and one in the queue.
+const BESIDES: usize = 2;
+
 /// How many directories a walk keeps open, besides the root.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct FdBudget(usize);
@@ -29,6 +33,16 @@ impl FdBudget {
     /// Returns a budget of this many, raised to the fewest that work.
     pub fn new(fds: usize) -> Self {
         Self(fds.max(MIN_FDS))
+    }
+
+    /// Returns how many workers it suffices for.
+    pub(super) fn workers(self) -> usize {
+        self.0 / (MIN_FDS + BESIDES)
+    }
+
+    /// Returns the share of one of so many workers.
+    pub(super) fn share(self, workers: usize) -> Self {
+        if workers < 2 { self } else { Self::new((self.0 / workers).saturating_sub(BESIDES)) }
     }
 }
 
@@ -93,16 +107,16 @@ pub(super) struct Stack {
     above: String,
     /// The first frame after the first that is open; all after it are.
     first_open: usize,
-    budget: usize,
+    /// Directories that are still to be entered, and the bytes of their names.
+    pending: usize,
     pending_bytes: usize,
 }
 
 impl Stack {
     /// Returns the way that begins at an open directory, which stays open; `path` is its path for
     /// people, empty for the root of the volume.
-    pub(super) fn new(base: Frame, path: String, budget: FdBudget) -> Self {
-        let frames = vec![base];
-        Self { frames, above: path, first_open: 1, budget: budget.0, pending_bytes: 0 }
+    pub(super) fn new(base: Frame, path: String) -> Self {
+        Self { frames: vec![base], above: path, first_open: 1, pending: 0, pending_bytes: 0 }
     }
 
     pub(super) fn top(&mut self) -> Option<&mut Frame> {
@@ -110,9 +124,21 @@ impl Stack {
     }
 
     /// Returns the current directory, which is always open.
-    pub(super) fn top_fd(&self) -> BorrowedFd<'_> {
-        let fd = self.frames.last().and_then(|frame| frame.fd.as_ref());
-        fd.expect("the current directory is open").as_fd()
+    pub(super) fn here(&self) -> Spot<'_> {
+        self.at(self.frames.len() - 1)
+    }
+
+    /// Returns a directory on the way that is open: the first, the current, or one that
+    /// [`Stack::take_spare`] named.
+    pub(super) fn at(&self, level: usize) -> Spot<'_> {
+        Spot { stack: self, level }
+    }
+
+    /// Returns how to begin another way at the current directory, without reading or changing it.
+    pub(super) fn same_place(&self) -> Option<impl FnOnce(OwnedFd) -> Frame> {
+        let top = self.frames.last()?;
+        let (name, identity) = (top.name.clone(), top.identity);
+        Some(move |fd| Frame { reading: Reading::Done, ..Frame::new(name, fd, identity, false) })
     }
 
     /// Returns whether the current directory is the one the way begins at.
@@ -130,6 +156,7 @@ impl Stack {
     pub(super) fn remember(&mut self, names: Vec<CString>) {
         if let Some(top) = self.frames.last_mut() {
             top.pending = names;
+            self.pending += top.pending.len();
             self.pending_bytes += top.pending_bytes();
         }
     }
@@ -137,8 +164,34 @@ impl Stack {
     /// Takes the next directory to be entered from the current one.
     pub(super) fn next_pending(&mut self) -> Option<CString> {
         let name = self.frames.last_mut()?.pending.pop()?;
-        self.pending_bytes -= name.as_bytes().len();
+        self.forget_pending(1, name.as_bytes().len());
         Some(name)
+    }
+
+    /// Takes a directory out that is to be entered from one of the open ones, the nearest to the
+    /// base; none where the walk would be left with nothing to enter.
+    pub(super) fn take_spare(&mut self) -> Option<(usize, CString)> {
+        if self.pending < 2 {
+            return None;
+        }
+        let open = std::iter::once(0).chain(self.first_open..self.frames.len());
+        let mut levels = open.filter(|level| *level < self.frames.len());
+        let level = levels.find(|level| !self.frames[*level].pending.is_empty())?;
+        let name = self.frames[level].pending.pop()?;
+        self.forget_pending(1, name.as_bytes().len());
+        Some((level, name))
+    }
+
+    /// Undoes [`Stack::take_spare`].
+    pub(super) fn put_back(&mut self, level: usize, name: CString) {
+        self.pending += 1;
+        self.pending_bytes += name.as_bytes().len();
+        self.frames[level].pending.push(name);
+    }
+
+    fn forget_pending(&mut self, names: usize, bytes: usize) {
+        self.pending -= names;
+        self.pending_bytes -= bytes;
     }
 
     /// Returns how much memory the names of directories to be entered take.
@@ -146,9 +199,9 @@ impl Stack {
         self.pending_bytes
     }
 
-    /// Enters a directory.
-    pub(super) fn push(&mut self, frame: Frame) {
-        while self.frames.len() - self.first_open >= self.budget {
+    /// Enters a directory, with no more of them open than the budget has.
+    pub(super) fn push(&mut self, frame: Frame, budget: FdBudget) {
+        while self.frames.len() - self.first_open >= budget.0 {
             self.close_one();
         }
         self.frames.push(frame);
@@ -170,7 +223,7 @@ impl Stack {
     /// one are left too.
     pub(super) fn pop(&mut self) -> Ascent {
         let Some(left) = self.frames.pop() else { return Ascent::StillOpen };
-        self.pending_bytes -= left.pending_bytes();
+        self.forget_pending(left.pending.len(), left.pending_bytes());
         match self.frames.last_mut() {
             Some(above) if above.fd.is_none() => match reopen_above(&left, above.identity) {
                 Ok(fd) => {
@@ -188,18 +241,35 @@ impl Stack {
     fn pop_closed(&mut self) -> Vec<String> {
         let mut lost = Vec::new();
         while self.frames.last().is_some_and(|frame| frame.fd.is_none()) {
-            lost.push(self.path(None));
-            let frame = self.frames.pop();
-            self.pending_bytes -= frame.map_or(0, |frame| frame.pending_bytes());
+            lost.push(self.here().path(None));
+            if let Some(frame) = self.frames.pop() {
+                self.forget_pending(frame.pending.len(), frame.pending_bytes());
+            }
         }
         self.first_open = self.frames.len();
         lost
     }
+}
 
-    /// Returns the path of the current directory, or of a name in it, for people.
-    pub(super) fn path(&self, name: Option<&CStr>) -> String {
-        let frames = self.frames.iter().skip(1).map(|frame| frame.name.as_bytes());
-        display_path(&self.above, frames.chain(name.map(CStr::to_bytes)))
+/// One of the open directories on the way.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Spot<'s> {
+    stack: &'s Stack,
+    level: usize,
+}
+
+impl<'s> Spot<'s> {
+    /// Returns the directory.
+    pub(super) fn fd(self) -> BorrowedFd<'s> {
+        let fd = self.stack.frames.get(self.level).and_then(|frame| frame.fd.as_ref());
+        fd.expect("the directory is one of the open ones").as_fd()
+    }
+
+    /// Returns its path, or that of a name in it, for people.
+    pub(super) fn path(self, name: Option<&CStr>) -> String {
+        let frames = self.stack.frames.iter().take(self.level + 1).skip(1);
+        let names = frames.map(|frame| frame.name.as_bytes());
+        display_path(&self.stack.above, names.chain(name.map(CStr::to_bytes)))
     }
 }
 

@@ -1,5 +1,6 @@
 //! What a walk counts, and the first few errors it met.
 
+use pctd_core::observed::Audit;
 use rustix::io::Errno;
 
 use super::entry::{Finding, Refusal};
@@ -8,10 +9,10 @@ use super::{Progress, Unsupported, WalkReport};
 /// How many errors are kept with their path; the rest is counted.
 const ERRORS_KEPT: usize = 5;
 
-/// How many refusals in a row, without one success before, end a walk.
+/// How many refusals, without one success before, end a walk.
 ///
 /// Arbitrary: enough that a few odd files do not look like a file system that cannot do it.
-const REFUSALS_BEFORE_END: u64 = 8;
+pub(super) const REFUSALS_BEFORE_END: u64 = 8;
 
 /// The counts of a walk that is under way.
 #[derive(Debug, Default)]
@@ -45,11 +46,6 @@ impl Tally {
         self.report.limited = true;
     }
 
-    /// Returns how many entries were changed.
-    pub(super) fn changes_made(&self) -> u64 {
-        self.report.changed
-    }
-
     pub(super) fn nested_mount(&mut self, path: String) {
         self.report.audit.nested_mounts.push(path);
     }
@@ -72,11 +68,45 @@ impl Tally {
         unsupported.entries += 1;
     }
 
-    /// Returns whether the walk is to end: at its limit, or because going on would only collect
-    /// more refusals.
-    pub(super) fn is_over(&self) -> bool {
-        let refused = self.report.unsupported.as_ref().map_or(0, |unsupported| unsupported.entries);
-        self.report.limited || refused >= REFUSALS_BEFORE_END && self.report.changed == 0
+    /// Adds what another worker of the same walk counted.
+    pub(super) fn merge(mut self, other: Self) -> Self {
+        let (sum, more) = (&mut self.report, other.report);
+        sum.changed += more.changed;
+        sum.limited |= more.limited;
+        sum.unsupported = match (sum.unsupported.take(), more.unsupported) {
+            (Some(one), Some(two)) => {
+                Some(Unsupported { entries: one.entries + two.entries, ..one })
+            }
+            (one, two) => one.or(two),
+        };
+        // Taken apart, so that a new count cannot be forgotten.
+        let Audit {
+            entries,
+            changes,
+            fresh,
+            owners,
+            modes,
+            acls,
+            hard_links,
+            privileges,
+            nested_mounts,
+            errors,
+            first_errors,
+        } = more.audit;
+        let audit = &mut sum.audit;
+        audit.entries += entries;
+        audit.changes += changes;
+        audit.fresh += fresh;
+        audit.owners += owners;
+        audit.modes += modes;
+        audit.acls += acls;
+        audit.hard_links += hard_links;
+        audit.privileges += privileges;
+        audit.nested_mounts.extend(nested_mounts);
+        audit.errors += errors;
+        audit.first_errors.extend(first_errors);
+        audit.first_errors.truncate(ERRORS_KEPT);
+        self
     }
 
     pub(super) fn progress(&self) -> Progress {

@@ -4,13 +4,14 @@
 //! it would notice if pctd went that way.
 
 use std::fs;
+use std::num::NonZeroUsize;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use pctd_core::ids::HostIds;
 use pctd_core::ownership::OwnershipRule;
-use pctd_node::{FdBudget, WalkMode};
+use pctd_node::{FdBudget, Walk, WalkMode};
 
 use crate::support::adversary::Adversary;
 use crate::support::{OWNER, Tree, ids, mode, rule, set_mode};
@@ -70,6 +71,15 @@ fn naive_pass(dir: &Path) {
     }
 }
 
+/// Repairs once with as few fds as there can be, which makes the walk find its way back up, and
+/// once on four threads, which hand each other directories.
+fn repair_both_ways(tree: &Tree, rule: &OwnershipRule) {
+    for (fds, threads) in [(2, 1), (16, 4)] {
+        let (fds, threads) = (FdBudget::new(fds), NonZeroUsize::new(threads));
+        tree.walk_with(Walk { fds, threads, ..Walk::new(WalkMode::Repair, rule) });
+    }
+}
+
 /// Repairs for a while, then lets the obvious way try; returns whether the victims survived each.
 fn attack(tree: &Tree, pairs: &[(PathBuf, PathBuf)], victims: &[PathBuf; 3]) -> (bool, bool) {
     let rules = rules();
@@ -78,9 +88,8 @@ fn attack(tree: &Tree, pairs: &[(PathBuf, PathBuf)], victims: &[PathBuf; 3]) -> 
     while_swapping(pairs, || {
         while Instant::now() < end {
             for rule in &rules {
-                let fds = FdBudget::new(2);
-                tree.walk(rule, WalkMode::Repair, fds, &|_| {});
-                passes += 1;
+                repair_both_ways(tree, rule);
+                passes += 2;
             }
         }
     });
@@ -143,7 +152,7 @@ fn directories_moved_up_and_down_lead_nowhere() {
     while_swapping(&pairs, || {
         while Instant::now() < end {
             for rule in &rules {
-                tree.walk(rule, WalkMode::Repair, FdBudget::new(2), &|_| {});
+                repair_both_ways(&tree, rule);
             }
         }
     });
@@ -172,7 +181,7 @@ fn a_volume_swapped_for_a_link_is_not_followed() {
                     refused += 1;
                     continue;
                 };
-                let walk = pctd_node::Walk::new(WalkMode::Repair, rule);
+                let walk = Walk::new(WalkMode::Repair, rule);
                 pctd_node::walk::walk(&open, walk).unwrap();
                 walked += 1;
             }

@@ -106,6 +106,8 @@ fn entries_that_appear_after_the_audit_are_not_changed_beyond_the_limit() {
         progress: &|_| {},
         max_changes: None,
         since: None,
+        threads: None,
+        background: false,
     };
     let audit = node.audit(request).unwrap();
     assert_eq!(audit.changes, 2, "the root and the file");

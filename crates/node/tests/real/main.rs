@@ -11,5 +11,6 @@ mod limits;
 mod observe;
 mod source;
 mod support;
+mod threads;
 mod walk;
 mod watch;

@@ -89,6 +89,8 @@ fn a_walk_is_made_only_on_the_file_system_it_was_planned_for() {
         progress: &|_| {},
         max_changes: None,
         since: None,
+        threads: None,
+        background: false,
     };
     let error = node.repair(request).unwrap_err();
     assert!(matches!(error, WalkError::FileSystemChanged { .. }), "{error}");

@@ -2,6 +2,7 @@
 
 use std::ffi::OsStr;
 use std::fs;
+use std::num::NonZeroUsize;
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::symlink;
@@ -289,7 +290,7 @@ fn errors_are_counted_and_only_the_first_few_kept() {
 }
 
 /// Makes `depth` directories inside one another, with a file in each; no path is that long.
-fn make_chain(tree: &Tree, depth: u32) {
+pub(crate) fn make_chain(tree: &Tree, depth: u32) {
     let flags = OFlags::PATH | OFlags::DIRECTORY;
     let mut dir = openat(CWD, tree.at(""), flags, rustix::fs::Mode::empty()).unwrap();
     for _ in 0..depth {
@@ -299,14 +300,14 @@ fn make_chain(tree: &Tree, depth: u32) {
     }
 }
 
-fn make_file(dir: &OwnedFd) {
+pub(crate) fn make_file(dir: &OwnedFd) {
     let flags = OFlags::CREATE | OFlags::WRONLY;
     drop(openat(dir, "f", flags, rustix::fs::Mode::from_raw_mode(0o644)).unwrap());
 }
 
 /// Removes what [`make_chain`] made, from the bottom: recursive removal would run out of stack or
 /// of fds.
-fn remove_chain(tree: &Tree) {
+pub(crate) fn remove_chain(tree: &Tree) {
     let flags = OFlags::PATH | OFlags::DIRECTORY;
     let open = |dir: &OwnedFd, name| openat(dir, name, flags, rustix::fs::Mode::empty());
     let mut dir = openat(CWD, tree.at(""), flags, rustix::fs::Mode::empty()).unwrap();
@@ -348,14 +349,16 @@ fn no_more_directories_are_open_than_the_budget_has() {
     let progress = |_| {
         most.fetch_max(fds_below(tree.dir.path()), Ordering::Relaxed);
     };
-    let fds = FdBudget::new(BUDGET);
-    tree.walk(&rule("0750", "0640"), WalkMode::Repair, fds, &progress);
+    let (fds, threads) = (FdBudget::new(BUDGET), NonZeroUsize::new(1));
+    let rule = rule("0750", "0640");
+    let walk = Walk::new(WalkMode::Repair, &rule);
+    tree.walk_with(Walk { fds, threads, progress: &progress, ..walk });
     assert_eq!(most.into_inner(), BUDGET + ROOT);
     assert_eq!(fds_below(&tree.at("")), 0, "an admin could not unmount it");
     remove_chain(&tree);
 }
 
-fn fds_below(dir: &Path) -> usize {
+pub(crate) fn fds_below(dir: &Path) -> usize {
     let fds = fs::read_dir("/proc/self/fd").unwrap().map_while(Result::ok);
     let links = fds.filter_map(|fd| fs::read_link(fd.path()).ok());
     links.filter(|link| link.starts_with(dir) && link != dir).count()

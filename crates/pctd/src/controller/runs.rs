@@ -54,7 +54,9 @@ impl<R: Reconciler> Controller<R> {
             let next = self.queue.pop(now, |key| has_room(running, limit, key));
             let Some(key) = next else { return };
             let verify = self.walks.take(&key);
-            let job = Job { verify, confirmed: self.confirmed.remove(&key), ..Job::default() };
+            let confirmed = self.confirmed.remove(&key);
+            let background = verify && !confirmed;
+            let job = Job { verify, confirmed, background, ..Job::default() };
             self.board.begin(&key, Arc::clone(&job.progress));
             self.running.insert(key.clone(), Run { job: job.clone(), since: now });
             let (reconciler, desired) = (Arc::clone(&self.reconciler), Arc::clone(&self.desired));

@@ -8,7 +8,6 @@ use pctd_core::desired::{Desired, Volume};
 use pctd_core::ids::{Ctid, Key, MpKey};
 use pctd_core::ledger::LedgerEntry;
 use pctd_core::observed::{Presence, Snapshot, SourceState};
-use pctd_core::ownership::OwnershipRule;
 use pctd_core::plan::{Plans, SetMount, Step};
 use pctd_node::{Exit, PctClass, WalkError, WalkReport, WalkRequest};
 use tracing::info;
@@ -72,25 +71,20 @@ impl Engine {
                 // come since the audit; the next look then finds that it needs a confirmation.
                 let fresh = observed.and_then(|found| found.audit.as_ref()).map_or(0, |a| a.fresh);
                 let allowed = desired.settings.confirm_above.saturating_add(fresh);
-                let limit = (!job.confirmed).then_some(allowed);
-                self.set_ownership(volume, rule, &dir.file_system.id, limit, job)
+                let progress = |now| job.progress.set(now);
+                self.set_ownership(WalkRequest {
+                    file_system: Some(&dir.file_system.id),
+                    max_changes: (!job.confirmed).then_some(allowed),
+                    ..walk_request(desired, volume, rule, job, &progress)
+                })
             }
             _ => StepEnd::Failed(format!("{} is no step for {key}", step.name())),
         }
     }
 
-    fn set_ownership(
-        &self,
-        volume: &Volume,
-        rule: &OwnershipRule,
-        file_system: &str,
-        max_changes: Option<u64>,
-        job: &Job,
-    ) -> StepEnd {
+    fn set_ownership(&self, request: WalkRequest<'_>) -> StepEnd {
+        let (volume, rule) = (request.volume, request.rule);
         let begun = Instant::now();
-        let progress = |now| job.progress.set(now);
-        let request = walk_request(volume, rule, Some(file_system), job, &progress);
-        let request = WalkRequest { max_changes, ..request };
         let report = match self.node.repair(request) {
             Ok(report) => report,
             // Mounted or unmounted in between: look again, and judge the file system anew.

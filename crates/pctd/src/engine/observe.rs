@@ -129,17 +129,20 @@ impl Engine {
         name: &VolumeName,
         job: &Job,
     ) -> Result<(), String> {
-        let rule = plans.volumes.get(name).and_then(|plan| plan.rule.as_ref());
+        let plan = plans.volumes.get(name);
+        let rule = plan.and_then(|plan| plan.rule.as_ref());
         let (Some(rule), Some(volume)) = (rule, desired.volumes.get(name)) else { return Ok(()) };
         let Some(observed) = snapshot.volumes.get_mut(name) else { return Ok(()) };
         if !matches!(observed.source, SourceState::Directory(_)) {
             return Ok(());
         }
+        // What is probably in place can wait; a volume that is not, and its containers, should not.
+        let background = job.background && plan.is_some_and(|plan| !plan.needs_audit);
         let since = self.watched_since(name);
         self.begin_walk(desired, volume);
         let progress = |now| job.progress.set(now);
-        let request = walk_request(volume, rule, None, job, &progress);
-        match self.node.audit(WalkRequest { since, ..request }) {
+        let request = walk_request(desired, volume, rule, job, &progress);
+        match self.node.audit(WalkRequest { background, since, ..request }) {
             Ok(audit) => {
                 observed.watch = self.watch_of(desired, name);
                 observed.audit = Some(audit);
@@ -266,14 +269,23 @@ impl Engine {
 
 /// Returns how a volume is walked for a job.
 pub(super) fn walk_request<'a>(
+    desired: &Desired,
     volume: &'a Volume,
     rule: &'a OwnershipRule,
-    file_system: Option<&'a str>,
     job: &'a Job,
     progress: &'a (dyn Fn(Progress) + Sync),
 ) -> WalkRequest<'a> {
-    let cancel = &job.cancel;
-    WalkRequest { volume, rule, file_system, cancel, progress, max_changes: None, since: None }
+    WalkRequest {
+        volume,
+        rule,
+        file_system: None,
+        cancel: &job.cancel,
+        progress,
+        max_changes: None,
+        since: None,
+        threads: desired.settings.walk_threads,
+        background: false,
+    }
 }
 
 /// Returns how long ago each restart was; a clock that was set back makes it "just now".
