@@ -252,6 +252,16 @@ pub struct ProgressReport {
     pub entries: u64,
     /// Entries changed, or found to differ, so far.
     pub changes: u64,
+    /// Entries looked at per second, since the walk began.
+    #[serde(default)]
+    pub rate: u64,
+}
+
+impl std::fmt::Display for ProgressReport {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self { entries, changes, rate } = self;
+        write!(f, "{entries} entries, {changes} differ, {rate}/s")
+    }
 }
 
 /// What `inspect` prints: a container as pctd reads it.

@@ -38,7 +38,7 @@ use std::ffi::OsString;
 use std::io;
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::{Duration, Instant, SystemTime};
 
@@ -437,22 +437,16 @@ impl Node {
 #[derive(Debug, Default)]
 struct Far {
     cancel: AtomicBool,
-    entries: AtomicU64,
-    changes: AtomicU64,
+    now: Mutex<Progress>,
 }
 
 impl Far {
     fn set(&self, now: Progress) {
-        self.entries.store(now.entries, Ordering::Relaxed);
-        self.changes.store(now.changes, Ordering::Relaxed);
+        *self.now.lock().unwrap_or_else(PoisonError::into_inner) = now;
     }
 
     fn get(&self) -> Progress {
-        let (entries, changes) = (&self.entries, &self.changes);
-        Progress {
-            entries: entries.load(Ordering::Relaxed),
-            changes: changes.load(Ordering::Relaxed),
-        }
+        *self.now.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

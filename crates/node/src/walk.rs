@@ -105,6 +105,8 @@ pub struct Progress {
     pub entries: u64,
     /// Of those, entries that differ or differed.
     pub changes: u64,
+    /// Entries looked at per second, since the walk began.
+    pub rate: u64,
 }
 
 /// What a walk found and did.

@@ -82,6 +82,9 @@ const SETTLE: Duration = Duration::from_millis(20);
 /// system answers, both end at once.
 const GRACE: Duration = Duration::from_secs(5);
 
+/// How often systemd is told how far a walk is.
+const TELL: Duration = Duration::from_secs(5);
+
 /// Runs on the blocking pool that have ended.
 enum Done {
     /// With the generation of the configuration it was made for.
@@ -256,7 +259,9 @@ impl<R: Reconciler> Controller<R> {
             .then(|| self.queue.next_deadline(|key| has_room(&self.running, limit, key)))
             .flatten();
         let resync = self.surveys.next_resync();
-        [self.walks.next_due(), key].into_iter().flatten().fold(resync, Instant::min)
+        // While something runs, so that what is told of it is not old.
+        let tell = (!self.running.is_empty()).then(|| Instant::now() + TELL);
+        [self.walks.next_due(), key, tell].into_iter().flatten().fold(resync, Instant::min)
     }
 }
 

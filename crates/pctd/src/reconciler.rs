@@ -13,6 +13,7 @@ use pctd_core::desired::Desired;
 use pctd_core::ids::{Key, VolumeName};
 use pctd_core::observed::Drift;
 use pctd_core::plan::{Hold, Reason, Step};
+use pctd_core::report::ProgressReport;
 
 /// Observes the node and brings one key at a time to what is desired. Blocking.
 pub(crate) trait Reconciler: Send + Sync + 'static {
@@ -66,6 +67,8 @@ pub(crate) struct Progress {
     pub(crate) entries: AtomicU64,
     /// Entries that differ or were changed.
     pub(crate) changes: AtomicU64,
+    /// Entries looked at per second.
+    pub(crate) rate: AtomicU64,
 }
 
 impl Progress {
@@ -73,6 +76,16 @@ impl Progress {
     pub(crate) fn set(&self, now: pctd_node::Progress) {
         self.entries.store(now.entries, Ordering::Relaxed);
         self.changes.store(now.changes, Ordering::Relaxed);
+        self.rate.store(now.rate, Ordering::Relaxed);
+    }
+
+    /// Returns where it is, for a report.
+    pub(crate) fn report(&self) -> ProgressReport {
+        ProgressReport {
+            entries: self.entries.load(Ordering::Relaxed),
+            changes: self.changes.load(Ordering::Relaxed),
+            rate: self.rate.load(Ordering::Relaxed),
+        }
     }
 }
 

@@ -14,7 +14,7 @@ use std::ffi::CStr;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::{Builder, Scope};
-use std::time::UNIX_EPOCH;
+use std::time::{Instant, UNIX_EPOCH};
 
 use rustix::io::Errno;
 
@@ -75,6 +75,7 @@ pub(super) struct Crew<'a> {
     pub(super) since: Option<(i64, u32)>,
     /// How many workers there are to be.
     pub(super) hands: Hands,
+    begun: Instant,
     queue: Mutex<Queue>,
     /// Somebody waits for a piece, or for the end.
     news: Condvar,
@@ -117,6 +118,7 @@ impl<'a> Crew<'a> {
             ask_first: MountTable::read().map_or(true, |table| table.may_automount(volume.mount())),
             since,
             hands,
+            begun: Instant::now(),
             queue: Mutex::default(),
             news: Condvar::new(),
             queued: AtomicUsize::new(0),
@@ -193,7 +195,9 @@ impl<'a> Crew<'a> {
     pub(super) fn publish(&self, new: Progress) {
         let entries = self.entries.fetch_add(new.entries, Ordering::Relaxed) + new.entries;
         let changes = self.changes.fetch_add(new.changes, Ordering::Relaxed) + new.changes;
-        (self.walk.progress)(Progress { entries, changes });
+        let micros = u64::try_from(self.begun.elapsed().as_micros()).unwrap_or(u64::MAX).max(1);
+        let rate = entries.saturating_mul(1_000_000) / micros;
+        (self.walk.progress)(Progress { entries, changes, rate });
     }
 
     /// Offers a piece to the others; starts one more of them where all have something to do.

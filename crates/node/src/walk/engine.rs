@@ -192,6 +192,7 @@ impl<'a> Engine<'a> {
         self.crew.publish(Progress {
             entries: now.entries - self.published.entries,
             changes: now.changes - self.published.changes,
+            rate: 0,
         });
         self.published = now;
     }

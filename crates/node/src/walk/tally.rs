@@ -110,7 +110,8 @@ impl Tally {
     }
 
     pub(super) fn progress(&self) -> Progress {
-        Progress { entries: self.report.audit.entries, changes: self.report.audit.changes }
+        let Audit { entries, changes, .. } = self.report.audit;
+        Progress { entries, changes, rate: 0 }
     }
 
     pub(super) fn finish(mut self, cancelled: bool) -> WalkReport {

@@ -114,12 +114,10 @@ fn show_progress(key: &Key, progress: &Progress, ended: &AtomicBool) {
     let begun = std::time::Instant::now();
     while !ended.load(Ordering::Relaxed) {
         std::thread::sleep(PATIENCE / 5);
-        let entries = progress.entries.load(Ordering::Relaxed);
-        if begun.elapsed() >= PATIENCE && entries > 0 {
-            let changes = progress.changes.load(Ordering::Relaxed);
+        let now = progress.report();
+        if begun.elapsed() >= PATIENCE && now.entries > 0 {
             // Nobody reads it if it cannot be written.
-            let _unwritable =
-                write!(io::stderr(), "\r\x1b[K{key}: {entries} entries, {changes} to change");
+            let _unwritable = write!(io::stderr(), "\r\x1b[K{key}: {now}");
             shown = true;
         }
     }

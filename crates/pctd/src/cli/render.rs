@@ -183,7 +183,7 @@ const fn state(state: KeyState) -> (&'static str, Tone) {
 /// Returns the one line that says most about a key.
 fn explanation(entry: &KeyStatus) -> String {
     if let Some(progress) = entry.progress.filter(|progress| progress.entries > 0) {
-        return format!("{} entries looked at, {} differ", progress.entries, progress.changes);
+        return progress.to_string();
     }
     if let Some(error) = &entry.error {
         return error.clone();
@@ -458,7 +458,7 @@ container 100
             ("Watched", Truth::False, "by the walk"),
         ];
         let mut walking = key_status(KeyState::Progressing, &in_place);
-        walking.progress = Some(ProgressReport { entries: 1200, changes: 3 });
+        walking.progress = Some(ProgressReport { entries: 1200, changes: 3, rate: 400 });
         let mut failed = key_status(KeyState::Failed, &[]);
         failed.error = Some("pct exited with 255".to_owned());
         let mut held = key_status(KeyState::Held, &in_place);
@@ -482,7 +482,7 @@ container 100
         let expected = "\
 pctd 0.1.0 (pid 77), enforce, generation 3 of /etc/pctd/config.json, /etc/pctd/conf.d/a.json
 data       converged    every entry was looked at
-ssl_certs  progressing  1200 entries looked at, 3 differ
+ssl_certs  progressing  1200 entries, 3 differ, 400/s
 100        progressing  1 steps to take
 101        failed       pct exited with 255
 102        held         Locked: it is locked

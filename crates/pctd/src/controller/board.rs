@@ -2,14 +2,13 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
 use jiff::Timestamp;
 use pctd_core::condition::{Condition, Conditions};
 use pctd_core::desired::Desired;
 use pctd_core::ids::Key;
 use pctd_core::plan::{Hold, Reason};
-use pctd_core::report::{ConditionReport, KeyState, KeyStatus, ProgressReport};
+use pctd_core::report::{ConditionReport, KeyState, KeyStatus};
 use tracing::{info, warn};
 
 use crate::reconciler::{Outcome, Progress, Verdict, View};
@@ -132,6 +131,12 @@ impl Board {
                 text = format!("{text}, {number} {word}");
             }
         }
+        for (key, entry) in &self.entries {
+            let progress = entry.progress.as_ref().map(|progress| progress.report());
+            if let Some(progress) = progress.filter(|progress| progress.entries > 0) {
+                text = format!("{text}; {key}: {progress}");
+            }
+        }
         text
     }
 }
@@ -185,10 +190,7 @@ impl Entry {
             error: self.error.clone(),
             drift: None,
             next_retry: next.map(|at| format!("{at:.0}")),
-            progress: self.progress.as_ref().map(|progress| ProgressReport {
-                entries: progress.entries.load(Ordering::Relaxed),
-                changes: progress.changes.load(Ordering::Relaxed),
-            }),
+            progress: self.progress.as_ref().map(|progress| progress.report()),
         }
     }
 }

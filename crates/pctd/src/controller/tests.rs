@@ -162,7 +162,9 @@ impl Reconciler for Script {
         let has_gate = gate.is_some();
         let work = || {
             self.calls.send(Call::Run { key: key.clone(), verify, confirmed }).unwrap();
-            gate.into_iter().for_each(|gate| gate.recv().unwrap());
+            for gate in gate {
+                gate.recv().unwrap();
+            }
         };
         if uncut {
             job.uncut(work);
