@@ -162,7 +162,7 @@ impl Reconciler for Script {
         let has_gate = gate.is_some();
         let work = || {
             self.calls.send(Call::Run { key: key.clone(), verify, confirmed }).unwrap();
-            for gate in gate {
+            if let Some(gate) = gate {
                 gate.recv().unwrap();
             }
         };
