@@ -1,9 +1,11 @@
 //! Restarts: only for pctd's own pending changes, gracefully, rarely, and never into a stop.
 
+#![expect(clippy::unwrap_used, reason = "what fails in a helper ends the test")]
+
 use std::fs;
 use std::time::{Duration, Instant};
 
-use pctd_sandbox::Guest;
+use pctd_sandbox::{Fault, FaultKind, Guest};
 use pctd_tests::daemon::{Daemon, eventually};
 use pctd_tests::world::{UNPRIVILEGED, World, conf, ctid, holds};
 use serde_json::Value;
@@ -182,11 +184,87 @@ fn a_missing_source_of_any_mount_prevents_the_reboot() {
     nothing_follows(&world);
     assert_eq!(world.calls(), [SET]);
     assert!(world.node.is_running(ctid(100)));
-    // It is back: the restart that was held is made, and only then.
+    // It is back: the restart that was held is made by itself, and only then.
     world.dir("/srv/theirs", 0, 0o755);
-    world.apply(&["100"], 0);
     daemon.until_all("Converged");
     assert_eq!(world.calls(), [SET, REBOOT]);
+}
+
+/// A container that runs with `/tank/old` while its reboot for `/tank/new` is under way, in which
+/// its guest takes its time.
+fn rebooting(settings: &str) -> Option<(World, Daemon, std::path::PathBuf)> {
+    let world = World::new(env!("CARGO_BIN_EXE_pctd-tests"))?;
+    world.dir("/tank/old", 100_000, 0o755);
+    world.running(100, &[UNPRIVILEGED]);
+    let source = |path: &str| {
+        world.volumes(
+            &format!(r#""restart_timeout": "3s"{settings}"#),
+            &format!(
+                r#""a": {{"host_path": "{path}", "owner": "container_root", "create": false,
+                    "mounts": {{"100": "/data"}}}}"#
+            ),
+        );
+    };
+    source("/tank/old");
+    let daemon = world.pctd.start();
+    daemon.until_all("Converged");
+    let new = world.dir("/tank/new", 100_000, 0o755);
+    world.node.set_guest(ctid(100), Guest::Slow(400)).unwrap();
+    source("/tank/new");
+    eventually("the reboot has begun", || reboots(&world) == 1);
+    Some((world, daemon, new))
+}
+
+fn starts(world: &World) -> usize {
+    world.calls().iter().filter(|call| *call == "start 100").count()
+}
+
+fn owes_a_start(world: &World) -> bool {
+    let ledger = pctd_tests::daemon::text(&world.host("/var/lib/pctd/ledger.json"));
+    ledger.contains("start_owed")
+}
+
+#[test]
+fn a_start_that_fails_after_a_reboot_is_tried_again_until_the_container_runs() {
+    let Some((world, daemon, new)) = rebooting("") else { return };
+    let fault = FaultKind::Fail { exit: 255, stderr: "no such device".into() };
+    world.node.inject(Fault::next(fault).on("start").times(3)).unwrap();
+    fs::remove_dir(&new).unwrap();
+    eventually("the container is back", || world.node.is_running(ctid(100)) && starts(&world) > 1);
+    // Once with the reboot, and after three failures the fourth one is the last.
+    assert_eq!(starts(&world), 4, "{:?}", world.calls());
+    assert!(daemon.log().contains("no such device"), "{}", daemon.log());
+    eventually("nothing is owed any more", || !owes_a_start(&world));
+    nothing_follows(&world);
+    // What an admin stops stays stopped.
+    world.pct(&["stop", "100"]);
+    nothing_follows(&world);
+    assert!(!world.node.is_running(ctid(100)));
+}
+
+#[test]
+fn a_daemon_killed_during_a_reboot_whose_start_fails_starts_the_container_later() {
+    let Some((world, mut daemon, new)) = rebooting("") else { return };
+    daemon.signal(rustix::process::Signal::KILL);
+    daemon.wait();
+    fs::remove_dir(&new).unwrap();
+    eventually("the reboot has ended", || {
+        world.node.pct_calls().unwrap().iter().all(|call| call.ended.is_some())
+    });
+    assert!(!world.node.is_running(ctid(100)));
+    assert!(owes_a_start(&world));
+    let daemon = world.pctd.start();
+    // What it mounts is missing, and a start would fail.
+    daemon.until("the start is owed", |status| {
+        holds(status, "containers", "100").contains(&"StartOwed".to_owned())
+    });
+    nothing_follows(&world);
+    world.dir("/tank/new", 100_000, 0o755);
+    daemon.until_all("Converged");
+    assert!(world.node.is_running(ctid(100)));
+    assert_eq!((starts(&world), reboots(&world)), (1, 1), "{:?}", world.calls());
+    eventually("nothing is owed any more", || !owes_a_start(&world));
+    daemon.stop();
 }
 
 #[test]

@@ -317,6 +317,7 @@ mod tests {
                 memory: Memory::Whole,
                 waited: BTreeMap::new(),
                 restarted: BTreeMap::new(),
+                missing_sources: BTreeMap::new(),
                 accounts: Accounts::default(),
                 requests: Requests::default(),
             };

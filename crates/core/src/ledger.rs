@@ -33,6 +33,9 @@ pub struct Ledger {
     /// When pctd last restarted a container, in seconds since 1970.
     #[serde(default)]
     pub restarted: BTreeMap<Ctid, u64>,
+    /// Containers that pctd stops for a restart and has not seen running again.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub start_owed: BTreeSet<Ctid>,
 }
 
 impl Default for Ledger {
@@ -44,6 +47,7 @@ impl Default for Ledger {
             volumes: BTreeMap::new(),
             seen: BTreeSet::new(),
             restarted: BTreeMap::new(),
+            start_owed: BTreeSet::new(),
         }
     }
 }
@@ -125,6 +129,10 @@ pub enum LedgerEntry {
         /// When, in seconds since 1970.
         at: u64,
     },
+    /// pctd is about to stop a container that it has to start again, whatever comes in between.
+    StartOwed(Ctid),
+    /// It runs again, or is no longer pctd's to start.
+    StartSettled(Ctid),
 }
 
 impl Ledger {
@@ -157,6 +165,8 @@ impl Ledger {
                 self.volumes.insert(volume, record.clone()) != Some(record)
             }
             LedgerEntry::Seen(ctid) => self.seen.insert(ctid),
+            LedgerEntry::StartOwed(ctid) => self.start_owed.insert(ctid),
+            LedgerEntry::StartSettled(ctid) => self.start_owed.remove(&ctid),
             LedgerEntry::Restarted { ctid, at } => self.restarted.insert(ctid, at) != Some(at),
         }
     }

@@ -28,6 +28,9 @@ pub struct Snapshot {
     pub waited: BTreeMap<Ctid, Duration>,
     /// How long ago pctd restarted each container, where it did.
     pub restarted: BTreeMap<Ctid, Duration>,
+    /// A bind source that is no directory, for containers that would not start because of it; looked
+    /// for only where a restart or a start of pctd's may be due.
+    pub missing_sources: BTreeMap<Ctid, String>,
     /// The host's users and groups that the declaration names, where they exist.
     pub accounts: Accounts,
     /// What is asked of this run beyond the declaration.

@@ -198,7 +198,10 @@ fn outcome(view: View, taken: Vec<Step>, verdict: Verdict) -> Outcome {
 fn next_step(desired: &Desired, view: &View) -> Result<Step, Verdict> {
     let step = view.steps.iter().find(|step| match step {
         Step::SetMount(set) => !set.after_volume,
-        Step::CreateDirectory { .. } | Step::SetOwnership(_) | Step::RebootContainer { .. } => true,
+        Step::CreateDirectory { .. }
+        | Step::SetOwnership(_)
+        | Step::RebootContainer { .. }
+        | Step::StartContainer {} => true,
     });
     match step {
         Some(step) if desired.settings.mode == Mode::Enforce => Ok(step.clone()),

@@ -1,6 +1,7 @@
 //! The plan of one container: its mounts, and a restart where one of them waits for it.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use crate::conf::Conf;
 use crate::desired::{Desired, Restart};
@@ -117,6 +118,46 @@ fn plan_here(
         plan.steps.clear();
         plan.holds.push(hold);
     }
+    plan_start(plan, snapshot, cluster, ctid, container);
+}
+
+/// How long after a restart pctd starts a container that did not come back. After that somebody will
+/// have looked at it, and a container that an admin stopped is not pctd's to start.
+const START_OWED_FOR: Duration = Duration::from_hours(1);
+
+/// Plans the start that pctd owes a container it stopped, or says what stands in the way.
+fn plan_start(
+    plan: &mut ContainerPlan,
+    snapshot: &Snapshot,
+    cluster: &Cluster,
+    ctid: Ctid,
+    container: &ObservedContainer,
+) {
+    if !snapshot.ledger.start_owed.contains(&ctid) {
+        return;
+    }
+    let is_recent = snapshot.restarted.get(&ctid).is_some_and(|ago| *ago < START_OWED_FOR);
+    if container.running != Running::No || !is_recent {
+        plan.records.push(LedgerEntry::StartSettled(ctid));
+        return;
+    }
+    let owed = |why: String| Hold::StartOwed { ctid, why };
+    let hold = if container.flock_held {
+        // The restart itself, perhaps, after a crash of pctd.
+        Some(Hold::Busy { ctid })
+    } else if !cluster.quorate {
+        Some(owed("this node has no quorum".to_owned()))
+    } else if let Some(lock) = container.conf.lock() {
+        Some(owed(format!("it is locked ({lock})")))
+    } else {
+        let missing = snapshot.missing_sources.get(&ctid);
+        missing.map(|path| owed(format!("{path}, which it mounts, is not a directory")))
+    };
+    match hold {
+        Some(hold) if plan.holds.contains(&hold) => {}
+        Some(hold) => plan.holds.push(hold),
+        None => plan.steps.push(Step::StartContainer {}),
+    }
 }
 
 /// Plans the mounts of a container; returns those of pctd's that wait for a restart.
@@ -224,6 +265,12 @@ fn plan_restart(
     } else if let Some(why) = snapshot.requests.restart_failed.get(&ctid) {
         // What stood in the way would be met again, at once and without end.
         plan.holds.push(Hold::NeedsRestart { ctid, keys, why: failed_before(ctid, why) });
+    } else if let Some(path) = snapshot.missing_sources.get(&ctid) {
+        // It would not start again.
+        let why = format!(
+            "{path}, which it mounts, is not a directory; it is restarted when that is back"
+        );
+        plan.holds.push(Hold::NeedsRestart { ctid, keys, why });
     } else if let Some(left) =
         ago.and_then(|ago| settings.restart_limit.checked_sub(ago)).filter(|left| !left.is_zero())
     {

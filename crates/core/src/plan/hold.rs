@@ -248,6 +248,16 @@ pub enum Hold {
         /// How many steps.
         steps: usize,
     },
+    /// A container that pctd stopped for a restart cannot be started yet.
+    #[error(
+        "container {ctid} did not come back from a restart that pctd made, and cannot be started: {why}; pctd starts it when that is over"
+    )]
+    StartOwed {
+        /// The container.
+        ctid: Ctid,
+        /// What stands in the way.
+        why: String,
+    },
     /// A change waits for a restart that pctd does not make (now).
     #[error("{} of container {ctid} wait for a restart; {why}", list(.keys))]
     NeedsRestart {
@@ -368,6 +378,7 @@ reasons! {
     NoFreeKey: Calm,
     VolumeHeld: Calm,
     ObserveOnly: Calm,
+    StartOwed: Backoff,
     NeedsRestart: Calm,
 }
 

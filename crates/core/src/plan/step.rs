@@ -26,6 +26,8 @@ pub enum Step {
         /// What else would take effect with them, changed by others.
         others: Vec<String>,
     },
+    /// Start a container that did not come back from a restart pctd made.
+    StartContainer {},
 }
 
 /// Owners and modes to be set in a volume.
@@ -80,7 +82,7 @@ pub enum Effective {
 impl Step {
     /// The names of all steps.
     pub const NAMES: &[&str] =
-        &["create_directory", "set_ownership", "set_mount", "reboot_container"];
+        &["create_directory", "set_ownership", "set_mount", "reboot_container", "start_container"];
 
     /// Returns the step's name as in logs and JSON.
     pub const fn name(&self) -> &'static str {
@@ -89,6 +91,7 @@ impl Step {
             Self::SetOwnership(_) => "set_ownership",
             Self::SetMount(_) => "set_mount",
             Self::RebootContainer { .. } => "reboot_container",
+            Self::StartContainer {} => "start_container",
         }
     }
 }

@@ -192,6 +192,7 @@ fn restarts() -> Vec<Case> {
     let own = |world: World| {
         world.here(100, &conf(waiting)).running(100).wrote(100, "mp0", "/tank/data,mp=/data")
     };
+    let there = || World::one_mount().here(100, &conf("mp0: /tank/data,mp=/data"));
     vec![
         case(
             "a changed option of a running container waits for a restart",
@@ -236,6 +237,38 @@ fn restarts() -> Vec<Case> {
             .restart_failed(100),
             &["100 ! NeedsRestart"],
         ),
+        case(
+            "not while a source is missing, with which it would not start again",
+            own(World::one_mount()).missing_source(100),
+            &["100 ! NeedsRestart"],
+        ),
+        case("what a restart left stopped is started", there().start_owed(100), &["100 start"]),
+        case(
+            "what a restart left stopped is not started while its sources are missing",
+            there().start_owed(100).missing_source(100),
+            &["100 ! StartOwed"],
+        ),
+        case(
+            "nor while a task is at work on it",
+            there().start_owed(100).flock(100),
+            &["data ! IdmapNotReady", "100 ! IdmapNotReady", "100 ! Busy"],
+        ),
+        case(
+            "nor while it is locked",
+            there().start_owed(100).container(100, |c| c.conf.current.set("lock", "backup")),
+            &["100 ! StartOwed"],
+        ),
+        case(
+            "nor when it was long ago: by now somebody else has stopped it",
+            there().start_owed(100).restarted(100, Duration::from_hours(2)),
+            &[],
+        ),
+        case(
+            "what a restart left running is not started",
+            there().running(100).start_owed(100),
+            &[],
+        ),
+        case("what somebody else stopped is not started", there(), &[]),
         case(
             "not while it is locked",
             own(World::one_mount()).container(100, |c| c.conf.current.set("lock", "backup")),

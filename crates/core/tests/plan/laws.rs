@@ -337,6 +337,9 @@ proptest! {
             check_frames(&before, &node);
             check_in_place(&mut node);
             prop_assert_eq!(node.mounts(), whole.mounts(), "{:?} at step {}", crash, step);
+            // What ran before runs again.
+            prop_assert_eq!(node.running(), before.running(), "{:?} at step {}", crash, step);
+            prop_assert!(node.ledger.start_owed.is_empty());
         }
     }
 }

@@ -75,6 +75,7 @@ impl World {
             memory: Memory::Whole,
             waited: BTreeMap::new(),
             restarted: BTreeMap::new(),
+            missing_sources: BTreeMap::new(),
             accounts: Accounts { users, groups },
             requests: Requests::default(),
         };
@@ -168,6 +169,18 @@ impl World {
         self
     }
 
+    /// pctd stopped it for a restart just now, and has not seen it running again.
+    pub(crate) fn start_owed(mut self, id: u32) -> Self {
+        Arc::make_mut(&mut self.snapshot.ledger).enter(LedgerEntry::StartOwed(ctid(id)));
+        self.restarted(id, Duration::from_secs(9))
+    }
+
+    /// It mounts what is not there.
+    pub(crate) fn missing_source(mut self, id: u32) -> Self {
+        self.snapshot.missing_sources.insert(ctid(id), "/srv/gone".to_owned());
+        self
+    }
+
     pub(crate) fn restart_failed(mut self, id: u32) -> Self {
         self.snapshot.requests.restart_failed.insert(ctid(id), "it is stopped".to_owned());
         self
@@ -246,6 +259,7 @@ fn line(step: &Step) -> String {
             let after = if set.after_volume { " after volume" } else { "" };
             format!("{sign}{}: {}{when}{after}", set.key, set.value)
         }
+        Step::StartContainer {} => "start".to_owned(),
         Step::RebootContainer { keys, others } => format!("reboot for {keys:?}, also {others:?}"),
     }
 }

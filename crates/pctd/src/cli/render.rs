@@ -70,6 +70,10 @@ fn key(text: &mut String, title: &str, entry: &KeyReport, palette: Palette) {
                 line(text, format_args!("  {sign} {}", ownership(set)));
             }
             Step::SetMount(set) => mount(text, set, palette),
+            Step::StartContainer {} => {
+                let sign = palette.paint(Tone::Change, "~");
+                line(text, format_args!("  {sign} start, because a restart left it stopped"));
+            }
             Step::RebootContainer { keys, others } => {
                 let names: Vec<String> = keys.iter().map(ToString::to_string).collect();
                 let sign = palette.paint(Tone::Change, "~");
@@ -345,6 +349,7 @@ mod tests {
                     keys: vec![MpKey::new(1), MpKey::new(3)],
                     others: vec!["cores".to_owned(), "swap".to_owned()],
                 },
+                Step::StartContainer {},
             ],
             holds: vec![reason("Locked", "container 100 is locked (backup)")],
             error: Some("pct exited with 255".to_owned()),
@@ -378,14 +383,15 @@ container 100
   ~ restart, for mp1
   ~ restart, for mp1, mp3
     also takes effect: cores, swap
+  ~ start, because a restart left it stopped
   failed: pct exited with 255
   ! Locked: container 100 is locked (backup)
 
 ";
         let text = plan(&full(), Tense::Plan, Palette::none());
-        assert_eq!(text, format!("{expected}8 steps, 1 hold, 1 failed, 1 in sync.\n"));
+        assert_eq!(text, format!("{expected}9 steps, 1 hold, 1 failed, 1 in sync.\n"));
         let text = plan(&full(), Tense::Done, Palette::none());
-        assert_eq!(text, format!("{expected}8 steps taken, 1 hold, 1 failed, 1 in sync.\n"));
+        assert_eq!(text, format!("{expected}9 steps taken, 1 hold, 1 failed, 1 in sync.\n"));
     }
 
     #[test]

@@ -39,6 +39,9 @@ impl Engine {
             (Key::Container(ctid), Step::RebootContainer { keys, others }) => {
                 job.uncut(|| self.restart(desired, snapshot, *ctid, keys, others))
             }
+            (Key::Container(ctid), Step::StartContainer {}) => {
+                job.uncut(|| self.start_again(*ctid))
+            }
             (Key::Volume(name), Step::CreateDirectory { path }) => {
                 let source = snapshot.volumes.get(name).map(|observed| &observed.source);
                 let (Some(volume), Some(SourceState::Missing { file_system })) = (volume, source)

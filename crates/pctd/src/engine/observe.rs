@@ -189,6 +189,7 @@ impl Engine {
             Accounts::default()
         });
         let restarted = restarted(&ledger.restarted);
+        let missing_sources = self.missing_sources(&containers, &ledger);
         let mut snapshot = Snapshot {
             node,
             containers,
@@ -197,6 +198,7 @@ impl Engine {
             memory,
             waited: BTreeMap::new(),
             restarted,
+            missing_sources,
             accounts,
             requests,
         };

@@ -3,7 +3,8 @@
 //!
 //! A start with a bad mount leaves a container stopped, with its old values already gone from the
 //! conf (proxmox.md 12.1). So every source is looked at first, and the values in force are kept
-//! until the container has been seen running again.
+//! until the container has been seen running again. What was stopped is owed a start: a mark in the
+//! ledger outlives a crash and a start that fails, and goes when the container is seen running.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant, SystemTime};
@@ -11,7 +12,7 @@ use std::time::{Duration, Instant, SystemTime};
 use pctd_core::conf::{Conf, MountClass, MountEntry};
 use pctd_core::desired::Desired;
 use pctd_core::ids::{Ctid, MpKey};
-use pctd_core::ledger::LedgerEntry;
+use pctd_core::ledger::{Ledger, LedgerEntry};
 use pctd_core::observed::{ObservedContainer, Presence, Running, Snapshot};
 use tracing::{error, info};
 
@@ -33,15 +34,14 @@ impl Engine {
         let Some(Presence::Here(container)) = snapshot.containers.get(&ctid) else {
             return StepEnd::Refused;
         };
-        if let Some(missing) = self.missing_source(&container.conf) {
-            let why = format!("{missing}, which it mounts, is not a directory");
-            self.memory().restart_failed.insert(ctid, why);
+        // Gone since the plan was made; the next one says so.
+        if self.missing_source(&container.conf).is_some() {
             return StepEnd::Refused;
         }
         let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
         // Entered first: a crash in between must not make two restarts out of one.
         let entry = LedgerEntry::Restarted { ctid, at: now.as_secs() };
-        if let Err(error) = self.enter([entry]) {
+        if let Err(error) = self.enter([entry, LedgerEntry::StartOwed(ctid)]) {
             return StepEnd::Failed(error);
         }
         let own: Vec<String> = keys.iter().map(ToString::to_string).collect();
@@ -69,14 +69,51 @@ impl Engine {
             Some(running) if running != Running::No => return StepEnd::Failed(why),
             // Somebody stopped it first (`VM N not running`); it is not pctd's to start.
             Some(_) if why.contains("not running") && !why.contains("PID") => {
-                return StepEnd::Conflict(why);
+                return match self.enter([LedgerEntry::StartSettled(ctid)]) {
+                    Ok(()) => StepEnd::Conflict(why),
+                    Err(error) => StepEnd::Failed(error),
+                };
             }
             _ => {}
         }
-        let why = self.take_back(ctid, container, keys, why);
+        let (why, is_started) = self.take_back(ctid, container, keys, why);
         error!(CTID = %ctid, STEP = "reboot_container", "{ctid}: did not come back: {why}");
-        self.memory().restart_failed.insert(ctid, why);
-        StepEnd::Refused
+        self.memory().restart_failed.insert(ctid, why.clone());
+        // What is owed is tried again, with the delays of failures.
+        if is_started { StepEnd::Refused } else { StepEnd::Failed(why) }
+    }
+
+    /// Starts a container that a restart of pctd's left stopped.
+    pub(super) fn start_again(&self, ctid: Ctid) -> StepEnd {
+        let called = self.node.start(ctid);
+        // Whatever the exit code: somebody else may have started it.
+        let is_running = self.observe_one(ctid).is_some_and(|now| now.running != Running::No);
+        match called {
+            _ if is_running => {
+                info!(CTID = %ctid, STEP = "start_container", "{ctid}: started again");
+                StepEnd::Done
+            }
+            Ok(()) => StepEnd::Failed(format!("{ctid} was started and is not running")),
+            Err(error) => StepEnd::Failed(error.to_string()),
+        }
+    }
+
+    /// Returns what keeps containers from starting, for those whose start may be due.
+    pub(super) fn missing_sources(
+        &self,
+        containers: &BTreeMap<Ctid, Presence>,
+        ledger: &Ledger,
+    ) -> BTreeMap<Ctid, String> {
+        let missing = |(ctid, presence): (&Ctid, &Presence)| {
+            let Presence::Here(container) = presence else { return None };
+            let is_due = match container.running {
+                Running::No => ledger.start_owed.contains(ctid),
+                Running::Yes { .. } => !container.conf.pending_mounts().is_empty(),
+            };
+            let path = is_due.then(|| self.missing_source(&container.conf)).flatten()?;
+            Some((*ctid, path))
+        };
+        containers.iter().filter_map(missing).collect()
     }
 
     /// Returns a bind source the container would not start with.
@@ -117,14 +154,15 @@ impl Engine {
         }
     }
 
-    /// Puts the old mounts back and starts the container; returns what there is to say of it.
+    /// Puts the old mounts back and starts the container; returns what there is to say of it, and
+    /// whether it was started.
     fn take_back(
         &self,
         ctid: Ctid,
         before: &ObservedContainer,
         keys: &[MpKey],
         mut why: String,
-    ) -> String {
+    ) -> (String, bool) {
         for key in keys {
             let Some(old) = before.conf.mounts().get(key).map(|mount| mount.raw.to_string()) else {
                 continue;
@@ -146,12 +184,15 @@ impl Engine {
             }
         }
         match self.node.start(ctid) {
-            Ok(()) => why.push_str("; its old mounts were put back and it was started"),
+            Ok(()) => {
+                why.push_str("; its old mounts were put back and it was started");
+                (why, true)
+            }
             Err(error) => {
                 why.extend(["; starting it with its old mounts failed: ", &error.to_string()]);
+                (why, false)
             }
         }
-        why
     }
 }
 

@@ -44,7 +44,8 @@ pub(crate) enum Guest {
 pub(crate) enum Crash {
     /// What is written ahead is in the ledger, the step is not done.
     BeforeStep,
-    /// A walk has put right what lies below the root; any other step as [`Crash::BeforeStep`].
+    /// A walk has put right what lies below the root, a restart has stopped the guest; any other
+    /// step as [`Crash::BeforeStep`].
     Midway,
     /// The step is done, and nobody has looked at what came of it.
     AfterStep,
@@ -162,6 +163,10 @@ impl Node {
             restarted: restarted
                 .map(|(c, at)| (*c, self.since(Duration::from_secs(*at))))
                 .collect(),
+            missing_sources: containers
+                .iter()
+                .filter_map(|ctid| Some((*ctid, self.missing_source(*ctid)?)))
+                .collect(),
             accounts: Accounts {
                 users: BTreeMap::from([("nobody".to_owned(), nobody)]),
                 groups: BTreeMap::from([("nogroup".to_owned(), 65_534)]),
@@ -252,6 +257,11 @@ impl Node {
             (Key::Container(ctid), Step::RebootContainer { keys, others }) => {
                 self.reboot(*ctid, keys, others, crash);
             }
+            (Key::Container(ctid), Step::StartContainer {}) => {
+                if crash.is_none_or(|crash| crash == Crash::AfterStep) {
+                    self.start(*ctid);
+                }
+            }
             (Key::Volume(name), Step::CreateDirectory { path }) => {
                 assert_eq!(*path, self.desired.volumes[name].host_path);
                 assert_eq!(self.sources[name], Source::Missing, "only what is missing is made");
@@ -337,12 +347,39 @@ impl Node {
         });
     }
 
+    /// A source of the container, as it would be started, that is not there.
+    fn missing_source(&self, ctid: Ctid) -> Option<String> {
+        let conf = self.conf(ctid)?;
+        let missing: BTreeSet<&str> = (self.desired.volumes.values())
+            .filter(|v| !matches!(self.sources[&v.name], Source::Directory { .. }))
+            .map(|v| v.host_path.as_str())
+            .collect();
+        let after =
+            conf.mounts().iter().filter(|(key, _)| !conf.pending_mounts().contains_key(key));
+        let after = after.filter(|(key, _)| !conf.pending_delete(**key));
+        let source = |(_, entry): (&MpKey, &MountEntry)| {
+            let mount = entry.parsed.as_ref().ok().filter(|mp| mp.class == MountClass::Bind)?;
+            String::from_utf8(normalise_path(&mount.volume).to_vec()).ok()
+        };
+        let mut sources = after.chain(conf.pending_mounts()).filter_map(source);
+        sources.find(|source| missing.contains(source.as_str()))
+    }
+
+    fn start(&mut self, ctid: Ctid) {
+        assert!(self.ledger.start_owed.contains(&ctid), "{ctid} was not stopped by pctd");
+        assert_eq!(self.missing_source(ctid), None, "{ctid} would not start");
+        let Some(Guest::Here(container)) = self.guests.get_mut(&ctid) else {
+            panic!("{ctid} is not here");
+        };
+        assert_eq!(container.running, Running::No, "{ctid} runs");
+        assert!(container.conf.lock().is_none() && !container.flock_held, "{ctid} is locked");
+        container.running = running(&container.conf, None);
+    }
+
     fn reboot(&mut self, ctid: Ctid, keys: &[MpKey], others: &[String], crash: Option<Crash>) {
         let (now, ledger) = (self.now.as_secs(), self.ledger.clone());
-        let missing: BTreeSet<String> = (self.desired.volumes.values())
-            .filter(|v| !matches!(self.sources[&v.name], Source::Directory { .. }))
-            .map(|v| v.host_path.clone())
-            .collect();
+        // The daemon looks first: a start without a source would leave the guest stopped.
+        assert_eq!(self.missing_source(ctid), None, "{ctid} would not start again");
         let container = self.editable(ctid);
         let conf = &mut container.conf;
         let own: BTreeSet<String> = keys.iter().map(ToString::to_string).collect();
@@ -353,25 +390,13 @@ impl Node {
         }
         let named: BTreeSet<String> = others.iter().cloned().chain(own).collect();
         assert_eq!(named, conf.pending_names(), "every change that takes effect is named");
-        let after =
-            conf.mounts().iter().filter(|(key, _)| !conf.pending_mounts().contains_key(key));
-        let after = after.filter(|(key, _)| !conf.pending_delete(**key));
-        let source = |(_, entry): (&MpKey, &MountEntry)| {
-            let mount = entry.parsed.as_ref().ok().filter(|mp| mp.class == MountClass::Bind)?;
-            String::from_utf8(normalise_path(&mount.volume).to_vec()).ok()
-        };
-        let sources: Vec<_> = after.chain(conf.pending_mounts()).filter_map(source).collect();
-        if let Some(gone) = sources.into_iter().find(|source| missing.contains(source)) {
-            // The daemon looks first: a start without a source would leave the guest stopped.
-            self.restart_failed.insert(ctid, format!("{gone} is not a directory"));
-            self.taken.pop();
-            return;
-        }
-        if crash.is_none_or(|crash| crash == Crash::AfterStep) {
+        if crash != Some(Crash::BeforeStep) {
             apply_pending(conf);
             rewrite(ctid, conf);
             container.running = match container.running {
                 Running::No => panic!("a stopped container is not restarted"),
+                // Its start failed, or never came.
+                Running::Yes { .. } if crash == Some(Crash::Midway) => Running::No,
                 Running::Yes { init, .. } => {
                     let init = init.map(|pid| pid + 1);
                     Running::Yes { init, map: container.conf.effective_idmap().ok() }
@@ -379,6 +404,7 @@ impl Node {
             };
         }
         self.ledger.enter(LedgerEntry::Restarted { ctid, at: now });
+        self.ledger.enter(LedgerEntry::StartOwed(ctid));
     }
 
     /// Runs the keys in this order until nothing is left to do, letting time pass in between so
@@ -418,6 +444,15 @@ impl Node {
         }
     }
 
+    /// The containers that run.
+    pub(crate) fn running(&self) -> BTreeSet<Ctid> {
+        let runs = |guest: &Guest| match guest {
+            Guest::Here(container) => container.running != Running::No,
+            Guest::Away(_) => false,
+        };
+        self.guests.iter().filter(|(_, guest)| runs(guest)).map(|(ctid, _)| *ctid).collect()
+    }
+
     /// Every mount by its target, in force and waiting, whatever its key.
     pub(crate) fn mounts(&self) -> BTreeSet<(Ctid, bool, String)> {
         let here = self.guests.keys().filter_map(|ctid| Some((*ctid, self.conf(*ctid)?)));
@@ -435,7 +470,10 @@ impl Node {
 pub(crate) fn executable<'s>(desired: &Desired, steps: &'s [Step]) -> Option<&'s Step> {
     let mut ready = steps.iter().filter(|step| match step {
         Step::SetMount(set) => !set.after_volume,
-        Step::CreateDirectory { .. } | Step::SetOwnership(_) | Step::RebootContainer { .. } => true,
+        Step::CreateDirectory { .. }
+        | Step::SetOwnership(_)
+        | Step::RebootContainer { .. }
+        | Step::StartContainer {} => true,
     });
     ready.next().filter(|_| desired.settings.mode == Mode::Enforce)
 }
