@@ -1,5 +1,7 @@
 //! The machine a benchmark runs on, and what a process takes of it, from `/proc`.
 
+use std::collections::BTreeMap;
+use std::ffi::OsString;
 use std::fs;
 use std::path::Path;
 use std::time::Duration;
@@ -57,7 +59,7 @@ fn kib_of(pid: &str, key: &str) -> u64 {
     line.and_then(|line| line.split_whitespace().next()?.parse().ok()).unwrap_or(0)
 }
 
-/// What the threads of a process that live now have had so far.
+/// What a thread or a process has had.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Spent {
     /// Time on a core, to the nanosecond (`schedstat`).
@@ -66,31 +68,38 @@ pub struct Spent {
     pub sleeps: u64,
 }
 
-impl Spent {
-    /// Returns what a process has had until now.
-    pub fn by(pid: u32) -> Self {
+/// What each thread of a process has had until some moment.
+#[derive(Debug, Clone, Default)]
+pub struct Threads(BTreeMap<OsString, Spent>);
+
+impl Threads {
+    /// Looks at the threads that a process has now.
+    pub fn of(pid: u32) -> Self {
         let threads = fs::read_dir(format!("/proc/{pid}/task")).expect("the process is there");
-        let mut spent = Self::default();
-        for thread in threads.map_while(Result::ok) {
-            // A thread that ends meanwhile takes what it had with it.
+        let each = |thread: fs::DirEntry| {
+            // Of a thread that has just ended nothing is to be read any more.
             let read = |name| fs::read_to_string(thread.path().join(name)).unwrap_or_default();
             let nanos = read("schedstat").split(' ').next().and_then(|field| field.parse().ok());
-            spent.cpu += Duration::from_nanos(nanos.unwrap_or(0));
             let status = read("status");
             let line =
                 status.lines().find_map(|line| line.strip_prefix("voluntary_ctxt_switches:"));
-            spent.sleeps += line.and_then(|line| line.trim().parse::<u64>().ok()).unwrap_or(0);
-        }
-        spent
+            let sleeps = line.and_then(|line| line.trim().parse().ok()).unwrap_or(0);
+            let cpu = Duration::from_nanos(nanos.unwrap_or(0));
+            (thread.file_name(), Spent { cpu, sleeps })
+        };
+        Self(threads.map_while(Result::ok).map(each).collect())
     }
 
-    /// Returns what was spent since `before`.
-    #[must_use]
-    pub fn since(self, before: Self) -> Self {
-        Self {
-            cpu: self.cpu.saturating_sub(before.cpu),
-            sleeps: self.sleeps.saturating_sub(before.sleeps),
-        }
+    /// Returns what its threads had since `before`; without those that ended meanwhile, which take
+    /// what they had with them and must not be taken off what the others had.
+    pub fn since(&self, before: &Self) -> Spent {
+        self.0.iter().fold(Spent::default(), |sum, (thread, now)| {
+            let then = before.0.get(thread).copied().unwrap_or_default();
+            Spent {
+                cpu: sum.cpu + now.cpu.saturating_sub(then.cpu),
+                sleeps: sum.sleeps + now.sleeps.saturating_sub(then.sleeps),
+            }
+        })
     }
 }
 

@@ -4,7 +4,7 @@
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use pctd_tests::machine::Spent;
+use pctd_tests::machine::{Spent, Threads};
 use pctd_tests::table::Bound::AtMost;
 use pctd_tests::table::Table;
 
@@ -54,9 +54,9 @@ fn idle(bench: &Bench, volumes: &[Declared<'_>]) -> Result<Idle, String> {
         }
     })?;
     let pid = subject.daemon.pid();
-    let before = Spent::by(pid);
+    let before = Threads::of(pid);
     std::thread::sleep(WINDOW);
-    let spent = Spent::by(pid).since(before);
+    let spent = Threads::of(pid).since(&before);
     let calls = count_calls(pid);
     let unwatched = volumes.iter().find_map(|(name, _)| subject.unwatched(name));
     subject.daemon.stop();

@@ -1,6 +1,7 @@
 //! The walk of `pctd-node` as a process: what the daemon does, with nothing around it.
 
 use std::collections::BTreeMap;
+use std::num::NonZeroUsize;
 use std::path::Path;
 use std::process::ExitCode;
 
@@ -12,9 +13,6 @@ use pctd_node::{NodePaths, Walk, WalkMode, WalkReport, source};
 use pctd_tests::machine;
 
 use crate::tree::{DIR_MODE, FILE_MODE, OWNER};
-
-/// Whether the walk can have more than one thread.
-pub(crate) const PARALLEL: bool = false;
 
 /// Repairs a tree; prints how many entries there were, how many it changed, and by how many KiB
 /// the peak of its memory grew.
@@ -38,9 +36,6 @@ pub(crate) fn main(dir: &Path, threads: usize) -> ExitCode {
 }
 
 fn repair(dir: &Path, threads: usize) -> Result<WalkReport, String> {
-    if threads > 1 && !PARALLEL {
-        return Err(format!("the walk has one thread, not {threads}"));
-    }
     let (Some(above), Some(name)) = (dir.parent(), dir.file_name()) else {
         return Err("is no directory with a name".into());
     };
@@ -56,7 +51,8 @@ fn repair(dir: &Path, threads: usize) -> Result<WalkReport, String> {
         file_modes: Vec::new(),
         recurse: true,
     };
-    let walk = Walk::new(WalkMode::Repair, &rule);
+    let threads = NonZeroUsize::new(threads);
+    let walk = Walk { threads, ..Walk::new(WalkMode::Repair, &rule) };
     pctd_node::walk::walk(&open, walk).map_err(|errno| errno.to_string())
 }
 

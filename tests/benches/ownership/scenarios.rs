@@ -7,7 +7,6 @@ use pctd_tests::table::Bound::{AtLeast, AtMost};
 use pctd_tests::table::{Style, Targets};
 
 use crate::calls;
-use crate::ours::PARALLEL;
 use crate::peers::Peer;
 use crate::rounds::{Cache, Cost, Measured, Turn, alternate, can_be_cold};
 use crate::tree::{Shape, State, Tree};
@@ -75,10 +74,9 @@ fn wall(cost: &Cost) -> f64 {
     cost.wall
 }
 
-/// The contenders with the walk at its end: with one thread and, where it can, with several.
+/// The contenders with the walk at its end, with each of these numbers of threads.
 fn contenders(peers: &[Peer], state: State, threads: &[usize]) -> Vec<Turn> {
-    let ours = threads.iter().filter(|threads| **threads == 1 || PARALLEL);
-    let ours = ours.map(|threads| Peer::Ours(*threads));
+    let ours = threads.iter().map(|threads| Peer::Ours(*threads));
     let mut turns: Vec<Turn> = Vec::new();
     for peer in peers.iter().copied().chain(ours) {
         let turn = Turn { peer, state };
@@ -116,9 +114,13 @@ impl Bench {
         (self.files / 10).max(self.small())
     }
 
-    /// The walk with several threads; with one where it cannot have more.
+    /// The walk with several threads; with one where that is all there are.
     fn many(&self) -> Peer {
-        Peer::Ours(if PARALLEL { self.threads } else { 1 })
+        Peer::Ours(self.threads)
+    }
+
+    fn is_parallel(&self) -> bool {
+        self.threads > 1
     }
 
     fn measure(&self, tree: &mut Tree, title: &str, turns: &[Turn], cache: Cache) -> Measured {
@@ -146,7 +148,7 @@ impl Bench {
         let turns = contenders(&peers, State::Right, &[1, self.threads]);
         let measured = self.measure(&mut tree, "No drift, warm, four levels", &turns, Cache::Warm);
         let one = right(ONE);
-        let many = PARALLEL.then(|| right(self.many()));
+        let many = self.is_parallel().then(|| right(self.many()));
         let cpu_of = |of, to| measured.ratio(right(of), right(to), cpu);
         let judge = &mut self.targets;
         judge.judge("no drift: CPU to the floor's", AtMost(1.15), "x", cpu_of(ONE, Peer::Floor));
@@ -184,7 +186,7 @@ impl Bench {
         let mut tree = self.tree(Shape::Spread, self.files);
         let drifted = |peer| Turn { peer, state: State::Drifted };
         let mut turns = vec![right(ONE), drifted(ONE), right(Peer::Floor), drifted(Peer::Sane)];
-        if PARALLEL {
+        if self.is_parallel() {
             turns.extend([right(self.many()), drifted(self.many())]);
         }
         let measured = self.measure(&mut tree, "1 % drift, warm", &turns, Cache::Warm);
@@ -200,10 +202,10 @@ impl Bench {
         let wrong = |peer| Turn { peer, state: State::Wrong };
         let ratio = |of, to, what| measured.ratio(wrong(of), wrong(to), what);
         let less = ratio(Peer::Sane, ONE, cpu);
+        let many = self.many();
+        let faster = if self.is_parallel() { ratio(Peer::Sane, many, wall) } else { None };
         let judge = &mut self.targets;
         judge.judge("everything wrong: CPU less than the sane script's", AtLeast(1.1), "x", less);
-        let many = Peer::Ours(self.threads);
-        let faster = if PARALLEL { ratio(Peer::Sane, many, wall) } else { None };
         let what = "everything wrong, parallel: faster than the sane script";
         judge.judge(what, AtLeast(2.0), "x", faster);
     }
@@ -241,7 +243,7 @@ impl Bench {
     }
 
     fn seed(&mut self) {
-        let mut tree = self.tree(Shape::Spread, self.small());
+        let mut tree = self.tree(Shape::Spread, (self.files / 10).clamp(2_000, 20_000));
         let turns =
             contenders(&[Peer::Floor, Peer::Sane, Peer::Seed], State::Right, &[1, self.threads]);
         let title = "No drift, beside the seed's script, small tree";
@@ -266,7 +268,7 @@ impl Bench {
         }
         let mut tree = self.tree(Shape::Spread, self.small());
         let mut peers = vec![ONE, Peer::Floor, Peer::Find, Peer::ChownR, Peer::Sane];
-        if PARALLEL {
+        if self.is_parallel() {
             peers.push(self.many());
         }
         let counted = calls::count(&mut tree, &peers, self.style);
