@@ -117,6 +117,8 @@ pub struct WalkRequest<'a> {
     pub max_changes: Option<u64>,
     /// Of what differs, entries changed after this moment count as fresh (`Audit::fresh`).
     pub since: Option<SystemTime>,
+    /// Whether the watch puts right what changes during an audit ([`Walk::watched`]).
+    pub watched: bool,
     /// How many threads; none: found out (`Walk::threads`).
     pub threads: Option<NonZeroUsize>,
     /// Whether it gives way to whatever else the node does.
@@ -327,7 +329,7 @@ impl Node {
     /// and nobody else.
     fn walk(&self, request: WalkRequest<'_>, mode: WalkMode) -> Result<WalkReport, WalkError> {
         let WalkRequest { volume, rule, file_system, cancel, progress, .. } = request;
-        let WalkRequest { max_changes, since, threads, background, .. } = request;
+        let WalkRequest { max_changes, since, watched, threads, background, .. } = request;
         let far = Arc::new(Far::default());
         let see = {
             let far = Arc::clone(&far);
@@ -349,6 +351,7 @@ impl Node {
                     progress: &|now| far.set(now),
                     max_changes,
                     since,
+                    watched,
                     threads,
                     background,
                     ..Walk::new(mode, &rule)

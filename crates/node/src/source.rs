@@ -39,6 +39,11 @@ pub struct OpenVolume {
 }
 
 impl OpenVolume {
+    /// Takes a root directory that is known to be on this file system.
+    pub(crate) fn new(fd: OwnedFd, stat: &Stat, file_system: FileSystem) -> Self {
+        Self { fd, identity: stat.identity, mount: stat.mount, file_system }
+    }
+
     /// Returns the file system the directory lies on.
     pub fn file_system(&self) -> &FileSystem {
         &self.file_system

@@ -64,6 +64,9 @@ pub struct Walk<'a> {
     pub max_changes: Option<u64>,
     /// Of what differs, entries changed after this moment count as fresh (`Audit::fresh`).
     pub since: Option<SystemTime>,
+    /// Whether the watch of the volume puts right what changes while an audit is under way: then
+    /// that is not counted as differing.
+    pub watched: bool,
     /// How many threads; none: as many as the cores, more on a file system that lets them wait.
     /// Fewer where `fds` do not suffice for them (four each).
     pub threads: Option<NonZeroUsize>,
@@ -83,6 +86,7 @@ impl<'a> Walk<'a> {
             fds: FdBudget::default(),
             max_changes: None,
             since: None,
+            watched: false,
             threads: None,
             background: false,
         }

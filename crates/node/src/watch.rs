@@ -40,6 +40,7 @@ use rustix::io::Errno;
 
 use self::board::{Shared, Shown};
 use self::mark::Root;
+use self::repair::Held;
 use self::worker::{Command, Volumes, Worker};
 use crate::paths::NodePaths;
 
@@ -69,6 +70,8 @@ pub struct Standing {
     pub rule: Option<OwnershipRule>,
     /// How much of one core its repairs may take, in percent.
     pub cpu_percent: u32,
+    /// A tree that was moved in and needs more changes than this is left to a walk.
+    pub confirm_above: u64,
 }
 
 /// The watch; see the module. Its thread ends when this is dropped.
@@ -121,16 +124,19 @@ impl Watcher {
         Ok(Self { paths, group, wake, commands, shared })
     }
 
-    /// Arms a volume if it is not, so that what changes from now on is seen: to be called before
-    /// a walk. What was in doubt so far is the walk's to find.
-    pub fn begin_walk(&self, volume: &Volume) {
-        let armed = self.shared.with(&volume.name, |entry| {
+    /// Arms a volume if it is not, so that what changes from now on is seen: to be called before a
+    /// walk. What was in doubt so far is the walk's to find. Returns whether the volume is held to
+    /// a rule, so that what changes from now on is put right without that walk.
+    pub fn begin_walk(&self, volume: &Volume) -> bool {
+        let (armed, holds) = self.shared.with(&volume.name, |entry| {
             entry.doubt = None;
-            entry.armed.as_ref().is_ok_and(|root| root.host_path == volume.host_path)
+            let armed = entry.armed.as_ref().is_ok_and(|root| root.host_path == volume.host_path);
+            (armed, entry.standing.as_ref().is_some_and(|standing| standing.rule.is_some()))
         });
         if !armed {
             self.arm(volume);
         }
+        armed && holds
     }
 
     /// Holds a volume to a rule from now on, arming it if it is not.
@@ -149,7 +155,9 @@ impl Watcher {
         if !armed {
             self.arm(volume);
         }
-        let rule = standing.rule.clone().map(Arc::new);
+        let confirm_above = standing.confirm_above;
+        let held = |rule| Arc::new(Held { rule, confirm_above });
+        let rule = standing.rule.clone().map(held);
         let percent = standing.cpu_percent;
         self.shared.with(name, |entry| entry.standing = Some(standing));
         self.send(Command::Rule { volume: name.clone(), rule, percent });

@@ -14,7 +14,7 @@ use std::ffi::CStr;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::{Builder, Scope};
-use std::time::{Instant, UNIX_EPOCH};
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use rustix::io::Errno;
 
@@ -23,7 +23,7 @@ use super::entry::ProcFds;
 use super::pace::Hands;
 use super::stack::{FdBudget, Frame};
 use super::tally::{REFUSALS_BEFORE_END, Tally};
-use super::{Progress, Walk};
+use super::{Progress, Walk, WalkMode};
 use crate::mounts::MountTable;
 use crate::source::OpenVolume;
 
@@ -73,6 +73,8 @@ pub(super) struct Crew<'a> {
     pub(super) ask_first: bool,
     /// `Walk::since`, as a stat has it.
     pub(super) since: Option<(i64, u32)>,
+    /// When it began, likewise.
+    start: (i64, u32),
     /// How many workers there are to be.
     pub(super) hands: Hands,
     begun: Instant,
@@ -106,17 +108,14 @@ struct Queue {
 
 impl<'a> Crew<'a> {
     pub(super) fn new(volume: &'a OpenVolume, walk: Walk<'a>) -> Result<Self, Errno> {
-        let since = walk.since.map(|since| {
-            let since = since.duration_since(UNIX_EPOCH).unwrap_or_default();
-            (i64::try_from(since.as_secs()).unwrap_or(i64::MAX), since.subsec_nanos())
-        });
         let hands = Hands::new(walk.threads, walk.fds.workers());
         Ok(Self {
             walk,
             volume,
             procfs: ProcFds::open()?,
             ask_first: MountTable::read().map_or(true, |table| table.may_automount(volume.mount())),
-            since,
+            since: walk.since.map(as_in_a_stat),
+            start: as_in_a_stat(SystemTime::now()),
             hands,
             begun: Instant::now(),
             queue: Mutex::default(),
@@ -129,6 +128,14 @@ impl<'a> Crew<'a> {
             refused: AtomicU64::new(0),
             changed: AtomicU64::new(0),
         })
+    }
+
+    /// Returns whether the watch of the volume will have put an entry right, which was changed at
+    /// this time. Not so what seems to come from the future: then a clock was set back.
+    pub(super) fn is_the_watchs(&self, changed: (i64, u32)) -> bool {
+        let is_audit = self.walk.mode == WalkMode::Audit;
+        let now = || as_in_a_stat(SystemTime::now());
+        is_audit && self.walk.watched && changed > self.start && changed <= now()
     }
 
     /// Walks a piece and all that comes of it; returns what was counted once every worker is done.
@@ -289,4 +296,9 @@ impl Drop for Presence<'_, '_> {
         let _queue = self.0.queue();
         self.0.news.notify_all();
     }
+}
+/// Returns a time as `stx_ctime` has it.
+fn as_in_a_stat(time: SystemTime) -> (i64, u32) {
+    let time = time.duration_since(UNIX_EPOCH).unwrap_or_default();
+    (i64::try_from(time.as_secs()).unwrap_or(i64::MAX), time.subsec_nanos())
 }

@@ -355,6 +355,9 @@ impl<'a> Engine<'a> {
         let Some(change) = entry::decide(crew.walk.rule, place, &stat.entry) else {
             return Ok(());
         };
+        if crew.is_the_watchs(stat.changed) {
+            return Ok(());
+        }
         let finding = entry::examine(&fd, stat, change)?;
         let repair = finding.change.filter(|_| crew.walk.mode == WalkMode::Repair);
         if repair.is_some() && !crew.may_change() {

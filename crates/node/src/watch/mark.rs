@@ -5,12 +5,14 @@
 
 use std::os::fd::OwnedFd;
 
+use pctd_core::desired::RequireMount;
+use pctd_core::observed::FileSystem;
 use pctd_sys::fanotify::Group;
 use pctd_sys::handle::{self, FileHandle};
 use rustix::fs::fstatvfs;
 use rustix::io::Errno;
 
-use crate::mounts::MountTable;
+use crate::mounts;
 use crate::paths::NodePaths;
 use crate::source;
 use crate::stat::Stat;
@@ -27,6 +29,8 @@ pub(super) struct Root {
     /// The id that events of this file system carry.
     pub(super) file_system: u64,
     pub(super) mount: u64,
+    /// What it lies on, for messages of a walk.
+    pub(super) on: FileSystem,
 }
 
 /// The root directory of a volume, open for as long as there is work in it.
@@ -44,21 +48,20 @@ impl Root {
     /// In words, why its events cannot be had.
     pub(super) fn arm(paths: &NodePaths, group: &Group, host_path: &str) -> Result<Self, String> {
         let (fd, stat) = source::open_root(paths, host_path)?;
-        let kind = MountTable::read()
-            .ok()
-            .and_then(|table| table.get(stat.mount).map(|entry| entry.kind.clone()))
-            .unwrap_or_else(|| "this file system".to_owned());
-        if CHANGED_ELSEWHERE.contains(&kind.as_str()) {
+        let on = mounts::file_system(paths, &fd, &RequireMount::No)
+            .map_err(|error| format!("{host_path}: {error}"))?;
+        let kind = on.kind.as_str();
+        if CHANGED_ELSEWHERE.contains(&kind) {
             return Err(format!("on {kind} others can change files without this node's knowing"));
         }
-        let cannot = |errno: Errno| explain(&kind, errno);
+        let cannot = |errno: Errno| explain(kind, errno);
         let handle = FileHandle::of(&fd).map_err(cannot)?;
         let file_system = fstatvfs(&fd).map_err(cannot)?.f_fsid;
         group.mark_file_system(&fd).map_err(cannot)?;
         // A handle that cannot be opened again would make every event useless.
         handle::open_dir(&fd, handle.as_bytes()).map_err(cannot)?;
         let host_path = host_path.to_owned();
-        Ok(Self { host_path, handle, file_system, mount: stat.mount })
+        Ok(Self { host_path, handle, file_system, mount: stat.mount, on })
     }
 
     /// Opens the root directory, if it is still the one that was armed.

@@ -6,15 +6,31 @@
 //! followed, the change made on the very inode that was judged.
 
 use std::ffi::CStr;
+use std::num::NonZeroUsize;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use pctd_core::ownership::{OwnershipRule, Place};
 use pctd_sys::handle::{self, FileHandle};
-use rustix::io::Errno;
+use rustix::io::{Errno, fcntl_dupfd_cloexec};
 
 use super::mark::{OpenRoot, Root};
-use crate::stat::{Stat, open_parent, open_path_here};
+use crate::source::OpenVolume;
+use crate::stat::{Stat, open_dir_here, open_parent, open_path_here};
 use crate::walk::spot::{Spot, Touched};
+use crate::walk::{Progress, Walk, WalkMode, walk_below};
+
+/// How many entries of a tree that was moved in are looked at here; a larger one is walked as part
+/// of its volume, so that others need not wait for it.
+const TREE_ENTRIES: u64 = 2_000;
+
+/// What the entries of a volume are held to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Held {
+    pub(super) rule: OwnershipRule,
+    /// More changes at once than this are not made without a question.
+    pub(super) confirm_above: u64,
+}
 
 /// What came of a few entries.
 #[derive(Debug, Default)]
@@ -72,6 +88,45 @@ impl<'a> Found<'a> {
                 sum.failed.get_or_insert_with(|| errno.to_string());
             }
         }
+    }
+
+    /// Looks at everything in a directory that was moved in from elsewhere, and puts it right.
+    ///
+    /// # Errors
+    ///
+    /// Why that is left to a walk of the whole volume.
+    pub(super) fn put_tree_right(
+        &self,
+        armed: &Root,
+        held: &Held,
+        name: &CStr,
+        sum: &mut Repaired,
+    ) -> Result<(), &'static str> {
+        const TOO_MUCH: &str = "a large directory was moved in";
+        const UNREADABLE: &str = "a directory was moved in that cannot be read";
+        let dir = match open_dir_here(&self.dir, name) {
+            // Moved on, or something else by now.
+            Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP | Errno::XDEV) => return Ok(()),
+            result => result.map_err(|_| UNREADABLE)?,
+        };
+        let root = fcntl_dupfd_cloexec(&self.root.fd, 0).map_err(|_| UNREADABLE)?;
+        let volume = OpenVolume::new(root, &self.root.stat, armed.on.clone());
+        let cancel = AtomicBool::new(false);
+        let progress = |now: Progress| {
+            if now.entries > TREE_ENTRIES {
+                cancel.store(true, Ordering::Relaxed);
+            }
+        };
+        let walk = Walk {
+            cancel: &cancel,
+            progress: &progress,
+            max_changes: Some(held.confirm_above),
+            threads: Some(NonZeroUsize::MIN),
+            ..Walk::new(WalkMode::Repair, &held.rule)
+        };
+        let report = walk_below(&volume, dir, name, walk).map_err(|_| UNREADABLE)?;
+        sum.changed += report.changed;
+        if report.is_complete() { Ok(()) } else { Err(TOO_MUCH) }
     }
 
     fn named(&self, rule: &OwnershipRule, name: &CStr) -> Result<Touched, Errno> {

@@ -11,7 +11,6 @@ use std::sync::mpsc::Receiver;
 use std::time::{Duration, Instant};
 
 use pctd_core::ids::VolumeName;
-use pctd_core::ownership::OwnershipRule;
 use pctd_sys::fanotify::{Entry, Event, Group, Place};
 use pctd_sys::handle::{self, FileHandle};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -25,9 +24,9 @@ use super::budget::Budget;
 use super::directories::{Directories, Location};
 use super::mark::{OpenRoot, Root};
 use super::queue::{Look, Queue, Slice};
-use super::repair::{Found, Repaired};
+use super::repair::{Found, Held, Repaired};
 use crate::paths::NodePaths;
-use crate::stat::{open_dir_here, open_parent};
+use crate::stat::open_parent;
 
 /// One read of events: about a thousand.
 const BUFFER: usize = 64 * 1024;
@@ -49,7 +48,7 @@ pub(super) enum Command {
     /// Watch this volume; its events are kept until there is a rule.
     Arm(VolumeName, Root),
     /// Hold its entries to this rule, or keep its events until there is one again.
-    Rule { volume: VolumeName, rule: Option<Arc<OwnershipRule>>, percent: u32 },
+    Rule { volume: VolumeName, rule: Option<Arc<Held>>, percent: u32 },
     /// Watch it no longer.
     Forget(VolumeName),
 }
@@ -58,7 +57,7 @@ pub(super) enum Command {
 #[derive(Debug)]
 struct Watched {
     root: Root,
-    rule: Option<Arc<OwnershipRule>>,
+    rule: Option<Arc<Held>>,
     queue: Queue,
     budget: Budget,
     untold: u64,
@@ -269,7 +268,7 @@ fn slice(
     shared: &Shared,
     name: &VolumeName,
     watched: &mut Watched,
-    rule: &OwnershipRule,
+    rule: &Held,
 ) {
     let root = match watched.root.open(paths) {
         Ok(root) => root,
@@ -288,35 +287,17 @@ fn slice(
     };
     let mut sum = Repaired::default();
     for (entry, look) in names {
-        found.put_right(rule, &entry, &mut sum);
-        if look == Look::Tree {
-            tree(shared, name, &found, &entry);
+        found.put_right(&rule.rule, &entry, &mut sum);
+        if look == Look::Tree
+            && let Err(why) = found.put_tree_right(&watched.root, rule, &entry, &mut sum)
+        {
+            shared.doubt(name, why);
         }
     }
     watched.untold += sum.changed;
     shared.count(name, |counts| counts.repaired.add(sum.changed, Instant::now()));
     if let Some(why) = sum.failed {
         shared.doubt(name, &format!("an entry could not be put right: {why}"));
-    }
-}
-
-/// A directory came from elsewhere with everything in it: only a walk knows what that is.
-fn tree(shared: &Shared, name: &VolumeName, found: &Found<'_>, entry: &std::ffi::CStr) {
-    let Ok(dir) = open_dir_here(&found.dir, entry) else { return };
-    if !is_empty(&dir) {
-        shared.doubt(name, "a directory was moved in");
-    }
-}
-
-fn is_empty(dir: &OwnedFd) -> bool {
-    let mut buffer = [std::mem::MaybeUninit::uninit(); 1024];
-    let mut entries = rustix::fs::RawDir::new(dir, &mut buffer);
-    loop {
-        match entries.next() {
-            Some(Ok(entry)) if matches!(entry.file_name().to_bytes(), b"." | b"..") => {}
-            Some(_) => return false,
-            None => return true,
-        }
     }
 }
 

@@ -106,6 +106,7 @@ fn entries_that_appear_after_the_audit_are_not_changed_beyond_the_limit() {
         progress: &|_| {},
         max_changes: None,
         since: None,
+        watched: false,
         threads: None,
         background: false,
     };
@@ -146,4 +147,31 @@ fn what_changed_after_a_moment_is_fresh() {
     assert_eq!(count(None), (3, 0));
     assert_eq!(count(Some(later)), (3, 0));
     assert_eq!(count(Some(since)), (3, 2), "the file that was changed before is old drift");
+}
+
+#[test]
+fn what_changes_while_a_watched_volume_is_walked_is_the_watchs() {
+    let tree = Tree::new();
+    let rule = rule("keep", "keep");
+    let old = tree.file("old");
+    let changing = tree.file("b/changing");
+    tree.repair(&rule);
+    set_ids(&old, HostIds::ROOT);
+    std::thread::sleep(Duration::from_millis(30));
+    let count = |watched, mode| {
+        let change = |_| {
+            // Of the coarse clock again: not in the tick in which the walk began.
+            std::thread::sleep(Duration::from_millis(30));
+            set_ids(&changing, OWNER);
+            set_ids(&changing, HostIds::ROOT);
+        };
+        set_ids(&changing, HostIds::ROOT);
+        std::thread::sleep(Duration::from_millis(30));
+        let threads = std::num::NonZeroUsize::new(1);
+        let walk = Walk { watched, threads, progress: &change, ..Walk::new(mode, &rule) };
+        tree.walk_with(walk).audit.changes
+    };
+    assert_eq!(count(false, WalkMode::Audit), 2);
+    assert_eq!(count(true, WalkMode::Audit), 1, "what was wrong before");
+    assert_eq!(count(true, WalkMode::Repair), 2, "a repair leaves nothing");
 }

@@ -89,6 +89,7 @@ fn a_walk_is_made_only_on_the_file_system_it_was_planned_for() {
         progress: &|_| {},
         max_changes: None,
         since: None,
+        watched: false,
         threads: None,
         background: false,
     };

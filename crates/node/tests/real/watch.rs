@@ -69,7 +69,7 @@ impl Watching {
 }
 
 fn standing(rule: Option<OwnershipRule>) -> Standing {
-    Standing { rule, cpu_percent: 100 }
+    Standing { rule, cpu_percent: 100, confirm_above: 10 }
 }
 
 /// Somebody else changes something.
@@ -143,7 +143,7 @@ fn without_a_rule_events_are_kept_until_there_is_one() {
 }
 
 #[test]
-fn a_directory_that_was_moved_in_is_doubted_and_one_moved_about_is_not() {
+fn a_tree_that_was_moved_in_is_looked_at_whole_or_left_to_a_walk() {
     let tree = Tree::new();
     // The volume is part of a larger file system here.
     let Some(mounted) = Mounted::tmpfs(&tree.outside("")) else { return };
@@ -155,14 +155,19 @@ fn a_directory_that_was_moved_in_is_doubted_and_one_moved_about_is_not() {
     };
     let watching = Watching::on(tree, Some(mounted), rule("0755", "0640"));
     let top = watching.tree.outside("");
-    sh(&top, "mkdir -p vol/a/b other/c; echo x > vol/a/b/f; echo x > other/c/f");
+    sh(&top, "mkdir -p vol/a/b other/c small/d; echo x > vol/a/b/f; echo x > small/d/f");
+    sh(&top, "for n in 1 2 3 4 5 6 7 8 9 10 11 12; do echo x > other/c/$n; done");
     eventually("put right", || is(&watching.tree.at("a/b/f"), 0o640));
     sh(&top, "mv vol/a/b vol/b; mkdir empty; mv empty vol");
     eventually("put right", || is(&watching.tree.at("empty"), 0o755));
     assert_eq!(watching.drift().doubt, None);
-    assert_eq!(ids(watching.tree.outside("other/c/f")), HostIds::ROOT);
+    assert_eq!(ids(watching.tree.outside("small/d/f")), HostIds::ROOT);
+    sh(&top, "mv small vol");
+    eventually("a small tree", || is(&watching.tree.at("small/d/f"), 0o640));
+    assert_eq!(watching.drift().doubt, None);
+    // More changes than may be made without a question.
     sh(&top, "mv other vol");
-    assert_eq!(watching.doubt(), "a directory was moved in");
+    assert_eq!(watching.doubt(), "a large directory was moved in");
     watching.watcher.begin_walk(&watching.tree.volume);
     assert_eq!(watching.drift().doubt, None);
 }

@@ -139,10 +139,10 @@ impl Engine {
         // What is probably in place can wait; a volume that is not, and its containers, should not.
         let background = job.background && plan.is_some_and(|plan| !plan.needs_audit);
         let since = self.watched_since(name);
-        self.begin_walk(desired, volume);
+        let watched = self.begin_walk(desired, volume);
         let progress = |now| job.progress.set(now);
         let request = walk_request(desired, volume, rule, job, &progress);
-        match self.node.audit(WalkRequest { background, since, ..request }) {
+        match self.node.audit(WalkRequest { background, since, watched, ..request }) {
             Ok(audit) => {
                 observed.watch = self.watch_of(desired, name);
                 observed.audit = Some(audit);
@@ -285,6 +285,7 @@ pub(super) fn walk_request<'a>(
         progress,
         max_changes: None,
         since: None,
+        watched: false,
         threads: desired.settings.walk_threads,
         background: false,
     }

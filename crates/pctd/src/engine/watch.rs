@@ -40,23 +40,24 @@ impl Engine {
         self
     }
 
-    /// Arms a volume before it is walked, so that nothing slips in between.
-    pub(super) fn begin_walk(&self, desired: &Desired, volume: &Volume) {
-        if let Some(watcher) = self.watcher.as_ref().filter(|_| is_wanted(desired)) {
-            watcher.begin_walk(volume);
-        }
+    /// Arms a volume before it is walked, so that nothing slips in between; returns whether what
+    /// changes from now on is put right by the watch.
+    pub(super) fn begin_walk(&self, desired: &Desired, volume: &Volume) -> bool {
+        let watcher = self.watcher.as_ref().filter(|_| is_wanted(desired));
+        watcher.is_some_and(|watcher| watcher.begin_walk(volume))
     }
 
     /// Tells the watch what these plans say of its volumes.
     pub(super) fn stand(&self, desired: &Desired, plans: &Plans) {
         let Some(watcher) = self.watcher.as_ref().filter(|_| is_wanted(desired)) else { return };
-        let cpu_percent = desired.settings.watch_cpu;
+        let (cpu_percent, confirm_above) =
+            (desired.settings.watch_cpu, desired.settings.confirm_above);
         for (name, plan) in &plans.volumes {
             let Some(volume) = desired.volumes.get(name) else { continue };
             match plan {
                 VolumePlan { standing: Some(rule), .. } => {
                     let rule = Some(rule.clone());
-                    watcher.hold(volume, Standing { rule, cpu_percent });
+                    watcher.hold(volume, Standing { rule, cpu_percent, confirm_above });
                 }
                 VolumePlan { basis: Basis::NotManaged, .. } => watcher.forget(name),
                 _ => watcher.pause(name),
