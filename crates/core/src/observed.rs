@@ -139,7 +139,18 @@ impl ObservedVolume {
 }
 
 /// What the belief rests on that the entries of a volume are in place, while none are looked at.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(
+    Debug,
+    Clone,
+    Copy,
+    PartialEq,
+    Eq,
+    PartialOrd,
+    Ord,
+    serde::Serialize,
+    serde::Deserialize,
+    schemars::JsonSchema,
+)]
 pub enum Assurance {
     /// The ledger: an earlier process walked it to the end.
     Ledger,

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::condition::Truth;
 use crate::ids::{Ctid, HostIds, Key, VolumeName};
-use crate::observed::Drift;
+use crate::observed::{Assurance, Drift};
 use crate::plan::{Plans, Reason, Step};
 
 /// The version of every document here.
@@ -184,6 +184,9 @@ pub struct KeyStatus {
     /// What the watch of a volume has put right, where it is watched.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub drift: Option<DriftReport>,
+    /// What it rests on that a volume is in place.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub assurance: Option<Assurance>,
 }
 
 /// What the watch of a volume has done since it was armed.

@@ -12,6 +12,7 @@
 //! - [`source`]: the host path of a volume, reached safely, opened once, made where missing.
 //! - `answers`: asking about a host path without waiting for ever.
 //! - [`walk`](mod@walk): the ownership of everything in a volume, looked at or repaired.
+//! - [`trace`]: what a walk leaves behind, to tell after a restart what it need not look at first.
 //! - [`watch`]: drift below a volume, noticed and put right as it happens.
 //! - [`pct`]: the `pct` program.
 //! - [`ledger`]: what pctd did, on disk; the lock of the node.
@@ -30,6 +31,7 @@ pub mod procfs;
 pub mod pve;
 pub mod source;
 mod stat;
+pub mod trace;
 pub mod walk;
 pub mod watch;
 
@@ -57,6 +59,7 @@ pub use crate::ledger::{LedgerError, LedgerStore, LockError, NodeLock};
 pub use crate::paths::NodePaths;
 pub use crate::pct::{Exit, Pct, PctClass, PctError};
 pub use crate::source::{CreateError, Created, FreshMode, OpenVolume};
+pub use crate::trace::Trace;
 pub use crate::walk::{FdBudget, Progress, Unsupported, Walk, WalkMode, WalkReport};
 pub use crate::watch::{News, Watcher};
 
@@ -119,6 +122,8 @@ pub struct WalkRequest<'a> {
     pub since: Option<SystemTime>,
     /// Whether the watch puts right what changes during an audit ([`Walk::watched`]).
     pub watched: bool,
+    /// Where the directories are noted.
+    pub trace: Option<&'a Arc<Trace>>,
     /// How many threads; none: found out (`Walk::threads`).
     pub threads: Option<NonZeroUsize>,
     /// Whether it gives way to whatever else the node does.
@@ -329,7 +334,7 @@ impl Node {
     /// and nobody else.
     fn walk(&self, request: WalkRequest<'_>, mode: WalkMode) -> Result<WalkReport, WalkError> {
         let WalkRequest { volume, rule, file_system, cancel, progress, .. } = request;
-        let WalkRequest { max_changes, since, watched, threads, background, .. } = request;
+        let WalkRequest { max_changes, since, watched, threads, background, trace, .. } = request;
         let far = Arc::new(Far::default());
         let see = {
             let far = Arc::clone(&far);
@@ -345,8 +350,10 @@ impl Node {
         let work = {
             let (paths, volume, rule) = (self.paths.clone(), volume.clone(), rule.clone());
             let (file_system, far) = (file_system.map(str::to_owned), Arc::clone(&far));
+            let trace = trace.cloned();
             move || {
                 let walk = Walk {
+                    trace: trace.as_deref(),
                     cancel: &far.cancel,
                     progress: &|now| far.set(now),
                     max_changes,

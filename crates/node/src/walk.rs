@@ -34,6 +34,8 @@ use std::time::SystemTime;
 use pctd_core::observed::Audit;
 use pctd_core::ownership::OwnershipRule;
 
+use crate::trace::Trace;
+
 pub use self::engine::{walk, walk_below};
 pub use self::stack::FdBudget;
 
@@ -67,6 +69,8 @@ pub struct Walk<'a> {
     /// Whether the watch of the volume puts right what changes while an audit is under way: then
     /// that is not counted as differing.
     pub watched: bool,
+    /// Where every directory is noted, as it was before its entries were read.
+    pub trace: Option<&'a Trace>,
     /// How many threads; none: as many as the cores, more on a file system that lets them wait.
     /// Fewer where `fds` do not suffice for them (four each).
     pub threads: Option<NonZeroUsize>,
@@ -87,6 +91,7 @@ impl<'a> Walk<'a> {
             max_changes: None,
             since: None,
             watched: false,
+            trace: None,
             threads: None,
             background: false,
         }

@@ -12,11 +12,12 @@
 //!
 //! - `mark`: whether a file system tells of every change, and the mark.
 //! - `directories`: which volume a directory lies in. `queue`: what waits to be looked at.
-//! - `repair`: one entry. `budget`: how much processor time a volume may cost.
+//! - `catch_up`: what happened while nobody watched. `repair`: one entry. `budget`: how much processor time a volume may cost.
 //! - `worker`: the thread that does it all. `board`: what it and others share.
 
 mod board;
 mod budget;
+mod catch_up;
 mod directories;
 mod mark;
 mod queue;
@@ -32,11 +33,14 @@ use std::time::{Instant, SystemTime};
 
 use pctd_core::desired::Volume;
 use pctd_core::ids::VolumeName;
+use pctd_core::ledger::VolumeRecord;
 use pctd_core::observed::{Drift, Watch};
 use pctd_core::ownership::OwnershipRule;
 use pctd_sys::fanotify::{Group, Queue};
 use rustix::event::{EventfdFlags, eventfd};
 use rustix::io::Errno;
+
+pub use self::catch_up::CaughtUp;
 
 use self::board::{Shared, Shown};
 use self::mark::Root;
@@ -163,6 +167,18 @@ impl Watcher {
         self.send(Command::Rule { volume: name.clone(), rule, percent });
     }
 
+    /// Looks at what the directories of a volume tell of the time before it was armed, and hands
+    /// what changed to the watch. `None` where that cannot be told: only a walk can then.
+    pub fn catch_up(&self, volume: &Volume, record: &VolumeRecord) -> Option<CaughtUp> {
+        let name = &volume.name;
+        let root = self.shared.entries().get(name)?.armed.clone().ok()?;
+        let (sum, slices) = catch_up::compare(&self.paths, name, &root, record)?;
+        if !slices.is_empty() {
+            self.send(Command::Look(name.clone(), slices));
+        }
+        Some(sum)
+    }
+
     /// Keeps the events of a volume until there is a rule again.
     pub fn pause(&self, name: &VolumeName) {
         let command = {
@@ -176,6 +192,13 @@ impl Watcher {
             Command::Rule { volume: name.clone(), rule: None, percent }
         };
         self.send(command);
+    }
+
+    /// Returns whether a volume is held to a rule.
+    pub fn is_holding(&self, name: &VolumeName) -> bool {
+        let entries = self.shared.entries();
+        let standing = entries.get(name).and_then(|entry| entry.standing.as_ref());
+        standing.is_some_and(|standing| standing.rule.is_some())
     }
 
     /// Watches a volume no longer.

@@ -5,7 +5,7 @@
 //! Nothing here retries or waits: that is the controller's.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use pctd_core::condition;
@@ -14,7 +14,7 @@ use pctd_core::ids::{Ctid, Key, VolumeName};
 use pctd_core::ledger::VolumeRecord;
 use pctd_core::observed::{Assurance, Drift, Requests, Snapshot};
 use pctd_core::plan::{Basis, Plans, Readiness, Step};
-use pctd_node::{Node, NodeOptions, NodePaths, Watcher};
+use pctd_node::{Node, NodeOptions, NodePaths, Trace, Watcher};
 use tracing::debug;
 
 use crate::reconciler::{Job, Outcome, Reconciler, Verdict, View};
@@ -53,6 +53,8 @@ struct Memory {
     /// What is known of volumes since this process started, besides the ledger, and for which
     /// record of the ledger that holds.
     assured: BTreeMap<VolumeName, (Assurance, VolumeRecord)>,
+    /// What walks noted whose outcome is not known yet.
+    traces: BTreeMap<VolumeName, Arc<Trace>>,
     /// Containers that did not come back from a restart.
     restart_failed: BTreeMap<Ctid, String>,
 }
@@ -125,11 +127,15 @@ impl Engine {
     /// Remembers that a volume was walked to the end and found in place.
     fn remember_walk(&self, plans: &Plans, key: &Key, verdict: &Verdict) {
         let Key::Volume(name) = key else { return };
+        let trace = self.memory().traces.remove(name);
         let basis = plans.volumes.get(name).map(|plan| plan.basis);
         if *verdict == Verdict::Converged
             && basis == Some(Basis::Walk)
             && let Some(record) = self.node.ledger().ledger().volumes.get(name)
         {
+            if let Some(Err(error)) = trace.map(|trace| trace.keep(record)) {
+                debug!(VOLUME = %name, "what the walk noted is lost: {error}");
+            }
             let assured = (Assurance::Walk, record.clone());
             self.memory().assured.insert(name.clone(), assured);
         }
@@ -138,6 +144,9 @@ impl Engine {
     fn run(&self, desired: &Desired, key: &Key, job: &Job) -> Outcome {
         if job.confirmed || job.verify {
             self.forget_refusals(key);
+        }
+        if let (Key::Volume(name), true) = (key, job.verify) {
+            self.catch_up(desired, name);
         }
         let mut taken: Vec<Step> = Vec::new();
         let mut depth = if job.verify { Depth::Walk } else { Depth::WhereNeeded };
@@ -265,5 +274,9 @@ impl Reconciler for Engine {
 
     fn drift(&self, volume: &VolumeName) -> Option<Drift> {
         self.drift_of(volume)
+    }
+
+    fn assurance(&self, volume: &VolumeName) -> Assurance {
+        self.assurance_of(volume)
     }
 }

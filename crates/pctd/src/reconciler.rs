@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use pctd_core::condition::Conditions;
 use pctd_core::desired::Desired;
 use pctd_core::ids::{Key, VolumeName};
-use pctd_core::observed::Drift;
+use pctd_core::observed::{Assurance, Drift};
 use pctd_core::plan::{Hold, Reason, Step};
 use pctd_core::report::ProgressReport;
 
@@ -25,6 +25,9 @@ pub(crate) trait Reconciler: Send + Sync + 'static {
 
     /// Returns what the watch of a volume has done so far. Does not wait.
     fn drift(&self, volume: &VolumeName) -> Option<Drift>;
+
+    /// Returns what is known of a volume besides its root directory. Does not wait.
+    fn assurance(&self, volume: &VolumeName) -> Assurance;
 }
 
 /// How one run over a key is to be made, and how it is followed from outside.

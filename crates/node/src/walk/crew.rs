@@ -11,6 +11,7 @@
 
 use std::collections::VecDeque;
 use std::ffi::CStr;
+use std::os::fd::AsFd;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::{Builder, Scope};
@@ -26,6 +27,7 @@ use super::tally::{REFUSALS_BEFORE_END, Tally};
 use super::{Progress, Walk, WalkMode};
 use crate::mounts::MountTable;
 use crate::source::OpenVolume;
+use crate::stat::Stat;
 
 /// Work that one worker can do without the others.
 #[derive(Debug)]
@@ -136,6 +138,13 @@ impl<'a> Crew<'a> {
         let is_audit = self.walk.mode == WalkMode::Audit;
         let now = || as_in_a_stat(SystemTime::now());
         is_audit && self.walk.watched && changed > self.start && changed <= now()
+    }
+
+    /// Notes a directory before its entries are read.
+    pub(super) fn note(&self, dir: impl AsFd, stat: &Stat) {
+        if let Some(trace) = self.walk.trace {
+            trace.note(dir, stat.changed);
+        }
     }
 
     /// Walks a piece and all that comes of it; returns what was counted once every worker is done.

@@ -53,6 +53,7 @@ pub fn walk(volume: &OpenVolume, walk: Walk<'_>) -> Result<WalkReport, Errno> {
         let mut engine = Engine::new(&crew, &|| false);
         if walk.rule.looks_below() {
             let fd = open_for_reading(volume.fd())?;
+            crew.note(&fd, &Stat::of(&fd)?);
             let root = Frame::new(CString::default(), fd, volume.identity(), false);
             engine.tally = crew.run(Piece::directory(root, String::new()));
             engine.published = engine.tally.progress();
@@ -439,6 +440,7 @@ impl<'a> Engine<'a> {
     /// Counts a directory that is about to be walked.
     fn frame(&mut self, name: &CStr, fd: OwnedFd, stat: &Stat) -> Frame {
         self.tally.entry();
+        self.crew.note(&fd, stat);
         let place = Place::Below(name.to_bytes());
         let due = entry::decide(self.crew.walk.rule, place, &stat.entry).is_some();
         Frame::new(name.to_owned(), fd, stat.identity, due)

@@ -26,6 +26,13 @@ pub(super) struct Slice {
     pub(super) names: Vec<(CString, Look)>,
 }
 
+impl Slice {
+    /// Returns each name with its directory.
+    pub(super) fn entries(&self) -> impl Iterator<Item = (&FileHandle, &CStr, Look)> {
+        self.names.iter().map(|(name, look)| (&self.directory, name.as_c_str(), *look))
+    }
+}
+
 /// See the module.
 #[derive(Debug)]
 pub(super) struct Queue {

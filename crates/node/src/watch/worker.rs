@@ -49,6 +49,8 @@ pub(super) enum Command {
     Arm(VolumeName, Root),
     /// Hold its entries to this rule, or keep its events until there is one again.
     Rule { volume: VolumeName, rule: Option<Arc<Held>>, percent: u32 },
+    /// Look at these entries of it as if events had come in.
+    Look(VolumeName, Vec<Slice>),
     /// Watch it no longer.
     Forget(VolumeName),
 }
@@ -324,6 +326,14 @@ impl Volumes {
                 watched.rule = rule;
                 if watched.rule.is_some() {
                     shared.tell_doubt(&volume);
+                }
+            }
+            Command::Look(name, slices) => {
+                let Some(watched) = self.by_name.get_mut(&name) else { return };
+                for (directory, entry, look) in slices.iter().flat_map(Slice::entries) {
+                    if !watched.queue.push(directory.as_bytes(), entry, look) {
+                        return shared.doubt(&name, "more changed than could be kept in mind");
+                    }
                 }
             }
             Command::Forget(name) => self.forget(&name),

@@ -107,6 +107,7 @@ fn entries_that_appear_after_the_audit_are_not_changed_beyond_the_limit() {
         max_changes: None,
         since: None,
         watched: false,
+        trace: None,
         threads: None,
         background: false,
     };

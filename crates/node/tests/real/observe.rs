@@ -90,6 +90,7 @@ fn a_walk_is_made_only_on_the_file_system_it_was_planned_for() {
         max_changes: None,
         since: None,
         watched: false,
+        trace: None,
         threads: None,
         background: false,
     };

@@ -439,6 +439,7 @@ container 100
             next_retry: None,
             progress: None,
             drift: None,
+            assurance: None,
         }
     }
 

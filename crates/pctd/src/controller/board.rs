@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use jiff::Timestamp;
-use pctd_core::condition::{Condition, Conditions};
+use pctd_core::condition::{Condition, Conditions, Truth};
 use pctd_core::desired::Desired;
 use pctd_core::ids::Key;
 use pctd_core::plan::{Hold, Reason};
@@ -95,6 +95,13 @@ impl Board {
     pub(crate) fn is_stuck(&self, key: &Key) -> bool {
         let state = self.entries.get(key).and_then(|entry| entry.state);
         matches!(state, Some(KeyState::Held | KeyState::Failed))
+    }
+
+    /// Returns a condition of `key` as last seen: whether it holds, and why.
+    pub(crate) fn condition(&self, key: &Key, name: &str) -> Option<(Truth, &'static str)> {
+        let conditions = &self.entries.get(key)?.view.conditions;
+        let (_, found) = conditions.iter().find(|(of, _)| *of == name)?;
+        Some((found.status, found.reason))
     }
 
     /// Returns whether `key` was ever looked at.
@@ -189,6 +196,7 @@ impl Entry {
             notices: self.view.notices.clone(),
             error: self.error.clone(),
             drift: None,
+            assurance: None,
             next_retry: next.map(|at| format!("{at:.0}")),
             progress: self.progress.as_ref().map(|progress| progress.report()),
         }

@@ -88,7 +88,17 @@ impl<R: Reconciler> Controller<R> {
                 self.walks.rest(key, took, now);
             }
         }
+        let map_before = self.board.condition(key, "Mapped");
         self.board.finish(key, &outcome);
+        if let Key::Container(ctid) = key
+            && self.board.condition(key, "Mapped") != map_before
+        {
+            // Whose its volumes are to be follows from its map, which this run was the first to see.
+            let volumes = self.desired.mounts_of(*ctid).map(|(v, _)| Key::Volume(v.name.clone()));
+            for volume in volumes.collect::<Vec<_>>() {
+                self.queue.add(volume, now);
+            }
+        }
         if let Key::Volume(name) = key
             && (!outcome.taken.is_empty() || !was_converged || !self.board.is_converged(key))
         {

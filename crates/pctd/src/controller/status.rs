@@ -41,12 +41,19 @@ impl<R: Reconciler> Controller<R> {
             containers: std::collections::BTreeMap::new(),
             volumes: std::collections::BTreeMap::new(),
         };
+        // In place for how good a reason; of one that is not there is nothing to say.
+        let assurance = |key: &Key| match key {
+            Key::Volume(name) if self.board.is_converged(key) => {
+                Some(self.reconciler.assurance(name))
+            }
+            Key::Volume(_) | Key::Container(_) => None,
+        };
         let drift = |key: &Key| match key {
             Key::Volume(name) => self.reconciler.drift(name).as_ref().map(DriftReport::from),
             Key::Container(_) => None,
         };
         for (key, status) in self.board.statuses(due).filter(|(key, _)| wanted(key)) {
-            let status = KeyStatus { drift: drift(key), ..status };
+            let status = KeyStatus { drift: drift(key), assurance: assurance(key), ..status };
             match key {
                 Key::Container(ctid) => drop(report.containers.insert(*ctid, status)),
                 Key::Volume(name) => drop(report.volumes.insert(name.clone(), status)),

@@ -11,7 +11,7 @@ use std::time::Duration;
 use pctd_core::config::{Strictness, load};
 use pctd_core::desired::Desired;
 use pctd_core::ids::{Ctid, Key, VolumeName};
-use pctd_core::observed::Drift;
+use pctd_core::observed::{Assurance, Drift};
 use pctd_core::plan::{Hold, NotReady, Step};
 use pctd_core::report::{KeyState, KeyStatus, PlanReport, StatusReport};
 use tokio::sync::{mpsc, oneshot, watch};
@@ -181,6 +181,10 @@ impl Reconciler for Script {
 
     fn drift(&self, _: &VolumeName) -> Option<Drift> {
         None
+    }
+
+    fn assurance(&self, _: &VolumeName) -> Assurance {
+        Assurance::Ledger
     }
 }
 

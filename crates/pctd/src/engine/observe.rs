@@ -140,9 +140,16 @@ impl Engine {
         let background = job.background && plan.is_some_and(|plan| !plan.needs_audit);
         let since = self.watched_since(name);
         let watched = self.begin_walk(desired, volume);
+        let trace = self.begin_trace(name);
         let progress = |now| job.progress.set(now);
         let request = walk_request(desired, volume, rule, job, &progress);
-        match self.node.audit(WalkRequest { background, since, watched, ..request }) {
+        match self.node.audit(WalkRequest {
+            background,
+            since,
+            watched,
+            trace: trace.as_ref(),
+            ..request
+        }) {
             Ok(audit) => {
                 observed.watch = self.watch_of(desired, name);
                 observed.audit = Some(audit);
@@ -207,7 +214,7 @@ impl Engine {
     }
 
     /// Returns what is known of a volume from before.
-    fn assurance_of(&self, name: &VolumeName) -> Assurance {
+    pub(super) fn assurance_of(&self, name: &VolumeName) -> Assurance {
         let assured = self.memory().assured.get(name).cloned();
         let ledger = Arc::clone(self.node.ledger().ledger());
         let still = assured.filter(|(_, record)| ledger.volumes.get(name) == Some(record));
@@ -286,6 +293,7 @@ pub(super) fn walk_request<'a>(
         max_changes: None,
         since: None,
         watched: false,
+        trace: None,
         threads: desired.settings.walk_threads,
         background: false,
     }

@@ -5,14 +5,16 @@
 //! rule again. What the watch finds out reaches the loop as one more reason to look.
 
 use std::collections::BTreeSet;
-use std::time::SystemTime;
+use std::sync::Arc;
+use std::time::{Instant, SystemTime};
 
 use pctd_core::desired::{Desired, Mode, Volume};
 use pctd_core::ids::VolumeName;
-use pctd_core::observed::{Drift, Watch};
+use pctd_core::observed::{Assurance, Drift, Watch};
 use pctd_core::plan::{Basis, Plans, VolumePlan};
+use pctd_node::trace::{self, Trace};
 use pctd_node::watch::{News, Standing, Watcher};
-use tracing::{info, warn};
+use tracing::{debug, info, warn};
 
 use super::Engine;
 
@@ -47,6 +49,47 @@ impl Engine {
         watcher.is_some_and(|watcher| watcher.begin_walk(volume))
     }
 
+    /// Begins to note the directories of a volume that is walked; only a daemon has use for that.
+    pub(super) fn begin_trace(&self, volume: &VolumeName) -> Option<Arc<Trace>> {
+        self.watcher.as_ref()?;
+        match Trace::begin(self.node.paths(), volume) {
+            Ok(trace) => {
+                let trace = Arc::new(trace);
+                self.memory().traces.insert(volume.clone(), Arc::clone(&trace));
+                Some(trace)
+            }
+            Err(error) => {
+                debug!(VOLUME = %volume, "directories cannot be noted: {error}");
+                None
+            }
+        }
+    }
+
+    /// Looks at the directories of a volume that was in place when pctd ended last, and lets the
+    /// watch look at what changed since. The walk that follows can take its time then.
+    pub(super) fn catch_up(&self, desired: &Desired, name: &VolumeName) {
+        let begun = Instant::now();
+        let record = self.node.ledger().ledger().volumes.get(name).cloned();
+        let volume = desired.volumes.get(name);
+        let (Some(watcher), Some(record), Some(volume)) = (&self.watcher, record, volume) else {
+            return;
+        };
+        // Held to a rule since the survey: only then is what changed put right, too.
+        if !watcher.is_holding(name) || self.memory().assured.contains_key(name) {
+            return;
+        }
+        if let Some(found) = watcher.catch_up(volume, &record) {
+            debug!(
+                VOLUME = %name,
+                DIRECTORIES = found.directories,
+                CHANGED = found.changed,
+                ELAPSED_MS = u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX),
+                "compared the directories with those of the last walk"
+            );
+            self.memory().assured.insert(name.clone(), (Assurance::Directories, record));
+        }
+    }
+
     /// Tells the watch what these plans say of its volumes.
     pub(super) fn stand(&self, desired: &Desired, plans: &Plans) {
         let Some(watcher) = self.watcher.as_ref().filter(|_| is_wanted(desired)) else { return };
@@ -75,6 +118,7 @@ impl Engine {
             let names = desired.volumes.keys().filter(|_| is_wanted(desired));
             let wanted: BTreeSet<_> = names.cloned().collect();
             watcher.keep(&wanted);
+            trace::forget_others(self.node.paths(), &wanted);
         }
     }
 
