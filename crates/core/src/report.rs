@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use crate::condition::Truth;
 use crate::ids::{Ctid, HostIds, Key, VolumeName};
 use crate::observed::{Assurance, Drift};
-use crate::plan::{Plans, Reason, Step};
+use crate::plan::{Hold, Plans, Reason, Step};
 
 /// The version of every document here.
 pub const REPORT_VERSION: u32 = 1;
@@ -62,6 +62,17 @@ const fn is_zero(number: &usize) -> bool {
 }
 
 impl PlanReport {
+    /// Returns a report in which the same holds up every one of these keys.
+    pub fn all_held(keys: impl IntoIterator<Item = Key>, hold: &Hold) -> Self {
+        let mut report = Self::empty();
+        for key in keys {
+            let holds = vec![Reason::from(hold)];
+            report.insert(key, KeyReport { holds, ..KeyReport::default() });
+        }
+        report.count();
+        report
+    }
+
     /// Returns the report of these plans, restricted to `keys` where some are named.
     pub fn of_plans(plans: &Plans, keys: &[Key]) -> Self {
         let mut report = Self::empty();

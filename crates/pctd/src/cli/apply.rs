@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use pctd_core::desired::Desired;
-use pctd_core::ids::Key;
+use pctd_core::ids::{Key, VolumeName};
 use pctd_core::plan::{Reason, Step};
 use pctd_core::report::{KeyReport, PlanReport};
 use pctd_node::NodeLock;
@@ -17,7 +17,7 @@ use crate::controller::board::keys_of;
 use crate::controller::followers::Answer;
 use crate::daemon::socket::{WireOp, WireRequest};
 use crate::engine::Engine;
-use crate::reconciler::{Job, Outcome, Progress, Reconciler as _, Verdict};
+use crate::reconciler::{Job, Outcome, Progress, Reconciler as _, Verdict, View};
 
 /// A conflict means that somebody else wrote in between: this often it is tried anew.
 const TRIES: usize = 5;
@@ -68,21 +68,36 @@ fn converge(engine: &Engine, desired: &Desired, keys: &[Key], confirm: bool) -> 
     let mut report = PlanReport::empty();
     for key in volumes.chain(containers) {
         let (taken, last) = bring(engine, desired, key, confirm);
+        let mut holds: Vec<Reason> = last.view.holds.iter().map(Reason::from).collect();
         let error = match &last.verdict {
             Verdict::Converged | Verdict::Held | Verdict::Cancelled => None,
-            Verdict::Waiting => Some("its volumes are not ready; apply them, too".to_owned()),
+            Verdict::Waiting => {
+                let waits = waits_for(&last.view);
+                let unjudged = waits.is_empty();
+                holds.extend(waits);
+                unjudged.then(|| "it could not be looked at to the end; try again".to_owned())
+            }
             Verdict::Conflict(why) | Verdict::Failed(why) => Some(why.clone()),
         };
-        let entry = KeyReport {
-            steps: taken,
-            holds: last.view.holds.iter().map(Reason::from).collect(),
-            notices: last.view.notices,
-            error,
-        };
+        let entry = KeyReport { steps: taken, holds, notices: last.view.notices, error };
         report.insert(key.clone(), entry);
     }
     report.count();
     report
+}
+
+/// Returns the volumes a container waits for, whose own steps are not part of its run.
+fn waits_for(view: &View) -> Vec<Reason> {
+    let mounts = view.steps.iter().filter_map(|step| match step {
+        Step::SetMount(set) if set.after_volume => Some(&set.volume),
+        _ => None,
+    });
+    let volumes: BTreeSet<&VolumeName> = mounts.collect();
+    let held = |volume: &VolumeName| Reason {
+        reason: "VolumeHeld".to_owned(),
+        message: format!("it waits for volume {volume}; run `pctd apply {volume}`, too"),
+    };
+    volumes.into_iter().map(held).collect()
 }
 
 fn bring(engine: &Engine, desired: &Desired, key: &Key, confirm: bool) -> (Vec<Step>, Outcome) {

@@ -111,9 +111,40 @@ fn without_a_daemon_status_is_1_and_says_what_to_do() {
 fn without_a_cluster_file_system_nothing_is_planned() {
     let root = Root::new();
     root.declare("/data");
-    for arguments in [["plan"].as_slice(), &["inspect", "100"]] {
-        assert_fails(&root.pctd(arguments), "etc/pve/.version");
+    assert_fails(&root.pctd(&["inspect", "100"]), "etc/pve/.version");
+    let ran = root.pctd(&["plan", "--output-format", "json"]);
+    assert_eq!((ran.code, ran.stderr.as_str()), (DIFFERS, ""), "{ran:?}");
+    let report: serde_json::Value = serde_json::from_str(&ran.stdout).unwrap();
+    for entry in [&report["containers"]["100"], &report["volumes"]["data"]] {
+        assert_eq!(entry["holds"][0]["reason"], "NodeUnknown", "{report}");
+        assert!(entry["holds"][0]["message"].to_string().contains("etc/pve/.version"), "{report}");
+        assert_eq!(entry["steps"], serde_json::json!([]), "{report}");
     }
+    assert_eq!(report["summary"], serde_json::json!({"steps": 0, "holds": 2}), "{report}");
+    // One key is asked for, and nothing is said of the other.
+    let ran = root.pctd(&["plan", "100", "--output-format", "json"]);
+    let report: serde_json::Value = serde_json::from_str(&ran.stdout).unwrap();
+    assert_eq!((ran.code, &report["volumes"]), (DIFFERS, &serde_json::json!({})), "{report}");
+}
+
+#[test]
+fn a_container_that_waits_for_a_volume_that_is_not_applied_is_3() {
+    let root = Root::node();
+    let conf = "rootfs: local:100/vm.raw\nunprivileged: 1\n";
+    root.write("etc/pve/nodes/pve/lxc/100.conf", conf);
+    // Its directory is missing, and making it is the volume's own step.
+    root.write(
+        "etc/pctd/config.json",
+        r#"{"settings": {"seed_defaults": false}, "shared_volumes": {"new": {"host_path": "/srv/new",
+        "owner": "container_root", "mounts": {"100": "/new"}}}}"#,
+    );
+    let ran = root.pctd(&["apply", "100", "--output-format", "json"]);
+    assert_eq!((ran.code, ran.stderr.as_str()), (DIFFERS, ""), "{ran:?}");
+    let report: serde_json::Value = serde_json::from_str(&ran.stdout).unwrap();
+    let entry = &report["containers"]["100"];
+    assert_eq!(entry["holds"][0]["reason"], "VolumeHeld", "{report}");
+    assert!(entry["holds"][0]["message"].to_string().contains("`pctd apply new`"), "{report}");
+    assert_eq!(entry["error"], serde_json::Value::Null, "{report}");
 }
 
 #[test]
