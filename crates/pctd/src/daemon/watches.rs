@@ -70,7 +70,7 @@ impl Watches {
     }
 
     /// Makes missing watches and renews those whose directory is another one now; returns whether
-    /// anything was (re)made, because what happened before went unseen.
+    /// anything was made or lost, because what happened before went unseen.
     pub(crate) fn renew(&mut self) -> bool {
         let mut renewed = false;
         for (path, _) in &self.wanted {
@@ -79,8 +79,10 @@ impl Watches {
                 continue;
             }
             if self.active.remove(path).is_some() {
-                // The old directory is gone; so is the watch, mostly.
+                // The old directory is gone; so is the watch, mostly. That it went raised no event
+                // that names anything, and is news in itself.
                 let _gone = self.watcher.unwatch(path);
+                renewed = true;
             }
             let Some(now) = now else { continue };
             match self.watcher.watch(path, RecursiveMode::NonRecursive) {
