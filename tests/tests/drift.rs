@@ -7,7 +7,6 @@
 
 use std::fs;
 use std::io::Write as _;
-use std::os::unix::fs::{MetadataExt as _, symlink};
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
@@ -16,6 +15,11 @@ use pctd_tests::daemon::{Daemon, eventually, text};
 use pctd_tests::world::{Tmpfs, UNPRIVILEGED, World, holds, own, skip};
 use rustix::fs::chmod;
 use serde_json::Value;
+
+#[path = "../../crates/node/tests/real/support/adversary.rs"]
+mod adversary;
+
+use adversary::{Adversary, Victim, find_exec_chmod_until_harm};
 
 /// Long enough for what must not happen to happen.
 const QUIET: Duration = Duration::from_millis(400);
@@ -374,34 +378,57 @@ fn wakeups(pid: u32) -> String {
 }
 
 #[test]
-fn links_that_come_and_go_lead_nowhere() {
+fn whatever_is_exchanged_meanwhile_nothing_outside_changes() {
     let Some(this) = Drifting::new() else { return };
-    let daemon = this.watched("", ALWAYS);
-    let victim = this.world.file("/tank/victim", 0, 0o600);
     let dir = this.world.host("/tank/data");
-    let deadline = Instant::now() + Duration::from_secs(3);
-    let mut swaps = 0_u64;
-    fs::write(dir.join("a"), "").unwrap();
-    symlink(&victim, dir.join("b")).unwrap();
-    while Instant::now() < deadline {
-        // Each exchange is an event for both names, and a chance to follow the wrong one.
-        let flags = rustix::fs::RenameFlags::EXCHANGE;
-        let (a, b) = (dir.join("a"), dir.join("b"));
-        rustix::fs::renameat_with(rustix::fs::CWD, a, rustix::fs::CWD, b, flags).unwrap();
-        swaps += 1;
-        if swaps.is_multiple_of(64) {
-            own(&dir.join("a"), 0, 0);
-            own(&dir.join("b"), 0, 0);
+    let victim = Victim::make(&this.world.dir("/tank/outside", 0, 0o755));
+    let daemon = this.watched("", ALWAYS);
+    let adversary = Adversary::against(&victim, &dir);
+    let begun = Instant::now();
+    let mut walks = 0;
+    // Each exchange is an event for both names; what they stand for is made wrong now and then.
+    while adversary.swaps() < 40_000 || begun.elapsed() < Duration::from_secs(3) {
+        for name in ["swap-file", "swap-dir", "swap-link", "swap-link-to-dir"] {
+            own_if_there(&dir.join(name));
         }
+        // And sweeps while the events come in.
+        let ran = this.world.pctd.run(&["apply", "data", "--yes"]);
+        assert!(matches!(ran.code, 0 | 1 | 3), "{ran:?}");
+        walks += 1;
+        assert_eq!(victim.harm(), None);
+        assert!(begun.elapsed() < Duration::from_mins(1), "{} swaps", adversary.swaps());
     }
-    eventually("both in place", || {
-        [dir.join("a"), dir.join("b")]
-            .iter()
-            .all(|path| path.symlink_metadata().unwrap().uid() == 4242)
-    });
-    println!("{swaps} swaps");
-    assert_eq!(this.world.owner("/tank/victim"), "0:0 0600");
+    let swaps = adversary.swaps();
+    drop(adversary);
+    eventually("all in place", || wrong_owners(&dir).is_empty());
+    let drift = daemon.status()["volumes"]["data"]["drift"].clone();
+    println!("{swaps} swaps, {walks} walks: {drift}");
+    assert!(drift["repaired"].as_u64() > Some(0), "{drift}");
+    assert_eq!(victim.harm(), None);
     daemon.stop();
+
+    // The same against what admins use, so that there was harm to be done.
+    let _adversary = Adversary::against(&victim, &this.world.dir("/tank/other", 0, 0o755));
+    let times = find_exec_chmod_until_harm(
+        &this.world.host("/tank/other"),
+        &victim,
+        Duration::from_secs(20),
+    );
+    assert!(times.is_some(), "find did no harm, so this adversary shows nothing");
+}
+
+/// Gives something to root, whatever the name stands for at the moment.
+fn own_if_there(path: &Path) {
+    let root = (Some(rustix::fs::Uid::ROOT), Some(rustix::fs::Gid::ROOT));
+    let flags = rustix::fs::AtFlags::SYMLINK_NOFOLLOW;
+    // It may be on its way somewhere else.
+    let _gone = rustix::fs::chownat(rustix::fs::CWD, path, root.0, root.1, flags);
+}
+
+/// Returns what is not 4242's, links included.
+fn wrong_owners(dir: &Path) -> String {
+    let found = Command::new("find").arg(dir).args(["-not", "-uid", "4242"]).output().unwrap();
+    String::from_utf8(found.stdout).unwrap()
 }
 
 #[test]
