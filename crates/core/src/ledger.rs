@@ -24,6 +24,14 @@ pub struct Ledger {
     /// stand in the conf, or what `mounts` has may: both are pctd's own.
     #[serde(default)]
     pub intended: BTreeMap<Ctid, BTreeMap<MpKey, String>>,
+    /// The mounts pctd wrote that were in force when it wrote another one at their key. A running
+    /// container keeps them until it restarts, and a revert brings them back.
+    #[serde(default)]
+    pub replaced: BTreeMap<Ctid, BTreeMap<MpKey, String>>,
+    /// The keys at which somebody else's mount stood and pctd only changed options of it. What is
+    /// there is to be changed further, and never to be removed.
+    #[serde(default)]
+    pub borrowed: BTreeMap<Ctid, BTreeSet<MpKey>>,
     /// The volumes whose ownership was brought to the declaration.
     #[serde(default)]
     pub volumes: BTreeMap<VolumeName, VolumeRecord>,
@@ -44,6 +52,8 @@ impl Default for Ledger {
             version: LEDGER_VERSION,
             mounts: BTreeMap::new(),
             intended: BTreeMap::new(),
+            replaced: BTreeMap::new(),
+            borrowed: BTreeMap::new(),
             volumes: BTreeMap::new(),
             seen: BTreeSet::new(),
             restarted: BTreeMap::new(),
@@ -106,8 +116,31 @@ pub enum LedgerEntry {
         /// The key.
         key: MpKey,
     },
-    /// What pctd wrote was taken back.
+    /// What pctd wrote was taken back, or is gone.
     MountForgotten {
+        /// The container.
+        ctid: Ctid,
+        /// The key.
+        key: MpKey,
+    },
+    /// pctd is about to write another mount over one of its own.
+    MountReplaced {
+        /// The container.
+        ctid: Ctid,
+        /// The key.
+        key: MpKey,
+        /// The value in force, as it stands in the conf.
+        value: String,
+    },
+    /// pctd is about to change options of a mount that somebody else made.
+    MountBorrowed {
+        /// The container.
+        ctid: Ctid,
+        /// The key.
+        key: MpKey,
+    },
+    /// A mount that somebody else made counts as pctd's own from now on (`adopt`).
+    MountAdopted {
         /// The container.
         ctid: Ctid,
         /// The key.
@@ -138,10 +171,28 @@ pub enum LedgerEntry {
 impl Ledger {
     /// Returns whether pctd itself put this value there.
     pub fn is_own_mount(&self, ctid: Ctid, key: MpKey, value: &[u8]) -> bool {
-        [&self.mounts, &self.intended].into_iter().any(|mounts| {
+        [&self.mounts, &self.intended, &self.replaced].into_iter().any(|mounts| {
             let own = mounts.get(&ctid).and_then(|mounts| mounts.get(&key));
             own.is_some_and(|own| own.as_bytes() == value)
         })
+    }
+
+    /// Returns whether pctd only changed options of what somebody else mounts there.
+    pub fn is_borrowed(&self, ctid: Ctid, key: MpKey) -> bool {
+        self.borrowed.get(&ctid).is_some_and(|keys| keys.contains(&key))
+    }
+
+    /// Returns the keys of a container at which pctd wrote something.
+    pub fn mount_keys(&self, ctid: Ctid) -> BTreeSet<MpKey> {
+        let all = [&self.mounts, &self.intended, &self.replaced];
+        let of_container = all.into_iter().filter_map(|mounts| mounts.get(&ctid));
+        of_container.flat_map(BTreeMap::keys).copied().collect()
+    }
+
+    /// Returns the containers in whose confs something of pctd's may stand.
+    pub fn mounting(&self) -> BTreeSet<Ctid> {
+        let all = [&self.mounts, &self.intended, &self.replaced];
+        all.into_iter().flat_map(BTreeMap::keys).copied().collect()
     }
 
     /// Enters a change; returns whether it changed anything.
@@ -158,9 +209,18 @@ impl Ledger {
             }
             LedgerEntry::MountNotWritten { ctid, key } => take(&mut self.intended, ctid, key),
             LedgerEntry::MountForgotten { ctid, key } => {
-                let meant = take(&mut self.intended, ctid, key);
-                take(&mut self.mounts, ctid, key) || meant
+                let all = [&mut self.intended, &mut self.replaced, &mut self.mounts];
+                let taken = all.map(|mounts| take(mounts, ctid, key));
+                self.give_back(ctid, key) || taken.contains(&true)
             }
+            LedgerEntry::MountReplaced { ctid, key, value } => {
+                let replaced = self.replaced.entry(ctid).or_default();
+                replaced.insert(key, value.clone()) != Some(value)
+            }
+            LedgerEntry::MountBorrowed { ctid, key } => {
+                self.borrowed.entry(ctid).or_default().insert(key)
+            }
+            LedgerEntry::MountAdopted { ctid, key } => self.give_back(ctid, key),
             LedgerEntry::VolumeDone { volume, record } => {
                 self.volumes.insert(volume, record.clone()) != Some(record)
             }
@@ -169,6 +229,16 @@ impl Ledger {
             LedgerEntry::StartSettled(ctid) => self.start_owed.remove(&ctid),
             LedgerEntry::Restarted { ctid, at } => self.restarted.insert(ctid, at) != Some(at),
         }
+    }
+
+    /// Forgets that a key is somebody else's; returns whether it was known to be.
+    fn give_back(&mut self, ctid: Ctid, key: MpKey) -> bool {
+        let Some(keys) = self.borrowed.get_mut(&ctid) else { return false };
+        let was_there = keys.remove(&key);
+        if keys.is_empty() {
+            self.borrowed.remove(&ctid);
+        }
+        was_there
     }
 }
 

@@ -48,6 +48,19 @@ pub struct Requests {
     pub held: BTreeSet<VolumeName>,
     /// Containers that did not come back from a restart pctd made, with what was met.
     pub restart_failed: BTreeMap<Ctid, String>,
+    /// Whether what is no longer declared may be removed.
+    pub removal: Removal,
+}
+
+/// Whether what is no longer declared may be removed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Removal {
+    /// The configuration has stood long enough, or an admin asked for it.
+    Allowed,
+    /// Files may be missing from the configuration: it is new to this process, was empty or invalid,
+    /// or lost a file a short while ago. Nothing may follow from what it does not say.
+    #[default]
+    Unsettled,
 }
 
 /// The host's answer for the owners that are declared by name.

@@ -6,7 +6,7 @@
 //!
 //! - [`step`]: what may be done. [`hold`]: why something is not done. [`notice`]: what else to know.
 //! - `owner`: whose a volume is to be, through the id maps of its containers.
-//! - [`volume`]: directory, owner and modes. `mounts`, [`container`]: mount points and restarts.
+//! - [`volume`]: directory, owner and modes. `mounts`, [`container`]: mount points and restarts; `prune`: what is no longer declared.
 
 use std::collections::BTreeMap;
 
@@ -19,13 +19,14 @@ pub mod hold;
 mod mounts;
 pub mod notice;
 mod owner;
+mod prune;
 pub mod step;
 pub mod volume;
 
 pub use container::ContainerPlan;
 pub use hold::{Hold, NotReady, Recheck};
-pub use notice::{Notice, Reason};
-pub use step::{Effective, SetMount, SetOwnership, Step};
+pub use notice::{Notice, Reason, WhyKept};
+pub use step::{Effective, RemoveMount, SetMount, SetOwnership, Step};
 pub use volume::{Basis, Readiness, VolumePlan};
 
 /// The plans of everything in a snapshot.

@@ -57,7 +57,7 @@ use pctd_core::vmlist::Fingerprint;
 pub use crate::answers::{NoAnswer, PATIENCE};
 pub use crate::ledger::{LedgerError, LedgerStore, LockError, NodeLock};
 pub use crate::paths::NodePaths;
-pub use crate::pct::{Exit, Pct, PctClass, PctError};
+pub use crate::pct::{Exit, Pct, PctClass, PctError, RemoveWhat};
 pub use crate::source::{CreateError, Created, FreshMode, OpenVolume};
 pub use crate::trace::Trace;
 pub use crate::walk::{FdBudget, Progress, Unsupported, Walk, WalkMode, WalkReport};
@@ -410,6 +410,22 @@ impl Node {
         digest: &str,
     ) -> Result<(), PctError> {
         self.pct().set_mount(ctid, key, value, digest)
+    }
+
+    /// Deletes one mount point of a container, or takes back what is pending of it, if its conf still
+    /// has this digest.
+    ///
+    /// # Errors
+    ///
+    /// [`PctError`]; the conf may have been written nevertheless.
+    pub fn remove_mount(
+        &self,
+        ctid: Ctid,
+        key: MpKey,
+        what: RemoveWhat,
+        digest: &str,
+    ) -> Result<(), PctError> {
+        self.pct().remove_mount(ctid, key, what, digest)
     }
 
     /// Reboots a container, giving its guest `timeout` to shut down; returns when that is over.

@@ -95,6 +95,15 @@ pub struct Pct {
     pub grace: Duration,
 }
 
+/// What of a mount point is removed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RemoveWhat {
+    /// The mount point; a running container keeps it until it stops.
+    Mount,
+    /// Only its change in `[pve:pending]`.
+    Pending,
+}
+
 impl Pct {
     /// The default for [`Self::grace`]: `pct` passes the signal on to its worker, which cleans up.
     pub const GRACE: Duration = Duration::from_secs(15);
@@ -119,6 +128,30 @@ impl Pct {
     ) -> Result<(), PctError> {
         let (ctid, key) = (ctid.to_string(), format!("--{key}"));
         self.run(&["set", &ctid, &key, value, "--digest", digest], Deadline::After(self.timeout))
+    }
+
+    /// Deletes one mount point, or takes back what is pending of it, if the conf still has this digest.
+    ///
+    /// Two calls for one that is to go and has a pending value: `--delete` alone would make that value
+    /// current (`PVE::LXC::Config::vmconfig_apply_pending`), and `pct` refuses both at once.
+    ///
+    /// # Errors
+    ///
+    /// [`PctError`]; the conf may have been written nevertheless.
+    pub fn remove_mount(
+        &self,
+        ctid: Ctid,
+        key: MpKey,
+        what: RemoveWhat,
+        digest: &str,
+    ) -> Result<(), PctError> {
+        let (ctid, key) = (ctid.to_string(), key.to_string());
+        let option = match what {
+            RemoveWhat::Mount => "--delete",
+            RemoveWhat::Pending => "--revert",
+        };
+        let arguments = ["set", &ctid, option, &key, "--digest", digest];
+        self.run(&arguments, Deadline::After(self.timeout))
     }
 
     /// Reboots a container; Proxmox kills the guest after `timeout`.

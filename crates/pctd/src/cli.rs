@@ -3,20 +3,19 @@
 //! Exit codes are part of the contract: 0 in sync or done, 1 failure, 2 wrong usage, 3 something
 //! differs or is held.
 
+use std::collections::BTreeSet;
 use std::ffi::OsString;
 use std::io::{self, Write as _};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{CommandFactory as _, Parser as _};
-use pctd_core::desired::Desired;
 use pctd_core::ids::Key;
 use pctd_core::report;
 use pctd_node::{NodeOptions, NodePaths};
 use serde::Serialize;
 
 use crate::config_files::{ConfigPaths, chain};
-use crate::controller::board::keys_of;
 use crate::daemon;
 use crate::engine::Engine;
 use crate::log::{self, Verbosity};
@@ -152,9 +151,8 @@ fn open_engine(global: &Global) -> Result<Engine, Failure> {
     Ok(Engine::new(paths, options))
 }
 
-/// Refuses keys that the configuration does not know, before anything is looked at.
-fn check_keys(desired: &Desired, keys: &[Key]) -> Result<(), Failure> {
-    let known = keys_of(desired);
+/// Refuses keys there is nothing to say of, before anything is looked at.
+fn check_keys(known: &BTreeSet<Key>, keys: &[Key]) -> Result<(), Failure> {
     match keys.iter().find(|key| !known.contains(key)) {
         Some(key) => Err(format!("{key} is not in the configuration").into()),
         None => Ok(()),

@@ -42,6 +42,7 @@ pub(crate) mod followers;
 mod queue;
 mod retries;
 mod runs;
+mod settled;
 mod status;
 mod surveys;
 #[cfg(test)]
@@ -97,6 +98,7 @@ pub(crate) struct Controller<R> {
     reconciler: Arc<R>,
     desired: Arc<Desired>,
     config: ConfigState,
+    settled: settled::Settled,
     queue: WorkQueue,
     board: Board,
     followers: Followers,
@@ -124,6 +126,7 @@ impl<R: Reconciler> Controller<R> {
             reconciler,
             desired: Arc::new(Desired::default()),
             config: ConfigState::default(),
+            settled: settled::Settled::default(),
             queue: WorkQueue::default(),
             board: Board::default(),
             followers: Followers::default(),

@@ -12,7 +12,7 @@ use pctd_core::condition;
 use pctd_core::desired::{Desired, Mode};
 use pctd_core::ids::{Ctid, Key, VolumeName};
 use pctd_core::ledger::VolumeRecord;
-use pctd_core::observed::{Assurance, Drift, Requests, Snapshot};
+use pctd_core::observed::{Assurance, Drift, Removal, Requests, Snapshot};
 use pctd_core::plan::{Basis, Plans, Readiness, Step};
 use pctd_node::{Node, NodeOptions, NodePaths, Trace, Watcher};
 use tracing::debug;
@@ -21,6 +21,7 @@ use crate::reconciler::{Job, Outcome, Reconciler, Verdict, View};
 
 mod apply;
 mod observe;
+mod remove;
 mod restart;
 mod watch;
 
@@ -89,13 +90,27 @@ impl Engine {
         self.memory.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn requests(&self, job: &Job, key: Option<&Key>) -> Requests {
+    /// Returns every key there is something to say of: what is desired, and the containers in which
+    /// something of pctd's may stand, or that it owes a start, though they are not declared any more.
+    pub(crate) fn keys(&self, desired: &Desired) -> BTreeSet<Key> {
+        let mut keys = crate::controller::board::keys_of(desired);
+        let ledger = std::sync::Arc::clone(self.node.ledger().ledger());
+        let left = ledger.mounting().into_iter().chain(ledger.start_owed.iter().copied());
+        keys.extend(left.map(Key::Container));
+        keys
+    }
+
+    /// Returns what is asked of a run, or of a look at everything.
+    pub(crate) fn requests(&self, job: &Job, key: Option<&Key>) -> Requests {
+        // Whoever names a key means what the files say of it now.
+        let removal = if job.confirmed { Removal::Allowed } else { job.removal };
         let memory = self.memory();
         let mut requests = Requests {
             confirmed: BTreeSet::new(),
             refused: memory.refused.clone(),
             held: memory.held.clone(),
             restart_failed: memory.restart_failed.clone(),
+            removal,
         };
         if let (true, Some(Key::Volume(name))) = (job.confirmed, key) {
             requests.confirmed.insert(name.clone());
@@ -209,6 +224,7 @@ fn next_step(desired: &Desired, view: &View) -> Result<Step, Verdict> {
         Step::SetMount(set) => !set.after_volume,
         Step::CreateDirectory { .. }
         | Step::SetOwnership(_)
+        | Step::RemoveMount(_)
         | Step::RebootContainer { .. }
         | Step::StartContainer {} => true,
     });
@@ -250,12 +266,12 @@ pub(crate) fn view(desired: &Desired, snapshot: &Snapshot, plans: &Plans, key: &
 }
 
 impl Reconciler for Engine {
-    fn survey(&self, desired: &Desired) -> BTreeMap<Key, View> {
+    fn survey(&self, desired: &Desired, removal: Removal) -> BTreeMap<Key, View> {
         self.stop_watching_others(desired);
-        let job = Job::default();
-        let scope = Scope::all(desired);
+        let job = Job { removal, ..Job::default() };
+        let keys = self.keys(desired);
+        let scope = Scope::of_keys(desired, &keys);
         let looked = self.look(desired, &scope, Depth::Surface, self.requests(&job, None), &job);
-        let keys = crate::controller::board::keys_of(desired);
         match looked {
             Ok((snapshot, plans)) => {
                 let each = |key: Key| (key.clone(), view(desired, &snapshot, &plans, &key));

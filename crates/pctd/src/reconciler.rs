@@ -11,14 +11,17 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use pctd_core::condition::Conditions;
 use pctd_core::desired::Desired;
 use pctd_core::ids::{Key, VolumeName};
-use pctd_core::observed::{Assurance, Drift};
+use pctd_core::observed::{Assurance, Drift, Removal};
 use pctd_core::plan::{Hold, Reason, Step};
 use pctd_core::report::ProgressReport;
 
 /// Observes the node and brings one key at a time to what is desired. Blocking.
 pub(crate) trait Reconciler: Send + Sync + 'static {
     /// Observes and plans everything once, changes nothing and walks no volume.
-    fn survey(&self, desired: &Desired) -> BTreeMap<Key, View>;
+    ///
+    /// Everything is what is desired and what the past left behind: the answer names every key there
+    /// is something to do for.
+    fn survey(&self, desired: &Desired, removal: Removal) -> BTreeMap<Key, View>;
 
     /// Observes one key, takes the steps it needs and observes it again.
     fn reconcile(&self, desired: &Desired, key: &Key, job: &Job) -> Outcome;
@@ -40,6 +43,8 @@ pub(crate) struct Job {
     pub(crate) confirmed: bool,
     /// Whether nobody waits for it, so that its verify gives way to whatever else the node does.
     pub(crate) background: bool,
+    /// What may follow from what the configuration does not say.
+    pub(crate) removal: Removal,
     /// Set to end the run after the step, or the directory, it is at.
     pub(crate) cancel: Arc<AtomicBool>,
     /// Set while the run is in what must not be cut: a call of `pct` and what belongs to it.

@@ -124,8 +124,9 @@ impl MountPoint {
             class: MountClass::of(host_path.as_bytes()),
             volume: host_path.into(),
             target: target.into(),
-            options: options.clone(),
+            options: BTreeMap::new(),
         }
+        .with_options(options)
     }
 
     /// Returns the mount point with these options set and its other ones as they are.
@@ -133,6 +134,8 @@ impl MountPoint {
     pub fn with_options(&self, options: &BTreeMap<String, String>) -> Self {
         let mut changed = self.clone();
         changed.options.extend(options.iter().map(|(name, value)| (name.clone(), value.clone())));
+        // An empty list is no list: Proxmox refuses an option without a value.
+        changed.options.retain(|_, value| !value.is_empty());
         changed
     }
 

@@ -138,8 +138,7 @@ pub(super) static SETTINGS: Table = Table {
             Shape::Boolean,
             "Whether mounts that pctd added are removed when they are no longer wanted.",
         )
-        .default("false")
-        .noted("this version does not remove mounts"),
+        .default("false"),
         Field::new(
             "watch_cpu",
             Shape::Whole(0, 100),
@@ -261,10 +260,9 @@ pub(super) static MOUNT: Table = Table {
         Field::new(
             "adopt",
             Shape::Boolean,
-            "Whether another mount found at the path is taken over.",
+            "Whether a bind mount that somebody else made at the path is taken over. A disk of a storage never is.",
         )
-        .default("false")
-        .noted("this version does not take over mounts of others"),
+        .default("false"),
     ],
 };
 

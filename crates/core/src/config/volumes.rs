@@ -74,7 +74,7 @@ fn volume(
     let mut mounts = BTreeMap::new();
     let mut mount_spots = BTreeMap::new();
     for (key, key_spot, node) in node.get("mounts").iter().flat_map(Node::members) {
-        if let (Ok(ctid), Some(mount)) = (key.parse::<Ctid>(), mount(&node, report)) {
+        if let (Ok(ctid), Some(mount)) = (key.parse::<Ctid>(), mount(&node)) {
             mounts.insert(ctid, mount);
             mount_spots.insert(ctid, key_spot);
         }
@@ -175,7 +175,7 @@ impl Modes {
 }
 
 /// Returns the mount that a text or object in `mounts` describes.
-fn mount(node: &Node<'_>, report: &mut Report<'_>) -> Option<Mount> {
+fn mount(node: &Node<'_>) -> Option<Mount> {
     if let Some(path) = node.text() {
         let target = paths::target(path).ok()?;
         return Some(Mount { target, options: BTreeMap::new(), adopt: false });
@@ -189,13 +189,6 @@ fn mount(node: &Node<'_>, report: &mut Report<'_>) -> Option<Mount> {
     }
     if let Some(list) = node.get("mount_options") {
         let words: BTreeSet<&str> = list.items().filter_map(|item| item.text()).collect();
-        if words.is_empty() {
-            report.problem(
-                &list.spot,
-                Complaint::new("an empty list of mount options cannot be told from none")
-                    .or("leave the key out"),
-            );
-        }
         let words: Vec<&str> = words.into_iter().collect();
         options.insert("mountoptions".to_owned(), words.join(";"));
     }

@@ -12,6 +12,7 @@ use crate::plan::hold::{Hold, NotReady};
 use crate::plan::mounts::{MountPlan, MountTable};
 use crate::plan::notice::Notice;
 use crate::plan::owner;
+use crate::plan::prune;
 use crate::plan::step::Step;
 use crate::plan::volume::{Readiness, VolumePlan};
 
@@ -39,7 +40,12 @@ pub(crate) fn plan(
     ctid: Ctid,
 ) -> ContainerPlan {
     let mut plan = ContainerPlan::default();
+    let is_declared = desired.ctids().contains(&ctid);
     match snapshot.containers.get(&ctid) {
+        Some(Presence::Here(container)) if !is_declared => {
+            plan_undeclared(&mut plan, desired, snapshot, cluster, ctid, container);
+        }
+        Some(Presence::Vm | Presence::Absent) if !is_declared => {}
         Some(Presence::Here(container)) => {
             plan_here(&mut plan, desired, snapshot, cluster, volumes, ctid, container);
         }
@@ -60,6 +66,25 @@ pub(crate) fn plan(
         }
     }
     plan
+}
+
+/// Plans a container that is no longer declared, for what pctd left in its conf.
+fn plan_undeclared(
+    plan: &mut ContainerPlan,
+    desired: &Desired,
+    snapshot: &Snapshot,
+    cluster: &Cluster,
+    ctid: Ctid,
+    container: &ObservedContainer,
+) {
+    let conf = &container.conf;
+    // What is being made or restored does not show yet what it will mount.
+    if !conf.has_rootfs() || conf.lock().is_some() || container.flock_held {
+        return;
+    }
+    let running = container.running != Running::No;
+    let waiting = prune::plan(plan, desired, snapshot, ctid, conf, running);
+    finish(plan, desired, snapshot, cluster, (ctid, container), waiting);
 }
 
 fn plan_here(
@@ -103,10 +128,28 @@ fn plan_here(
     }
     let running = container.running != Running::No;
     let mut table = MountTable::new(ctid, conf, running, &snapshot.ledger);
-    let pending = plan_mounts(plan, desired, volumes, ctid, &mut table);
+    // Before anything is added: what goes makes room for what comes.
+    let mut pending = prune::plan(plan, desired, snapshot, ctid, conf, running);
+    pending.extend(plan_mounts(plan, desired, volumes, ctid, &mut table));
+    plan.records.extend(table.into_records());
     if let Some(why) = snapshot.requests.restart_failed.get(&ctid) {
         hold_changes(plan, ctid, why);
     }
+    finish(plan, desired, snapshot, cluster, (ctid, container), pending);
+}
+
+/// Adds the restart that the keys in `pending` wait for, or holds everything where the conf may not
+/// be written.
+fn finish(
+    plan: &mut ContainerPlan,
+    desired: &Desired,
+    snapshot: &Snapshot,
+    cluster: &Cluster,
+    (ctid, container): (Ctid, &ObservedContainer),
+    pending: Vec<MpKey>,
+) {
+    let conf = &container.conf;
+    let running = container.running != Running::No;
     // One restart for all changes: not before every mount is written.
     let all_written = plan.steps.is_empty() && plan.waits_for.is_empty();
     if running && all_written && !pending.is_empty() {

@@ -242,6 +242,14 @@ pub enum Hold {
         /// The volume.
         volume: VolumeName,
     },
+    /// What is to be removed waits until the configuration has proved to be meant.
+    #[error("{} of container {ctid} are no longer declared and go once the configuration has stood for `resync_interval`; `pctd apply {ctid}` removes them now", list(.keys))]
+    ConfigUnsettled {
+        /// The container.
+        ctid: Ctid,
+        /// What would be removed.
+        keys: Vec<MpKey>,
+    },
     /// `mode` is `observe`: what would be done is only reported.
     #[error("what is planned is not done, because `mode` is \"observe\": {steps} to take")]
     ObserveOnly {
@@ -377,6 +385,7 @@ reasons! {
     PendingForeign: Calm,
     NoFreeKey: Calm,
     VolumeHeld: Calm,
+    ConfigUnsettled: Calm,
     ObserveOnly: Calm,
     StartOwed: Backoff,
     NeedsRestart: Calm,

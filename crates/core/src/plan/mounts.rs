@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 use crate::conf::{Conf, MountClass, MountEntry, MountPoint, normalise_path};
 use crate::desired::{Mount, Volume};
 use crate::ids::{Ctid, MpKey};
-use crate::ledger::Ledger;
+use crate::ledger::{Ledger, LedgerEntry};
 use crate::plan::hold::Hold;
 use crate::plan::step::{Effective, SetMount};
 
@@ -32,11 +32,19 @@ pub(crate) struct MountTable<'a> {
     running: bool,
     ledger: &'a Ledger,
     taken: BTreeSet<MpKey>,
+    /// What the ledger has to know before the steps are taken.
+    records: Vec<LedgerEntry>,
 }
 
 impl<'a> MountTable<'a> {
     pub(crate) fn new(ctid: Ctid, conf: &'a Conf, running: bool, ledger: &'a Ledger) -> Self {
-        Self { ctid, conf, running, ledger, taken: conf.mount_keys_in_use() }
+        let taken = conf.mount_keys_in_use();
+        Self { ctid, conf, running, ledger, taken, records: Vec::new() }
+    }
+
+    /// Returns what to enter into the ledger, now that every mount is planned.
+    pub(crate) fn into_records(self) -> Vec<LedgerEntry> {
+        self.records
     }
 
     /// Plans one desired mount; a key it hands out is taken for the mounts planned after it.
@@ -69,14 +77,19 @@ impl<'a> MountTable<'a> {
             return MountPlan::Held(Hold::NoFreeKey { ctid: self.ctid, target });
         };
         self.taken.insert(key);
+        if self.ledger.is_borrowed(self.ctid, key) {
+            // Whoever's mount stood there took it away.
+            self.records.push(LedgerEntry::MountForgotten { ctid: self.ctid, key });
+        }
         let value =
             MountPoint::bind(&volume.host_path, &mount.target, &mount.options).render().to_string();
         let effective = if self.running { Effective::Now } else { Effective::NextStart };
         MountPlan::Set(set(key, value, None, volume, effective))
     }
 
-    fn compare(&self, key: MpKey, volume: &Volume, mount: &Mount) -> MountPlan {
-        let foreign = || MountPlan::Held(Hold::PendingForeign { ctid: self.ctid, key });
+    fn compare(&mut self, key: MpKey, volume: &Volume, mount: &Mount) -> MountPlan {
+        let ctid = self.ctid;
+        let foreign = || MountPlan::Held(Hold::PendingForeign { ctid, key });
         if self.conf.pending_delete(key) {
             return foreign();
         }
@@ -87,9 +100,18 @@ impl<'a> MountTable<'a> {
                 Fit::OptionsDiffer | Fit::OtherSource => self.change(key, pending, volume, mount),
             },
             (None, Some(current)) => match fit(current, volume, mount) {
-                Fit::Same => MountPlan::InPlace,
-                Fit::OptionsDiffer => self.change(key, current, volume, mount),
-                Fit::OtherSource if self.is_written(key, current) => {
+                Fit::Same => {
+                    if mount.adopt {
+                        self.adopt(key, Some(current));
+                    }
+                    MountPlan::InPlace
+                }
+                Fit::OptionsDiffer => {
+                    self.remember(key, current, mount);
+                    self.change(key, current, volume, mount)
+                }
+                Fit::OtherSource if self.is_written(key, current) || may_take(current, mount) => {
+                    self.remember(key, current, mount);
                     self.change(key, current, volume, mount)
                 }
                 Fit::OtherSource => MountPlan::Held(self.foreign_mount(key, current, mount)),
@@ -112,6 +134,33 @@ impl<'a> MountTable<'a> {
         MountPlan::Set(set(key, value, was, volume, effective))
     }
 
+    /// Notes whose the mount in force is, before another value is written over it.
+    fn remember(&mut self, key: MpKey, current: &MountEntry, mount: &Mount) {
+        let ctid = self.ctid;
+        if mount.adopt {
+            self.adopt(key, None);
+        } else if self.is_written(key, current) {
+            let value = current.raw.to_string();
+            if self.running && !self.ledger.is_borrowed(ctid, key) {
+                self.records.push(LedgerEntry::MountReplaced { ctid, key, value });
+            }
+        } else if !self.ledger.is_borrowed(ctid, key) {
+            self.records.push(LedgerEntry::MountBorrowed { ctid, key });
+        }
+    }
+
+    /// Makes the mount at a key pctd's own; `current` where it stays as it is.
+    fn adopt(&mut self, key: MpKey, current: Option<&MountEntry>) {
+        let ctid = self.ctid;
+        if self.ledger.is_borrowed(ctid, key) {
+            self.records.push(LedgerEntry::MountAdopted { ctid, key });
+        }
+        if let Some(current) = current.filter(|current| !self.is_written(key, current)) {
+            let value = current.raw.to_string();
+            self.records.push(LedgerEntry::MountWritten { ctid, key, value });
+        }
+    }
+
     fn is_written(&self, key: MpKey, entry: &MountEntry) -> bool {
         self.ledger.is_own_mount(self.ctid, key, &entry.raw)
     }
@@ -123,6 +172,13 @@ impl<'a> MountTable<'a> {
         };
         Hold::ForeignMount { ctid: self.ctid, key, source_path, target: mount.target.clone() }
     }
+}
+
+/// Returns whether another mount at the target is to be taken over. One of a storage is not: its
+/// data would leave the container and stay behind as an unused disk.
+fn may_take(current: &MountEntry, mount: &Mount) -> bool {
+    let is_bind = |mp: &MountPoint| mp.class == MountClass::Bind;
+    mount.adopt && current.parsed.as_ref().is_ok_and(is_bind)
 }
 
 fn set(

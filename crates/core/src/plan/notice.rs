@@ -44,6 +44,27 @@ pub enum Notice {
         /// The key.
         key: crate::ids::MpKey,
     },
+    /// A mount that pctd added is no longer declared, and is not removed.
+    #[error("{key} ({value}) was added by pctd and is no longer declared; {why}")]
+    Prunable {
+        /// The key.
+        key: crate::ids::MpKey,
+        /// What stands there.
+        value: String,
+        /// Why it stays.
+        why: WhyKept,
+    },
+}
+
+/// Why a mount that is no longer declared is not removed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum WhyKept {
+    /// `prune` is off.
+    #[error("`\"prune\": true` in the settings removes it")]
+    Off,
+    /// The ledger was lost once, so it is not sure what pctd added.
+    #[error("the ledger was lost, so it is left to you: `pct set CTID --delete mpN`")]
+    LedgerLost,
 }
 
 impl Notice {
@@ -56,6 +77,7 @@ impl Notice {
             Self::LedgerLost { .. } => "LedgerLost",
             Self::IdmapPendingRestart => "IdmapPendingRestart",
             Self::KeepAttrs { .. } => "KeepAttrs",
+            Self::Prunable { .. } => "Prunable",
         }
     }
 }

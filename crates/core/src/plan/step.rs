@@ -19,6 +19,8 @@ pub enum Step {
     SetOwnership(SetOwnership),
     /// Add or change a mount point of a container.
     SetMount(SetMount),
+    /// Remove a mount point that pctd added and that is no longer declared.
+    RemoveMount(RemoveMount),
     /// Restart a container gracefully, for changes of pctd's that wait in `[pve:pending]`.
     RebootContainer {
         /// The mounts that wait.
@@ -67,6 +69,21 @@ pub struct SetMount {
     pub after_volume: bool,
 }
 
+/// A mount point to be removed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
+pub struct RemoveMount {
+    /// Its key.
+    pub key: MpKey,
+    /// The value that stands there, exactly as pctd wrote it.
+    pub value: String,
+    /// Whether it only waits in `[pve:pending]` and is taken back (`--revert`). Proxmox does not
+    /// delete a key that has a pending value, so this comes first; what is in force goes after it.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub pending: bool,
+    /// When a running container loses it.
+    pub effective: Effective,
+}
+
 /// When a changed mount takes effect.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(rename_all = "snake_case")]
@@ -81,8 +98,14 @@ pub enum Effective {
 
 impl Step {
     /// The names of all steps.
-    pub const NAMES: &[&str] =
-        &["create_directory", "set_ownership", "set_mount", "reboot_container", "start_container"];
+    pub const NAMES: &[&str] = &[
+        "create_directory",
+        "set_ownership",
+        "set_mount",
+        "remove_mount",
+        "reboot_container",
+        "start_container",
+    ];
 
     /// Returns the step's name as in logs and JSON.
     pub const fn name(&self) -> &'static str {
@@ -90,6 +113,7 @@ impl Step {
             Self::CreateDirectory { .. } => "create_directory",
             Self::SetOwnership(_) => "set_ownership",
             Self::SetMount(_) => "set_mount",
+            Self::RemoveMount(_) => "remove_mount",
             Self::RebootContainer { .. } => "reboot_container",
             Self::StartContainer {} => "start_container",
         }

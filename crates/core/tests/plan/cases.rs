@@ -1,12 +1,14 @@
 //! The cases.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use pctd_core::idmap::IdMap;
 use pctd_core::ids::HostIds;
-use pctd_core::observed::{Audit, NodeState, Presence, SourceState};
+use pctd_core::ledger::{LedgerEntry, Memory};
+use pctd_core::observed::{Audit, NodeState, Presence, Removal, SourceState};
 
-use crate::world::{PRIVILEGED, SHIFTED, UNPRIVILEGED, World, file_system, volume};
+use crate::world::{PRIVILEGED, SHIFTED, UNPRIVILEGED, World, ctid, file_system, volume};
 
 /// One case: what is wanted and there, and what follows.
 pub(crate) struct Case {
@@ -54,6 +56,8 @@ fn defined(fields: &str) -> World {
 /// Every case.
 pub(crate) fn all() -> Vec<Case> {
     let mut cases = mounts();
+    cases.extend(removals());
+    cases.extend(adoptions());
     cases.extend(restarts());
     cases.extend(containers());
     cases.extend(owners());
@@ -182,6 +186,170 @@ fn mounts() -> Vec<Case> {
             "a mount comes after its volume",
             plain().here(100, UNPRIVILEGED).drift("data", 3),
             &["data own 100000:100000 3/10", "100 +mp0: /tank/data,mp=/data after volume"],
+        ),
+    ]
+}
+
+/// Nothing declared for 100 any more, and pctd wrote its mp5.
+fn left_behind() -> World {
+    with_settings(r#""prune": true"#)
+        .settled()
+        .here(100, &conf("mp0: /tank/data,mp=/data\nmp5: /srv/old,mp=/old"))
+        .wrote(100, "mp5", "/srv/old,mp=/old")
+}
+
+fn removals() -> Vec<Case> {
+    let with = |prune: &str, lines: &str| {
+        with_settings(prune).settled().here(100, &conf(lines)).wrote(100, "mp5", "/srv/old,mp=/old")
+    };
+    let on = |lines: &str| with(r#""prune": true"#, &format!("mp0: /tank/data,mp=/data\n{lines}"));
+    let undeclared = || {
+        let text = r#"{"settings": {"prune": true}, "shared_volumes": {}}"#;
+        World::new(text).settled().here(100, &conf("mp5: /srv/old,mp=/old"))
+    };
+    let wrote = |world: World, value| world.wrote(100, "mp5", value);
+    vec![
+        case(
+            "what pctd added and nobody declares goes",
+            left_behind(),
+            &["100 -mp5: /srv/old,mp=/old"],
+        ),
+        case(
+            "with prune off it stays",
+            with(r#""prune": false"#, "mp0: /tank/data,mp=/data\nmp5: /srv/old,mp=/old"),
+            &[],
+        ),
+        case(
+            "a configuration that has not stood yet removes nothing",
+            left_behind().with(|w| w.snapshot.requests.removal = Removal::Unsettled),
+            &["100 ! ConfigUnsettled"],
+        ),
+        case(
+            "a ledger that was lost removes nothing",
+            left_behind().with(|w| w.snapshot.memory = Memory::Lost("it was".to_owned())),
+            &[],
+        ),
+        case("what others added stays", on("mp5: /srv/other,mp=/old"), &[]),
+        case("what others changed since is theirs", on("mp5: /srv/old,mp=/old,ro=1"), &[]),
+        case(
+            "it goes before another one comes",
+            with(r#""prune": true"#, "mp5: /srv/old,mp=/old"),
+            &["100 -mp5: /srv/old,mp=/old", "100 +mp0: /tank/data,mp=/data"],
+        ),
+        case(
+            "a running container keeps it until it restarts",
+            left_behind().running(100),
+            &["100 -mp5: /srv/old,mp=/old after restart"],
+        ),
+        case(
+            "a deletion that waits is worth a restart",
+            on("mp5: /srv/old,mp=/old\n[pve:pending]\ndelete: mp5").running(100),
+            &["100 reboot for [MpKey(5)], also []"],
+        ),
+        case(
+            "a deletion that waits, with prune off, is somebody's own affair",
+            with(
+                r#""prune": false"#,
+                "mp0: /tank/data,mp=/data\nmp5: /srv/old,mp=/old\n[pve:pending]\ndelete: mp5",
+            )
+            .running(100),
+            &[],
+        ),
+        case(
+            "what waits is taken back before what is in force is deleted",
+            on("mp5: /srv/older,mp=/old\n[pve:pending]\nmp5: /srv/old,mp=/old").running(100),
+            &["100 -pending mp5: /srv/old,mp=/old"],
+        ),
+        case(
+            "what waits beside a deletion is taken back first, too",
+            on("mp5: /srv/older,mp=/old\n[pve:pending]\nmp5: /srv/old,mp=/old\ndelete: mp5"),
+            &["100 -pending mp5: /srv/old,mp=/old"],
+        ),
+        case(
+            "what was in force behind what was taken back goes if it was pctd's",
+            on("mp5: /srv/older,mp=/old").with(|w| {
+                let (key, value) = ("mp5".parse().unwrap(), "/srv/older,mp=/old".to_owned());
+                let entry = LedgerEntry::MountReplaced { ctid: ctid(100), key, value };
+                Arc::make_mut(&mut w.snapshot.ledger).enter(entry);
+            }),
+            &["100 -mp5: /srv/older,mp=/old"],
+        ),
+        case(
+            "somebody else's change at the key of a mount that is to go",
+            on("mp5: /srv/old,mp=/old\n[pve:pending]\nmp5: /srv/other,mp=/old").running(100),
+            &["100 ! PendingForeign"],
+        ),
+        case(
+            "options changed on a mount of others do not make it pctd's to remove",
+            on("mp5: /srv/old,mp=/old").with(|w| {
+                let entry =
+                    LedgerEntry::MountBorrowed { ctid: ctid(100), key: "mp5".parse().unwrap() };
+                Arc::make_mut(&mut w.snapshot.ledger).enter(entry);
+            }),
+            &[],
+        ),
+        case(
+            "a conf that may not be written keeps it",
+            on("protection: 1\nmp5: /srv/old,mp=/old"),
+            &["100 ! Protected"],
+        ),
+        case(
+            "a container that is not declared any more",
+            wrote(undeclared(), "/srv/old,mp=/old"),
+            &["100 -mp5: /srv/old,mp=/old"],
+        ),
+        case(
+            "a container that is not declared any more and is being restored",
+            wrote(undeclared(), "/srv/old,mp=/old")
+                .here(100, &conf("lock: create\nmp5: /srv/old,mp=/old")),
+            &[],
+        ),
+        case(
+            "a container that is not declared any more and became a virtual machine",
+            wrote(undeclared(), "/srv/old,mp=/old").presence(100, Presence::Vm),
+            &[],
+        ),
+    ]
+}
+
+fn adoptions() -> Vec<Case> {
+    let adopting = |fields: &str, lines: &str| {
+        let text = r#"{"settings": {"seed_defaults": false, "prune": true}, "shared_volumes": {"data": {
+            "host_path": "/tank/data", "owner": "container_root",
+            "mounts": {"100": {"path": "/data", "adopt": true FIELDS}}}}}"#;
+        World::new(&text.replace("FIELDS", fields)).settled().here(100, &conf(lines))
+    };
+    let undeclare = |world: World| world.with(|w| drop(w.desired.volumes.remove(&volume("data"))));
+    vec![
+        case(
+            "another source is taken over where that is asked for",
+            adopting("", "mp0: /srv/other,mp=/data,ro=1"),
+            &["100 ~mp0: /tank/data,mp=/data"],
+        ),
+        case(
+            "a disk of a storage is never taken over",
+            adopting("", "mp0: local:1/v.raw,mp=/data,size=1G"),
+            &["100 ! ForeignMount"],
+        ),
+        case(
+            "somebody else's change that waits is not taken over",
+            adopting("", "mp0: /srv/x,mp=/data\n[pve:pending]\nmp0: /srv/y,mp=/data").running(100),
+            &["100 ! PendingForeign"],
+        ),
+        case(
+            "an identical mount that was taken over is pctd's to remove",
+            undeclare(adopting("", "mp0: /tank/data,mp=/data,backup=0").settle()),
+            &["100 -mp0: /tank/data,mp=/data,backup=0"],
+        ),
+        case(
+            "an identical mount that was not taken over is not",
+            undeclare(
+                with_settings(r#""prune": true"#)
+                    .settled()
+                    .here(100, &conf("mp0: /tank/data,mp=/data"))
+                    .settle(),
+            ),
+            &[],
         ),
     ]
 }

@@ -13,7 +13,7 @@ use pctd_core::desired::Enforce;
 use pctd_core::desired::{Desired, Mount, Volume};
 use pctd_core::ids::{Ctid, HostIds, Key};
 use pctd_core::ledger::{Ledger, Memory};
-use pctd_core::observed::{NodeState, Presence, Running};
+use pctd_core::observed::{NodeState, Presence, Removal, Running};
 use pctd_core::ownership::Place;
 use pctd_core::plan::{Basis, Hold, Step, plan};
 use proptest::prelude::*;
@@ -64,7 +64,7 @@ impl Frame {
             current.description(),
             current.env(),
             current.lxc(),
-            pending.deletes(),
+            pending.deletes().keys().filter(|n| !ours.contains(&n.to_string())).collect::<Vec<_>>(),
             conf.snapshots,
             node.desired.mounts_of(ctid).count(),
         );
@@ -91,6 +91,23 @@ fn writable(node: &Node, ctid: Ctid, conf: &Conf) -> BTreeSet<String> {
             mounts.iter().any(|(_, mount)| normalise_path(&mp.target) == mount.target.as_str())
         })
     };
+    let taken_over = |entry: &MountEntry| {
+        entry.parsed.as_ref().is_ok_and(|mp| {
+            mp.class == MountClass::Bind
+                && mounts.iter().any(|(_, mount)| {
+                    mount.adopt && normalise_path(&mp.target) == mount.target.as_str()
+                })
+        })
+    };
+    // What is not declared and stands as pctd left it goes, with prune.
+    let left_over = |key: &pctd_core::ids::MpKey, entry: &MountEntry| {
+        let is_bind = entry.parsed.as_ref().is_ok_and(|mp| mp.class == MountClass::Bind);
+        is_bind
+            && node.desired.settings.prune
+            && node.removal == Removal::Allowed
+            && !at_target(entry)
+            && node.ledger.is_own_mount(ctid, *key, &entry.raw)
+    };
     pctd_core::ids::MpKey::all()
         .filter(|key| {
             let ours = |entry: &MountEntry| {
@@ -98,11 +115,14 @@ fn writable(node: &Node, ctid: Ctid, conf: &Conf) -> BTreeSet<String> {
                 value.is_some_and(|value| entry.raw == value.as_str())
             };
             let of_current = |m: &MountEntry| desired(m) || (at_target(m) && ours(m));
-            !conf.pending_delete(*key)
+            (!conf.pending_delete(*key)
+                || conf.pending_mounts().get(key).is_some_and(|entry| left_over(key, entry)))
                 && match (conf.mounts().get(key), conf.pending_mounts().get(key)) {
                     // Whatever stands behind it would go when the container stops.
                     (_, Some(pending)) => ours(pending),
-                    (Some(current), None) => of_current(current),
+                    (Some(current), None) => {
+                        of_current(current) || taken_over(current) || left_over(key, current)
+                    }
                     (None, None) => true,
                 }
         })
@@ -158,6 +178,9 @@ fn check_in_place(node: &mut Node) {
                     // Proxmox does so before it starts it.
                     apply_pending(&mut conf);
                 }
+                if node.desired.settings.prune {
+                    check_pruned(node, *ctid, &conf);
+                }
                 for (volume, mount) in node.desired.mounts_of(*ctid) {
                     let found =
                         conf.mounts().values().filter(|m| is_in_place(m, volume, mount)).count();
@@ -180,6 +203,20 @@ fn check_in_place(node: &mut Node) {
                 }
             }
         }
+    }
+}
+
+/// Checks that nothing which pctd added and nobody declares is left in a conf.
+fn check_pruned(node: &Node, ctid: Ctid, conf: &Conf) {
+    for (key, entry) in conf.mounts() {
+        let Ok(mp) = &entry.parsed else { continue };
+        let target = normalise_path(&mp.target);
+        let mut mounts = node.desired.mounts_of(ctid);
+        let is_left = mp.class == MountClass::Bind
+            && !mounts.any(|(_, mount)| target == mount.target.as_str())
+            && !node.ledger.is_borrowed(ctid, *key)
+            && node.ledger.is_own_mount(ctid, *key, &entry.raw);
+        assert!(!is_left, "{key} of {ctid} is left: {}", entry.raw);
     }
 }
 

@@ -12,7 +12,7 @@ use pctd_core::ids::{Ctid, HostIds, VolumeName};
 use pctd_core::ledger::{Ledger, LedgerEntry, Memory};
 use pctd_core::observed::{
     Accounts, Audit, Cluster, FileSystem, NodeState, ObservedContainer, ObservedVolume, Presence,
-    Requests, Running, Snapshot, SourceDir, SourceState,
+    Removal, Requests, Running, Snapshot, SourceDir, SourceState,
 };
 use pctd_core::plan::{Effective, Hold, Plans, Step, plan};
 
@@ -158,6 +158,12 @@ impl World {
         self
     }
 
+    /// What the configuration does not say may be removed.
+    pub(crate) fn settled(mut self) -> Self {
+        self.snapshot.requests.removal = Removal::Allowed;
+        self
+    }
+
     pub(crate) fn waited(mut self, id: u32) -> Self {
         self.snapshot.waited.insert(ctid(id), Duration::from_hours(1));
         self
@@ -260,6 +266,14 @@ fn line(step: &Step) -> String {
             format!("{sign}{}: {}{when}{after}", set.key, set.value)
         }
         Step::StartContainer {} => "start".to_owned(),
+        Step::RemoveMount(remove) => {
+            let what = if remove.pending { "pending " } else { "" };
+            let when = match remove.effective {
+                Effective::AfterRestart => " after restart",
+                Effective::Now | Effective::NextStart => "",
+            };
+            format!("-{what}{}: {}{when}", remove.key, remove.value)
+        }
         Step::RebootContainer { keys, others } => format!("reboot for {keys:?}, also {others:?}"),
     }
 }

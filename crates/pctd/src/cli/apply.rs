@@ -13,7 +13,6 @@ use pctd_node::NodeLock;
 
 use super::args::Global;
 use super::{Ended, Failure, client, config_paths, open_engine, print_report, render};
-use crate::controller::board::keys_of;
 use crate::controller::followers::Answer;
 use crate::daemon::socket::{WireOp, WireRequest};
 use crate::engine::Engine;
@@ -28,9 +27,9 @@ const PATIENCE: Duration = Duration::from_millis(500);
 pub(super) fn run(global: &Global, keys: &[Key], yes: bool) -> Result<Ended, Failure> {
     let config = config_paths(global)?;
     let (loaded, _) = config.load()?;
-    super::check_keys(&loaded.desired, keys)?;
     let confirm = yes || !keys.is_empty();
     let engine = open_engine(global)?;
+    super::check_keys(&engine.keys(&loaded.desired), keys)?;
     let socket = engine.node().paths().socket();
     let request = WireRequest {
         version: pctd_core::report::REPORT_VERSION,
@@ -61,7 +60,7 @@ pub(super) fn run(global: &Global, keys: &[Key], yes: bool) -> Result<Ended, Fai
 /// Brings every key to what is desired: volumes first, because containers wait for them.
 fn converge(engine: &Engine, desired: &Desired, keys: &[Key], confirm: bool) -> PlanReport {
     let wanted: BTreeSet<Key> =
-        if keys.is_empty() { keys_of(desired) } else { keys.iter().cloned().collect() };
+        if keys.is_empty() { engine.keys(desired) } else { keys.iter().cloned().collect() };
     let is_volume = |key: &&Key| matches!(key, Key::Volume(_));
     let volumes = wanted.iter().filter(is_volume);
     let containers = wanted.iter().filter(|key| !is_volume(key));

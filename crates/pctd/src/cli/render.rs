@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 
 use pctd_core::condition::Truth;
-use pctd_core::plan::{Effective, SetMount, SetOwnership, Step};
+use pctd_core::plan::{Effective, RemoveMount, SetMount, SetOwnership, Step};
 use pctd_core::report::{
     CheckReport, ConditionReport, InspectReport, KeyReport, KeyState, KeyStatus, PlanReport,
     StatusReport,
@@ -74,6 +74,7 @@ fn key(text: &mut String, title: &str, entry: &KeyReport, palette: Palette) {
                 let sign = palette.paint(Tone::Change, "~");
                 line(text, format_args!("  {sign} start, because a restart left it stopped"));
             }
+            Step::RemoveMount(remove) => removal(text, remove, palette),
             Step::RebootContainer { keys, others } => {
                 let names: Vec<String> = keys.iter().map(ToString::to_string).collect();
                 let sign = palette.paint(Tone::Change, "~");
@@ -115,6 +116,18 @@ fn mount(text: &mut String, set: &SetMount, palette: Palette) {
     };
     let after = if set.after_volume { ", once the volume is ready" } else { "" };
     let note = format!("    volume {}; {when}{after}", set.volume);
+    line(text, format_args!("{}", palette.paint(Tone::Dim, note)));
+}
+
+fn removal(text: &mut String, remove: &RemoveMount, palette: Palette) {
+    let minus = palette.paint(Tone::Bad, "-");
+    line(text, format_args!("  {minus} {}: {}", remove.key, remove.value));
+    let what = if remove.pending { "pending, " } else { "" };
+    let until = match remove.effective {
+        Effective::Now | Effective::NextStart => "",
+        Effective::AfterRestart => "; in force until a restart",
+    };
+    let note = format!("    {what}added by pctd and no longer declared{until}");
     line(text, format_args!("{}", palette.paint(Tone::Dim, note)));
 }
 
@@ -322,6 +335,12 @@ mod tests {
         })
     }
 
+    fn remove(key: u8, pending: bool) -> Step {
+        let effective = if pending { Effective::Now } else { Effective::AfterRestart };
+        let value = "/srv/old,mp=/old".to_owned();
+        Step::RemoveMount(RemoveMount { key: MpKey::new(key), value, pending, effective })
+    }
+
     fn own(owner: Option<HostIds>, entries: u64, owners: u64, modes: u64) -> Step {
         let (path, changes) = ("/tank/data".to_owned(), owners.max(modes));
         Step::SetOwnership(SetOwnership { path, owner, entries, changes, owners, modes })
@@ -344,6 +363,8 @@ mod tests {
                 set(0, "/tank/data,mp=/data", None, Effective::Now),
                 set(1, "/tank/data,mp=/b,ro=1", Some("/tank/data,mp=/b"), Effective::AfterRestart),
                 set(2, "/tank/data,mp=/c", None, Effective::NextStart),
+                remove(4, true),
+                remove(5, false),
                 Step::RebootContainer { keys: vec![MpKey::new(1)], others: Vec::new() },
                 Step::RebootContainer {
                     keys: vec![MpKey::new(1), MpKey::new(3)],
@@ -380,6 +401,10 @@ container 100
     volume data; seen after a restart
   + mp2: /tank/data,mp=/c
     volume data; seen at the next start
+  - mp4: /srv/old,mp=/old
+    pending, added by pctd and no longer declared
+  - mp5: /srv/old,mp=/old
+    added by pctd and no longer declared; in force until a restart
   ~ restart, for mp1
   ~ restart, for mp1, mp3
     also takes effect: cores, swap
@@ -389,9 +414,9 @@ container 100
 
 ";
         let text = plan(&full(), Tense::Plan, Palette::none());
-        assert_eq!(text, format!("{expected}9 steps, 1 hold, 1 failed, 1 in sync.\n"));
+        assert_eq!(text, format!("{expected}11 steps, 1 hold, 1 failed, 1 in sync.\n"));
         let text = plan(&full(), Tense::Done, Palette::none());
-        assert_eq!(text, format!("{expected}9 steps taken, 1 hold, 1 failed, 1 in sync.\n"));
+        assert_eq!(text, format!("{expected}11 steps taken, 1 hold, 1 failed, 1 in sync.\n"));
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! The status board: the last thing known of every key, and since when it is so.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use jiff::Timestamp;
@@ -35,7 +35,11 @@ struct Entry {
 impl Board {
     /// Keeps an entry for every key that is desired, and no other.
     pub(crate) fn restrict(&mut self, desired: &Desired) {
-        let wanted = keys_of(desired);
+        self.keep(keys_of(desired));
+    }
+
+    /// Keeps an entry for each of these keys, and no other.
+    pub(crate) fn keep(&mut self, wanted: BTreeSet<Key>) {
         self.entries.retain(|key, _| wanted.contains(key));
         for key in wanted {
             self.entries.entry(key).or_default();
@@ -81,7 +85,12 @@ impl Board {
         entry.update(key, view.clone(), state, error);
     }
 
-    /// Returns whether `key` is desired.
+    /// Returns every key there is something to say of.
+    pub(crate) fn keys(&self) -> impl Iterator<Item = &Key> {
+        self.entries.keys()
+    }
+
+    /// Returns whether there is something to say of `key`: it is desired, or was left behind.
     pub(crate) fn knows(&self, key: &Key) -> bool {
         self.entries.contains_key(key)
     }
@@ -261,7 +270,7 @@ fn announce(key: &Key, before: &View, after: &View, was: Option<&str>, error: Op
 }
 
 /// Returns every key a configuration speaks of.
-pub(crate) fn keys_of(desired: &Desired) -> std::collections::BTreeSet<Key> {
+pub(crate) fn keys_of(desired: &Desired) -> BTreeSet<Key> {
     let volumes = desired.volumes.keys().cloned().map(Key::Volume);
     volumes.chain(desired.ctids().into_iter().map(Key::Container)).collect()
 }

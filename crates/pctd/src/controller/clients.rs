@@ -6,7 +6,6 @@ use pctd_core::ids::{Ctid, Key, VolumeName};
 use tokio::time::Instant;
 
 use super::Controller;
-use super::board::keys_of;
 use super::followers::{Op, Request};
 use crate::reconciler::Reconciler;
 
@@ -23,13 +22,15 @@ impl<R: Reconciler> Controller<R> {
                 request.answer_status(report);
             }
             Op::Reconcile { keys, confirm } => {
-                let all = keys_of(&self.desired);
-                if let Some(key) = keys.iter().find(|key| !all.contains(key)) {
+                if let Some(key) = keys.iter().find(|key| !self.board.knows(key)) {
                     request.answer_error(format!("{key} is not in the configuration in force"));
                     return;
                 }
-                let wanted: BTreeSet<Key> =
-                    if keys.is_empty() { all } else { keys.into_iter().collect() };
+                let wanted: BTreeSet<Key> = if keys.is_empty() {
+                    self.board.keys().cloned().collect()
+                } else {
+                    keys.into_iter().collect()
+                };
                 let now = Instant::now();
                 for key in &wanted {
                     self.walks.ask(key);

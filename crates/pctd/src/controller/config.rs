@@ -77,6 +77,7 @@ impl<R: Reconciler> Controller<R> {
         match event {
             ConfigEvent::Accepted { desired, files } => self.accept(desired, files),
             ConfigEvent::Rejected { error, files } => {
+                self.settled.reject();
                 if !self.config.reject(&error, files) {
                     // Said already; editors write a file more than once.
                     return;
@@ -92,6 +93,7 @@ impl<R: Reconciler> Controller<R> {
 
     /// Puts a configuration in force; an equal one wakes nobody.
     fn accept(&mut self, desired: Arc<Desired>, files: Vec<String>) {
+        self.settled.accept(&files, desired.volumes.is_empty(), Instant::now());
         let equal = self.config.generation() > 0 && *self.desired == *desired;
         self.config.accept(files, !equal);
         if equal {

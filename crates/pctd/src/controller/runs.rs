@@ -23,10 +23,10 @@ impl<R: Reconciler> Controller<R> {
     pub(super) fn look_at_container(&mut self, ctid: Ctid, news: News, at: Instant) {
         let volumes: Vec<Key> =
             self.desired.mounts_of(ctid).map(|(v, _)| Key::Volume(v.name.clone())).collect();
-        if volumes.is_empty() && !self.desired.containers.contains_key(&ctid) {
+        let own = Key::Container(ctid);
+        if !self.board.knows(&own) {
             return;
         }
-        let own = Key::Container(ctid);
         let running = self.running.contains_key(&own);
         if news == News::Lock && self.retries.is_echo(&own, running) {
             debug!(CTID = %ctid, reason = "its last run failed", "taken for the echo of a run");
@@ -56,7 +56,8 @@ impl<R: Reconciler> Controller<R> {
             let verify = self.walks.take(&key);
             let confirmed = self.confirmed.remove(&key);
             let background = verify && !confirmed;
-            let job = Job { verify, confirmed, background, ..Job::default() };
+            let removal = self.removal();
+            let job = Job { verify, confirmed, background, removal, ..Job::default() };
             self.board.begin(&key, Arc::clone(&job.progress));
             self.running.insert(key.clone(), Run { job: job.clone(), since: now });
             let (reconciler, desired) = (Arc::clone(&self.reconciler), Arc::clone(&self.desired));

@@ -4,8 +4,10 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use pctd_core::ids::Key;
+use pctd_core::observed::Removal;
 use tokio::time::Instant;
 
+use super::board::keys_of;
 use super::{Controller, Done};
 use crate::reconciler::{Reconciler, View};
 
@@ -51,8 +53,18 @@ impl<R: Reconciler> Controller<R> {
         }
         self.surveys.under_way = true;
         let (reconciler, desired) = (Arc::clone(&self.reconciler), Arc::clone(&self.desired));
-        let generation = self.config.generation();
-        self.jobs.spawn_blocking(move || Done::Survey(generation, reconciler.survey(&desired)));
+        let (generation, removal) = (self.config.generation(), self.removal());
+        self.jobs
+            .spawn_blocking(move || Done::Survey(generation, reconciler.survey(&desired, removal)));
+    }
+
+    /// Returns what may follow from what the configuration does not say.
+    pub(super) fn removal(&self) -> Removal {
+        if self.settled.is(self.desired.settings.resync_interval, Instant::now()) {
+            Removal::Allowed
+        } else {
+            Removal::Unsettled
+        }
     }
 
     /// Takes note of a survey that has ended.
@@ -61,7 +73,18 @@ impl<R: Reconciler> Controller<R> {
         self.surveys.done_once = true;
         let now = Instant::now();
         // One that was made for an older configuration says nothing; another is on its way.
-        let views = if generation == self.config.generation() { views } else { BTreeMap::new() };
+        let mut views =
+            if generation == self.config.generation() { views } else { BTreeMap::new() };
+        if generation == 0 {
+            // Nothing was ever desired, so nothing is left over from it either.
+            views.clear();
+        }
+        let wanted = keys_of(&self.desired);
+        // One that failed knows of nothing, which says nothing.
+        if !views.is_empty() || wanted.is_empty() {
+            // What was left behind is a key for as long as there is something to say of it.
+            self.board.keep(wanted.into_iter().chain(views.keys().cloned()).collect());
+        }
         for (key, view) in views {
             let converged = view.is_converged();
             let only_unsettled = view.steps.is_empty() && view.holds.is_empty();

@@ -11,7 +11,7 @@ use std::time::Duration;
 use pctd_core::config::{Strictness, load};
 use pctd_core::desired::Desired;
 use pctd_core::ids::{Ctid, Key, VolumeName};
-use pctd_core::observed::{Assurance, Drift};
+use pctd_core::observed::{Assurance, Drift, Removal};
 use pctd_core::plan::{Hold, NotReady, Step};
 use pctd_core::report::{KeyState, KeyStatus, PlanReport, StatusReport};
 use tokio::sync::{mpsc, oneshot, watch};
@@ -133,7 +133,7 @@ struct State {
 }
 
 impl Reconciler for Script {
-    fn survey(&self, desired: &Desired) -> BTreeMap<Key, View> {
+    fn survey(&self, desired: &Desired, _removal: Removal) -> BTreeMap<Key, View> {
         let (gate, differing) = {
             let mut state = self.state.lock().unwrap();
             (state.survey_gate.take(), state.differing.clone())

@@ -36,6 +36,9 @@ impl Engine {
             (Key::Container(ctid), Step::SetMount(set)) => {
                 job.uncut(|| self.set_mount(snapshot, *ctid, set))
             }
+            (Key::Container(ctid), Step::RemoveMount(remove)) => {
+                job.uncut(|| self.remove_mount(snapshot, *ctid, remove))
+            }
             (Key::Container(ctid), Step::RebootContainer { keys, others }) => {
                 job.uncut(|| self.restart(desired, snapshot, *ctid, keys, others))
             }

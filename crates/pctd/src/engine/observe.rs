@@ -42,12 +42,12 @@ pub(crate) enum Depth {
 impl Scope {
     /// Returns the scope of one key.
     pub(crate) fn of(desired: &Desired, key: &Key) -> Self {
-        Self::of_keys(desired, std::slice::from_ref(key))
+        Self::of_keys(desired, [key])
     }
 
     /// Returns the scope of these keys: with a container the volumes it mounts, with a volume
     /// every container that mounts it, because its owner depends on all of their id maps.
-    pub(crate) fn of_keys(desired: &Desired, keys: &[Key]) -> Self {
+    pub(crate) fn of_keys<'k>(desired: &Desired, keys: impl IntoIterator<Item = &'k Key>) -> Self {
         let mut scope = Self {
             containers: BTreeSet::new(),
             volumes: BTreeSet::new(),
@@ -68,12 +68,6 @@ impl Scope {
         let mounting = scope.volumes.iter().filter_map(|name| desired.volumes.get(name));
         scope.containers.extend(mounting.flat_map(|volume| volume.mounts.keys()).copied());
         scope
-    }
-
-    /// Returns the scope of everything desired.
-    pub(crate) fn all(desired: &Desired) -> Self {
-        let volumes: BTreeSet<_> = desired.volumes.keys().cloned().collect();
-        Self { containers: desired.ctids(), own_volumes: volumes.clone(), volumes }
     }
 }
 

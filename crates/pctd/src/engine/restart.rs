@@ -9,7 +9,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant, SystemTime};
 
-use pctd_core::conf::{Conf, MountClass, MountEntry};
+use pctd_core::conf::{Conf, MountClass};
 use pctd_core::desired::Desired;
 use pctd_core::ids::{Ctid, MpKey};
 use pctd_core::ledger::{Ledger, LedgerEntry};
@@ -108,7 +108,7 @@ impl Engine {
             let Presence::Here(container) = presence else { return None };
             let is_due = match container.running {
                 Running::No => ledger.start_owed.contains(ctid),
-                Running::Yes { .. } => !container.conf.pending_mounts().is_empty(),
+                Running::Yes { .. } => !container.conf.pending.is_empty(),
             };
             let path = is_due.then(|| self.missing_source(&container.conf)).flatten()?;
             Some((*ctid, path))
@@ -164,6 +164,10 @@ impl Engine {
         mut why: String,
     ) -> (String, bool) {
         for key in keys {
+            // What was to go does not come back: the container does not need it to start.
+            if before.conf.pending_delete(*key) {
+                continue;
+            }
             let Some(old) = before.conf.mounts().get(key).map(|mount| mount.raw.to_string()) else {
                 continue;
             };
@@ -173,8 +177,8 @@ impl Engine {
             }
             let digest = now.conf.digest.to_string();
             let put = self.node.set_mount(ctid, *key, &old, &digest).map_err(|e| e.to_string());
-            // Another source replaces only what pctd itself wrote, so that is its own again.
-            let entry = if changes_source(&before.conf, *key) {
+            let was_own = self.node.ledger().ledger().is_own_mount(ctid, *key, old.as_bytes());
+            let entry = if was_own {
                 LedgerEntry::MountWritten { ctid, key: *key, value: old }
             } else {
                 LedgerEntry::MountForgotten { ctid, key: *key }
@@ -194,13 +198,6 @@ impl Engine {
             }
         }
     }
-}
-
-/// Returns whether the change of a mount that waits is one of what is mounted.
-fn changes_source(conf: &Conf, key: MpKey) -> bool {
-    let source = |mount: &MountEntry| mount.parsed.as_ref().ok().map(|mp| mp.volume.clone());
-    let now = conf.mounts().get(&key).map(source);
-    conf.pending_mounts().get(&key).map(source).is_some_and(|then| now != Some(then))
 }
 
 const fn init_of(container: &ObservedContainer) -> Option<u32> {

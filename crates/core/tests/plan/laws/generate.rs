@@ -194,11 +194,12 @@ fn any_mount(target: &'static str) -> impl Strategy<Value = Value> {
     let options = (
         option::of(any::<bool>()),
         option::of(select(vec![json!(["nodev"]), json!(["noatime", "nosuid"])])),
+        prop::bool::weighted(0.3),
     );
     prop_oneof![
         2 => Just(json!(target)),
-        1 => options.prop_map(move |(read_only, mount_options)| {
-            let mut mount = json!({"path": target});
+        1 => options.prop_map(move |(read_only, mount_options, adopt)| {
+            let mut mount = json!({"path": target, "adopt": adopt});
             if let Some(read_only) = read_only {
                 mount["read_only"] = json!(read_only);
             }
@@ -263,9 +264,10 @@ fn any_config() -> impl Strategy<Value = Value> {
         option::weighted(0.2, Just(2)),
         option::weighted(0.1, Just("explicit")),
         option::weighted(0.3, Just("nobody")),
+        any::<bool>(),
     );
-    let settings = settings.prop_map(|(seed, restart, above, source, fallback)| {
-        let mut settings = json!({"seed_defaults": seed});
+    let settings = settings.prop_map(|(seed, restart, above, source, fallback, prune)| {
+        let mut settings = json!({"seed_defaults": seed, "prune": prune});
         if let Some(word) = restart {
             settings["restart"] = json!(word);
         }

@@ -10,17 +10,17 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use pctd_core::conf::{Conf, MountClass, MountEntry, MountPoint, normalise_path};
+use pctd_core::conf::{Conf, Force, MountClass, MountEntry, MountPoint, normalise_path};
 use pctd_core::desired::{Desired, Mode};
 use pctd_core::idmap::IdMap;
 use pctd_core::ids::{Ctid, HostIds, Key, MpKey, VolumeName};
 use pctd_core::ledger::{Ledger, LedgerEntry, Memory};
 use pctd_core::observed::{
-    Accounts, Audit, Cluster, NodeState, ObservedContainer, ObservedVolume, Presence, Requests,
-    Running, Snapshot, SourceDir, SourceState,
+    Accounts, Audit, Cluster, NodeState, ObservedContainer, ObservedVolume, Presence, Removal,
+    Requests, Running, Snapshot, SourceDir, SourceState,
 };
 use pctd_core::ownership::{Change, EntryKind, EntryStat, OwnershipRule, Place};
-use pctd_core::plan::{Hold, Plans, SetMount, Step, plan};
+use pctd_core::plan::{Hold, Plans, RemoveMount, SetMount, Step, plan};
 
 use crate::world::file_system;
 
@@ -70,6 +70,8 @@ pub(crate) struct Node {
     pub(crate) verify: bool,
     pub(crate) ledger: Ledger,
     pub(crate) memory: Memory,
+    /// What may follow from what the configuration does not say.
+    pub(crate) removal: Removal,
     /// Steps taken, for the laws to look at.
     pub(crate) taken: Vec<(Key, Step)>,
     fuse: Option<Fuse>,
@@ -91,6 +93,7 @@ impl Node {
             verify: true,
             ledger: Ledger::default(),
             memory: Memory::Whole,
+            removal: Removal::Allowed,
             taken: Vec::new(),
             fuse: None,
             now: Duration::from_hours(1000),
@@ -173,6 +176,7 @@ impl Node {
             },
             requests: Requests {
                 restart_failed: self.restart_failed.clone(),
+                removal: self.removal,
                 ..Requests::default()
             },
         }
@@ -254,6 +258,9 @@ impl Node {
     fn apply(&mut self, key: &Key, plans: &Plans, step: &Step, crash: Option<Crash>) {
         match (key, step) {
             (Key::Container(ctid), Step::SetMount(set)) => self.set_mount(*ctid, set, crash),
+            (Key::Container(ctid), Step::RemoveMount(remove)) => {
+                self.remove_mount(*ctid, remove, crash);
+            }
             (Key::Container(ctid), Step::RebootContainer { keys, others }) => {
                 self.reboot(*ctid, keys, others, crash);
             }
@@ -319,8 +326,10 @@ impl Node {
         let ready = matches!(self.sources[&set.volume], Source::Directory { .. });
         assert!(ready, "a source that is not there is not mounted");
         let container = self.editable(ctid);
-        assert_may_write(&container.conf, set, &volume.host_path, target, |entry| {
-            ledger.is_own_mount(ctid, set.key, &entry.raw)
+        let adopt = volume.mounts[&ctid].adopt;
+        assert_may_write(&container.conf, set, &volume.host_path, target, |entry, waits| {
+            let is_bind = entry.parsed.as_ref().is_ok_and(|mp| mp.class == MountClass::Bind);
+            ledger.is_own_mount(ctid, set.key, &entry.raw) || (adopt && is_bind && !waits)
         });
         let running = container.running != Running::No;
         let mount = MountPoint::parse(set.value.as_bytes()).unwrap();
@@ -376,6 +385,46 @@ impl Node {
         container.running = running(&container.conf, None);
     }
 
+    fn remove_mount(&mut self, ctid: Ctid, remove: &RemoveMount, crash: Option<Crash>) {
+        let RemoveMount { key, value, pending, .. } = remove;
+        assert!(self.desired.settings.prune, "prune is off");
+        assert_eq!(self.removal, Removal::Allowed, "nothing may be concluded");
+        let ledger = self.ledger.clone();
+        assert!(ledger.is_own_mount(ctid, *key, value.as_bytes()), "{key} is somebody else's");
+        assert!(!ledger.is_borrowed(ctid, *key), "{key} is somebody else's");
+        let targets: BTreeSet<String> =
+            self.desired.mounts_of(ctid).map(|(_, mount)| mount.target.clone()).collect();
+        let container = self.editable(ctid);
+        let running = container.running != Running::No;
+        let conf = &mut container.conf;
+        let of = if *pending { conf.pending_mounts() } else { conf.mounts() };
+        let entry = &of[key];
+        assert_eq!(entry.raw, value.as_str(), "another value than was planned on");
+        let class = entry.parsed.as_ref().unwrap().class;
+        assert_eq!(class, MountClass::Bind, "a disk of a storage is never removed");
+        let target = normalise_path(&entry.parsed.as_ref().unwrap().target).to_string();
+        assert!(!targets.contains(&target), "{key} is desired");
+        let name = key.to_string();
+        if crash.is_none_or(|crash| crash == Crash::AfterStep) {
+            if *pending {
+                conf.pending.section.remove(&name);
+                conf.pending.remove_delete(&name);
+            } else {
+                assert!(!conf.pending_mounts().contains_key(key), "it would become current");
+                if running {
+                    conf.pending.add_delete(&name, Force::No);
+                } else {
+                    conf.current.remove(&name);
+                    conf.pending.remove_delete(&name);
+                }
+            }
+            rewrite(ctid, conf);
+        }
+        if crash.is_none() && !conf.mount_keys_in_use().contains(key) {
+            self.ledger.enter(LedgerEntry::MountForgotten { ctid, key: *key });
+        }
+    }
+
     fn reboot(&mut self, ctid: Ctid, keys: &[MpKey], others: &[String], crash: Option<Crash>) {
         let (now, ledger) = (self.now.as_secs(), self.ledger.clone());
         // The daemon looks first: a start without a source would leave the guest stopped.
@@ -384,8 +433,8 @@ impl Node {
         let conf = &mut container.conf;
         let own: BTreeSet<String> = keys.iter().map(ToString::to_string).collect();
         for key in keys {
-            let pending = &conf.pending_mounts()[key];
-            let ours = ledger.is_own_mount(ctid, *key, &pending.raw);
+            let waits = conf.pending_mounts().get(key).or_else(|| conf.mounts().get(key));
+            let ours = waits.is_some_and(|mount| ledger.is_own_mount(ctid, *key, &mount.raw));
             assert!(ours, "restarted for others");
         }
         let named: BTreeSet<String> = others.iter().cloned().chain(own).collect();
@@ -472,6 +521,7 @@ pub(crate) fn executable<'s>(desired: &Desired, steps: &'s [Step]) -> Option<&'s
         Step::SetMount(set) => !set.after_volume,
         Step::CreateDirectory { .. }
         | Step::SetOwnership(_)
+        | Step::RemoveMount(_)
         | Step::RebootContainer { .. }
         | Step::StartContainer {} => true,
     });
@@ -484,7 +534,7 @@ fn assert_may_write(
     set: &SetMount,
     path: &str,
     target: &str,
-    is_own: impl Fn(&MountEntry) -> bool,
+    is_own: impl Fn(&MountEntry, bool) -> bool,
 ) {
     assert!(!conf.pending_delete(set.key), "{} is being deleted by somebody", set.key);
     let at_target = |entry: &MountEntry| {
@@ -497,10 +547,12 @@ fn assert_may_write(
             .is_ok_and(|mp| mp.class == MountClass::Bind && normalise_path(&mp.volume) == path)
     };
     match (conf.mounts().get(&set.key), conf.pending_mounts().get(&set.key)) {
-        (_, Some(pending)) => assert!(is_own(pending), "{} is pending of somebody else", set.key),
+        (_, Some(pending)) => {
+            assert!(is_own(pending, true), "{} is pending of somebody else", set.key)
+        }
         (Some(now), None) => {
             assert!(at_target(now), "{} is another mount", set.key);
-            assert!(same_source(now) || is_own(now), "{} is somebody else's", set.key);
+            assert!(same_source(now) || is_own(now, false), "{} is somebody else's", set.key);
         }
         (None, None) => {}
     }
