@@ -8,6 +8,7 @@
 //! `volumes` and `containers` turn it into [`Desired`]; `conflicts` checks what concerns several
 //! volumes.
 
+mod certificates;
 mod conflicts;
 mod containers;
 mod document;

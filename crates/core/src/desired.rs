@@ -292,6 +292,35 @@ pub struct Volume {
 pub struct Certificate {
     /// The host name it is for; a DNS name, safe as a file name.
     pub domain: String,
+    /// Further names and addresses it is for, in the order of the alphabet, without `domain`.
+    pub alt_names: Vec<String>,
+    /// For how many days it is made.
+    pub days: u32,
+    /// How long before it expires it is made anew.
+    pub renew_before: Duration,
+}
+
+impl Certificate {
+    /// The default for [`Self::days`]: what browsers accept at most of a public one is 398, and an
+    /// own one has no reason to be harder to get rid of.
+    pub const DAYS: u32 = 365;
+    /// The default for [`Self::renew_before`].
+    pub const RENEW_BEFORE: Duration = Duration::from_hours(30 * 24);
+
+    /// Returns everything it is for, `domain` first.
+    pub fn names(&self) -> Vec<String> {
+        std::iter::once(&self.domain).chain(&self.alt_names).cloned().collect()
+    }
+
+    /// Returns the name of the key file.
+    pub fn key_file(&self) -> String {
+        format!("{}.key", self.domain)
+    }
+
+    /// Returns the name of the certificate file.
+    pub fn certificate_file(&self) -> String {
+        format!("{}.crt", self.domain)
+    }
 }
 
 /// How a volume is mounted in one container. Only options that are given are managed.

@@ -35,6 +35,9 @@ pub struct Ledger {
     /// The volumes whose ownership was brought to the declaration.
     #[serde(default)]
     pub volumes: BTreeMap<VolumeName, VolumeRecord>,
+    /// The certificates pctd made, by volume and domain.
+    #[serde(default)]
+    pub certificates: BTreeMap<VolumeName, BTreeMap<String, CertificateRecord>>,
     /// Containers that were here once.
     #[serde(default)]
     pub seen: BTreeSet<Ctid>,
@@ -55,6 +58,7 @@ impl Default for Ledger {
             replaced: BTreeMap::new(),
             borrowed: BTreeMap::new(),
             volumes: BTreeMap::new(),
+            certificates: BTreeMap::new(),
             seen: BTreeSet::new(),
             restarted: BTreeMap::new(),
             start_owed: BTreeSet::new(),
@@ -85,6 +89,33 @@ pub struct VolumeRecord {
     /// granted that every entry was set once; an admin's confirmation sets them.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub assumed: bool,
+}
+
+/// What pctd made for one domain.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CertificateRecord {
+    /// The pair that was put in place last.
+    pub made: Option<PairRecord>,
+    /// The pairs that were about to be. Each crash in the middle leaves one more, until one is done.
+    #[serde(default)]
+    pub making: Vec<PairRecord>,
+}
+
+/// A key and its certificate.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PairRecord {
+    /// The SHA-256 of the key file.
+    pub key: String,
+    /// The SHA-256 of the certificate file.
+    pub certificate: String,
+    /// What it is for, the first name being the domain.
+    pub names: Vec<String>,
+    /// For how many days it was made.
+    pub days: u32,
+    /// When it expires, in seconds since 1970.
+    pub expires: u64,
 }
 
 /// A change of the ledger.
@@ -153,6 +184,24 @@ pub enum LedgerEntry {
         /// What to remember of it.
         record: VolumeRecord,
     },
+    /// pctd is about to put this pair in place; entered before the files.
+    CertificateIntended {
+        /// The volume.
+        volume: VolumeName,
+        /// The domain.
+        domain: String,
+        /// The pair.
+        pair: PairRecord,
+    },
+    /// Both files of this pair are in place.
+    CertificateMade {
+        /// The volume.
+        volume: VolumeName,
+        /// The domain.
+        domain: String,
+        /// The pair.
+        pair: PairRecord,
+    },
     /// A container is here.
     Seen(Ctid),
     /// pctd restarts a container.
@@ -180,6 +229,11 @@ impl Ledger {
     /// Returns whether pctd only changed options of what somebody else mounts there.
     pub fn is_borrowed(&self, ctid: Ctid, key: MpKey) -> bool {
         self.borrowed.get(&ctid).is_some_and(|keys| keys.contains(&key))
+    }
+
+    /// Returns what pctd made for a domain of a volume.
+    pub fn certificate(&self, volume: &VolumeName, domain: &str) -> Option<&CertificateRecord> {
+        self.certificates.get(volume)?.get(domain)
     }
 
     /// Returns the keys of a container at which pctd wrote something.
@@ -223,6 +277,16 @@ impl Ledger {
             LedgerEntry::MountAdopted { ctid, key } => self.give_back(ctid, key),
             LedgerEntry::VolumeDone { volume, record } => {
                 self.volumes.insert(volume, record.clone()) != Some(record)
+            }
+            LedgerEntry::CertificateIntended { volume, domain, pair } => {
+                let record = self.certificates.entry(volume).or_default().entry(domain);
+                record.or_default().making.push(pair);
+                true
+            }
+            LedgerEntry::CertificateMade { volume, domain, pair } => {
+                let record = CertificateRecord { made: Some(pair), making: Vec::new() };
+                let records = self.certificates.entry(volume).or_default();
+                records.insert(domain, record.clone()) != Some(record)
             }
             LedgerEntry::Seen(ctid) => self.seen.insert(ctid),
             LedgerEntry::StartOwed(ctid) => self.start_owed.insert(ctid),

@@ -141,13 +141,16 @@ pub struct ObservedVolume {
     pub watch: Watch,
     /// What is known of it from before.
     pub assurance: Assurance,
+    /// The certificates in it.
+    pub certificates: ObservedCertificates,
 }
 
 impl ObservedVolume {
     /// Returns a volume of which no more is known than this.
     pub fn new(source: SourceState) -> Self {
         let watch = Watch::Walks("nobody watches it".to_owned());
-        Self { source, audit: None, watch, assurance: Assurance::Ledger }
+        let (assurance, certificates) = (Assurance::Ledger, ObservedCertificates::default());
+        Self { source, audit: None, watch, assurance, certificates }
     }
 }
 
@@ -198,6 +201,38 @@ pub struct Drift {
     pub cpu: Duration,
     /// What only a walk can settle, where there is such a thing.
     pub doubt: Option<String>,
+}
+
+/// The files of the certificates that are declared for a volume.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct ObservedCertificates {
+    /// When they were looked at, in seconds since 1970.
+    pub at: u64,
+    /// Key and certificate by domain; one that is not here was not looked at.
+    pub pairs: BTreeMap<String, ObservedPair>,
+}
+
+/// A key and its certificate.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ObservedPair {
+    /// `DOMAIN.key`.
+    pub key: PairFile,
+    /// `DOMAIN.crt`.
+    pub certificate: PairFile,
+}
+
+/// One of the two files.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum PairFile {
+    /// Nothing has its name.
+    Missing,
+    /// A regular file.
+    File {
+        /// The SHA-256 of what it holds, in hexadecimal digits.
+        fingerprint: String,
+    },
+    /// Something else, or something that could not be read, for this reason.
+    Unusable(String),
 }
 
 /// The host path of a volume.

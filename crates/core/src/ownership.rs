@@ -98,6 +98,11 @@ impl OwnershipRule {
         self.recurse && !matches!(self.scope, Scope::RootOnly)
     }
 
+    /// Returns the mode of a new file that has `fresh` where nothing is declared.
+    pub fn new_file_mode(&self, name: &[u8], fresh: u32) -> u32 {
+        self.file_rule(Place::Below(name)).apply(fresh, false)
+    }
+
     fn holds(&self, ids: HostIds) -> bool {
         match &self.scope {
             Scope::All => true,

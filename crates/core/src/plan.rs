@@ -6,7 +6,7 @@
 //!
 //! - [`step`]: what may be done. [`hold`]: why something is not done. [`notice`]: what else to know.
 //! - `owner`: whose a volume is to be, through the id maps of its containers.
-//! - [`volume`]: directory, owner and modes. `mounts`, [`container`]: mount points and restarts; `prune`: what is no longer declared.
+//! - [`volume`]: directory, owner and modes; `certificate`: what is kept in it. `mounts`, [`container`]: mount points and restarts; `prune`: what is no longer declared.
 
 use std::collections::BTreeMap;
 
@@ -14,6 +14,7 @@ use crate::desired::{Desired, Mode};
 use crate::ids::{Ctid, Key, VolumeName};
 use crate::observed::{NodeState, Snapshot};
 
+mod certificate;
 pub mod container;
 pub mod hold;
 mod mounts;
@@ -26,7 +27,7 @@ pub mod volume;
 pub use container::ContainerPlan;
 pub use hold::{Hold, NotReady, Recheck};
 pub use notice::{Notice, Reason, WhyKept};
-pub use step::{Effective, RemoveMount, SetMount, SetOwnership, Step};
+pub use step::{CreateCertificate, Effective, RemoveMount, SetMount, SetOwnership, Step};
 pub use volume::{Basis, Readiness, VolumePlan};
 
 /// The plans of everything in a snapshot.

@@ -11,6 +11,7 @@
 //! - `mounts`: mount points and file systems of open directories.
 //! - [`source`]: the host path of a volume, reached safely, opened once, made where missing.
 //! - `answers`: asking about a host path without waiting for ever.
+//! - [`certificate`]: certificates in a volume, looked at, made and put in place.
 //! - [`walk`](mod@walk): the ownership of everything in a volume, looked at or repaired.
 //! - [`trace`]: what a walk leaves behind, to tell after a restart what it need not look at first.
 //! - [`watch`]: drift below a volume, noticed and put right as it happens.
@@ -23,6 +24,7 @@
 
 pub mod accounts;
 mod answers;
+pub mod certificate;
 pub mod ledger;
 mod mounts;
 pub mod paths;
@@ -45,16 +47,18 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::{Duration, Instant, SystemTime};
 
 use pctd_core::conf::Conf;
-use pctd_core::desired::{Settings, Volume};
+use pctd_core::desired::{Certificate, Settings, Volume};
 use pctd_core::ids::{Ctid, MpKey};
 use pctd_core::observed::{
-    Accounts, Audit, NodeState, ObservedContainer, Presence, Running, SourceState,
+    Accounts, Audit, NodeState, ObservedCertificates, ObservedContainer, ObservedPair,
+    ObservedVolume, Presence, Running, SourceState,
 };
 use pctd_core::ownership::OwnershipRule;
 use pctd_core::presence::Verdict;
 use pctd_core::vmlist::Fingerprint;
 
 pub use crate::answers::{NoAnswer, PATIENCE};
+pub use crate::certificate::{CertificateError, NewPair};
 pub use crate::ledger::{LedgerError, LedgerStore, LockError, NodeLock};
 pub use crate::paths::NodePaths;
 pub use crate::pct::{Exit, Pct, PctClass, PctError, RemoveWhat};
@@ -178,6 +182,40 @@ pub enum WalkError {
     },
 }
 
+/// What is to be put in place, and instead of what.
+#[derive(Debug, Clone, Copy)]
+pub struct InstallRequest<'a> {
+    /// The volume.
+    pub volume: &'a Volume,
+    /// What its entries are to be.
+    pub rule: &'a OwnershipRule,
+    /// The file system it must be on (`FileSystem::id`).
+    pub file_system: &'a str,
+    /// The certificate that is declared.
+    pub certificate: &'a Certificate,
+    /// What was there when that was decided.
+    pub before: &'a ObservedPair,
+}
+
+/// Why a certificate was not put in place.
+#[derive(Debug, thiserror::Error)]
+pub enum InstallError {
+    /// The volume is not what it was.
+    #[error(transparent)]
+    Volume(#[from] WalkError),
+    /// The files.
+    #[error(transparent)]
+    Certificate(#[from] CertificateError),
+    /// The file system does not answer.
+    #[error("cannot put a certificate into {path}")]
+    NoAnswer {
+        /// The host path.
+        path: String,
+        /// How long it was waited for.
+        source: NoAnswer,
+    },
+}
+
 impl Node {
     /// Returns the node at these paths, with its ledger read.
     pub fn open(paths: NodePaths, options: NodeOptions) -> Self {
@@ -273,21 +311,77 @@ impl Node {
         accounts::read(&self.paths)
     }
 
-    /// Looks at the host paths of these volumes, and waits for none of them for ever.
-    pub fn observe_sources<'a>(
+    /// Looks at the host paths of these volumes and the certificates declared for them, and waits for
+    /// none for ever.
+    pub fn observe_volumes<'a>(
         &self,
         volumes: impl IntoIterator<Item = &'a Volume>,
-    ) -> Vec<SourceState> {
-        let question = |volume: &Volume| -> Question<SourceState> {
+    ) -> Vec<ObservedVolume> {
+        let question = |volume: &Volume| -> Question<ObservedVolume> {
             let (paths, path) = (self.paths.clone(), volume.host_path.clone());
             let (place, require_mount) = (path.clone(), volume.require_mount.clone());
-            (path, Box::new(move || source::open_at(&paths, &place, &require_mount).0))
+            let declared = volume.certificates.clone();
+            let look = move || {
+                let (source, open) = source::open_at(&paths, &place, &require_mount);
+                let certificates = match &open {
+                    Some(open) if !declared.is_empty() => certificate::observe(open, &declared),
+                    _ => ObservedCertificates::default(),
+                };
+                ObservedVolume { certificates, ..ObservedVolume::new(source) }
+            };
+            (path, Box::new(look))
         };
         let found = self.answers.ask_all(volumes.into_iter().map(question).collect());
-        let state = |found: Result<SourceState, NoAnswer>| {
-            found.unwrap_or_else(|error| SourceState::Unreadable(error.to_string()))
+        let volume = |found: Result<ObservedVolume, NoAnswer>| {
+            let unknown = |error: NoAnswer| SourceState::Unreadable(error.to_string());
+            found.unwrap_or_else(|error| ObservedVolume::new(unknown(error)))
         };
-        found.into_iter().map(state).collect()
+        found.into_iter().map(volume).collect()
+    }
+
+    /// Makes a key and a certificate in memory.
+    ///
+    /// # Errors
+    ///
+    /// [`CertificateError`].
+    pub fn generate_certificate(
+        &self,
+        certificate: &Certificate,
+    ) -> Result<NewPair, CertificateError> {
+        certificate::generate(certificate)
+    }
+
+    /// Puts a key and a certificate in place of what was there before.
+    ///
+    /// # Errors
+    ///
+    /// [`InstallError`]; the key may be in place already, and where the file system did not answer,
+    /// both may be later.
+    pub fn install_certificate(
+        &self,
+        request: &InstallRequest<'_>,
+        new: &NewPair,
+    ) -> Result<(), InstallError> {
+        let InstallRequest { volume, rule, file_system, certificate, before } = *request;
+        let (paths, place) = (self.paths.clone(), volume.clone());
+        let (rule, certificate, before) = (rule.clone(), certificate.clone(), before.clone());
+        let (file_system, new) = (file_system.to_owned(), new.clone());
+        let install = move || -> Result<(), InstallError> {
+            let path = || place.host_path.clone();
+            let open = match source::open(&paths, &place) {
+                (_, Some(open)) => open,
+                (state, None) => return Err(WalkError::Source { path: path(), state }.into()),
+            };
+            let found = open.file_system().id.clone();
+            if found != file_system {
+                let expected = file_system.clone();
+                return Err(WalkError::FileSystemChanged { path: path(), expected, found }.into());
+            }
+            Ok(certificate::install(&open, &rule, &certificate, &new, &before)?)
+        };
+        self.answers.ask(&volume.host_path, install).unwrap_or_else(|source| {
+            Err(InstallError::NoAnswer { path: volume.host_path.clone(), source })
+        })
     }
 
     /// Makes a volume's host path if its place is still on the file system `expected`.

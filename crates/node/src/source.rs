@@ -38,6 +38,12 @@ pub struct OpenVolume {
     file_system: FileSystem,
 }
 
+impl AsFd for OpenVolume {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+}
+
 impl OpenVolume {
     /// Takes a root directory that is known to be on this file system.
     pub(crate) fn new(fd: OwnedFd, stat: &Stat, file_system: FileSystem) -> Self {

@@ -20,6 +20,7 @@ use tracing::debug;
 use crate::reconciler::{Job, Outcome, Reconciler, Verdict, View};
 
 mod apply;
+mod certificate;
 mod observe;
 mod remove;
 mod restart;
@@ -224,6 +225,7 @@ fn next_step(desired: &Desired, view: &View) -> Result<Step, Verdict> {
         Step::SetMount(set) => !set.after_volume,
         Step::CreateDirectory { .. }
         | Step::SetOwnership(_)
+        | Step::CreateCertificate(_)
         | Step::RemoveMount(_)
         | Step::RebootContainer { .. }
         | Step::StartContainer {} => true,

@@ -18,6 +18,9 @@ const MOST_WALK_THREADS: u64 = 64;
 /// The highest id but one: the highest tells `chown` to leave an id alone.
 const HIGHEST_ID: u64 = 4_294_967_294;
 
+/// A hundred years: more is a slip, and far more could not be written as a date.
+const MOST_DAYS: u64 = 36_525;
+
 /// The mount options Proxmox lets through (`pve-container`, `mountoptions`).
 pub(super) const MOUNT_OPTIONS: [&str; 6] =
     ["discard", "lazytime", "noatime", "nodev", "noexec", "nosuid"];
@@ -225,8 +228,7 @@ pub(super) static VOLUME: Table = Table {
             "certificates",
             Shape::List(&Shape::Object(&CERTIFICATE)),
             "Self-signed certificates kept in the volume.",
-        )
-        .noted("this version does not make certificates"),
+        ),
     ],
 };
 
@@ -273,7 +275,20 @@ pub(super) static CERTIFICATE: Table = Table {
     unknown: Unknown::Refuse,
     known_by: &[],
     fields: &[
-        Field::new("domain", Shape::Text(&syntax::DOMAIN), "The host name it is for.").required()
+        Field::new("domain", Shape::Text(&syntax::DOMAIN), "The host name it is for.").required(),
+        Field::new(
+            "subject_alt_names",
+            Shape::List(&Shape::Text(&syntax::ALT_NAME)),
+            "Further host names, also \"*.example.org\", and IP addresses it is for.",
+        ),
+        Field::new("days", Shape::Whole(1, MOST_DAYS), "For how many days it is made.")
+            .default("365"),
+        Field::new(
+            "renew_before",
+            Shape::Duration(Duration::ZERO),
+            "How long before it expires it is made anew; less than `days`.",
+        )
+        .default("\"30d\""),
     ],
 };
 

@@ -83,8 +83,6 @@ pub(super) struct Field {
 pub(super) enum Standing {
     /// It acts on it.
     Used,
-    /// It knows the key and notes, unless the value is `false`, what it does not do yet.
-    Noted(&'static str),
     /// It knows the key; a value of another shape is a warning.
     Lenient,
 }
@@ -104,12 +102,6 @@ impl Field {
     /// Makes the field one that must be there.
     pub(super) const fn required(mut self) -> Self {
         self.required = true;
-        self
-    }
-
-    /// Says what is not done with it yet.
-    pub(super) const fn noted(mut self, message: &'static str) -> Self {
-        self.standing = Standing::Noted(message);
         self
     }
 
@@ -255,12 +247,6 @@ fn check_object(node: &Node<'_>, table: &Table, grade: Grade, report: &mut Repor
         let grade = match field.standing {
             Standing::Used => grade,
             Standing::Lenient => Grade::Slip,
-            Standing::Noted(message) => {
-                if value.boolean() != Some(false) {
-                    report.ignored(&key_spot, message);
-                }
-                grade
-            }
         };
         check_as(&value, &field.shape, grade, report);
     }

@@ -13,7 +13,7 @@ use crate::modes::{FilePattern, ModeRule};
 /// The longest duration: more is a slip, and far more could not be added to a point in time.
 const LONGEST: Duration = Duration::from_hours(366 * 24);
 
-/// The longest host name (RFC 1035), and file names must be shorter than 256 with their suffix.
+/// The longest host name (RFC 1035) that leaves room for a suffix in the name of a file.
 const MAX_DOMAIN_LEN: usize = 250;
 
 /// The longest label of a host name (RFC 1035).
@@ -95,6 +95,21 @@ pub(super) static DOMAIN: Syntax = Syntax {
             Ok(())
         } else {
             Err(Complaint::new(format!("{} is no host name", shown(text))))
+        }
+    },
+};
+
+/// What a certificate may be for besides its domain.
+pub(super) static ALT_NAME: Syntax = Syntax {
+    wanted: "a host name such as \"*.example.org\" or an IP address",
+    pattern: "^([*][.])?[A-Za-z0-9:]([A-Za-z0-9.:-]*[A-Za-z0-9:])?$",
+    check: |text| {
+        let name = text.strip_prefix("*.").unwrap_or(text);
+        let is_name = text.len() <= MAX_DOMAIN_LEN && name.split('.').all(is_label);
+        if is_name || text.parse::<std::net::IpAddr>().is_ok() {
+            Ok(())
+        } else {
+            Err(Complaint::new(format!("{} is neither a host name nor an IP address", shown(text))))
         }
     },
 };

@@ -8,8 +8,8 @@ use super::report::{Complaint, Report};
 use super::seed;
 use super::shape::ALWAYS_ALLOWED;
 use super::text::shown;
-use super::{owner, paths, syntax};
-use crate::desired::{Certificate, Enforce, Mount, Owner, RequireMount, Volume};
+use super::{certificates, owner, paths, syntax};
+use crate::desired::{Enforce, Mount, Owner, RequireMount, Volume};
 use crate::ids::{Ctid, VolumeName};
 use crate::modes::{FilePattern, ModeRule};
 
@@ -95,7 +95,7 @@ fn volume(
     }
     let undeclared_owner = || if seed_defaults { seed::owner() } else { Owner::Keep };
     let flag = |key| node.get(key).and_then(|node| node.boolean());
-    let volume = Volume {
+    let mut volume = Volume {
         host_path,
         owner_ctid: node.get("owner_ctid").as_ref().and_then(ctid),
         owner: declared_owner.unwrap_or_else(undeclared_owner),
@@ -107,9 +107,10 @@ fn volume(
         create: flag("create").unwrap_or(true),
         require_mount: require_mount(node),
         mounts,
-        certificates: certificates(node, report),
+        certificates: certificates::read(node, report),
         name,
     };
+    certificates::keep_keys_closed(&mut volume, node, report);
     check_owner_ctid(&volume, node, report);
     check_require_mount(&volume, node, report);
     Some(Declared { volume, spot, path_spot: path.spot, mount_spots, seeded })
@@ -203,24 +204,6 @@ fn require_mount(node: &Node<'_>) -> RequireMount {
         (_, Some(path)) => RequireMount::At(path.to_owned()),
         _ => RequireMount::No,
     }
-}
-
-fn certificates(node: &Node<'_>, report: &mut Report<'_>) -> Vec<Certificate> {
-    let mut certificates: Vec<Certificate> = Vec::new();
-    for item in node.get("certificates").iter().flat_map(Node::items) {
-        let Some(at) = item.get("domain") else { continue };
-        let Some(domain) = at.text() else { continue };
-        if certificates.iter().any(|other| other.domain.eq_ignore_ascii_case(domain)) {
-            report.problem(
-                &at.spot,
-                Complaint::new(format!("two certificates for {}", shown(domain)))
-                    .or("keep one of them"),
-            );
-            continue;
-        }
-        certificates.push(Certificate { domain: domain.to_owned() });
-    }
-    certificates
 }
 
 /// Reads a container id written as text or as a number.

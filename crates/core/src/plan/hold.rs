@@ -194,6 +194,14 @@ pub enum Hold {
         /// The file system now.
         is: String,
     },
+    /// Half of a pair is there, or something that is no file.
+    #[error("no certificate is made for {domain}: {why}")]
+    CertificateBlocked {
+        /// The domain.
+        domain: String,
+        /// What is in the way, and what to do about it.
+        why: String,
+    },
     /// Somebody else's mount stands at the target.
     #[error(
         "{key} already mounts {source_path} at {target}, and pctd did not put it there; remove it with `pct set {ctid} --delete {key}`, or declare that source"
@@ -380,6 +388,7 @@ reasons! {
     PathUnsafe: Calm,
     SourceNotMounted: Calm,
     SourceChanged: Calm,
+    CertificateBlocked: Calm,
     ForeignMount: Calm,
     DuplicateMount: Calm,
     PendingForeign: Calm,

@@ -44,6 +44,14 @@ pub enum Notice {
         /// The key.
         key: crate::ids::MpKey,
     },
+    /// Key and certificate are there, and somebody else's.
+    #[error(
+        "{domain}.key and {domain}.crt are not pctd's, so they are neither checked nor renewed"
+    )]
+    CertificateForeign {
+        /// The domain.
+        domain: String,
+    },
     /// A mount that pctd added is no longer declared, and is not removed.
     #[error("{key} ({value}) was added by pctd and is no longer declared; {why}")]
     Prunable {
@@ -77,6 +85,7 @@ impl Notice {
             Self::LedgerLost { .. } => "LedgerLost",
             Self::IdmapPendingRestart => "IdmapPendingRestart",
             Self::KeepAttrs { .. } => "KeepAttrs",
+            Self::CertificateForeign { .. } => "CertificateForeign",
             Self::Prunable { .. } => "Prunable",
         }
     }

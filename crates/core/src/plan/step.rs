@@ -17,6 +17,8 @@ pub enum Step {
     },
     /// Bring owners and modes of a volume to the declaration.
     SetOwnership(SetOwnership),
+    /// Make a key and a self-signed certificate in a volume, or make them anew.
+    CreateCertificate(CreateCertificate),
     /// Add or change a mount point of a container.
     SetMount(SetMount),
     /// Remove a mount point that pctd added and that is no longer declared.
@@ -48,6 +50,23 @@ pub struct SetOwnership {
     pub owners: u64,
     /// Of those, entries with another mode.
     pub modes: u64,
+}
+
+/// A key and a self-signed certificate to be made.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
+pub struct CreateCertificate {
+    /// The directory they are put in, as `DOMAIN.key` and `DOMAIN.crt`.
+    pub path: String,
+    /// The host name they are for.
+    pub domain: String,
+    /// Further names and addresses.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub alt_names: Vec<String>,
+    /// For how many days.
+    pub days: u32,
+    /// Whether they take the place of a pair that pctd made before.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub renew: bool,
 }
 
 /// A mount point to be added or changed.
@@ -101,6 +120,7 @@ impl Step {
     pub const NAMES: &[&str] = &[
         "create_directory",
         "set_ownership",
+        "create_certificate",
         "set_mount",
         "remove_mount",
         "reboot_container",
@@ -112,6 +132,7 @@ impl Step {
         match self {
             Self::CreateDirectory { .. } => "create_directory",
             Self::SetOwnership(_) => "set_ownership",
+            Self::CreateCertificate(_) => "create_certificate",
             Self::SetMount(_) => "set_mount",
             Self::RemoveMount(_) => "remove_mount",
             Self::RebootContainer { .. } => "reboot_container",

@@ -10,6 +10,7 @@ use crate::observed::{
     Assurance, Audit, FileSystem, ObservedVolume, Presence, Snapshot, SourceDir, SourceState,
 };
 use crate::ownership::{EntryKind, EntryStat, OwnershipRule, Place, Scope};
+use crate::plan::certificate;
 use crate::plan::hold::Hold;
 use crate::plan::notice::Notice;
 use crate::plan::owner::{self, OwnerDecision};
@@ -203,6 +204,7 @@ fn plan_missing(
                 }));
             }
             plan.rule = Some(rule);
+            certificate::plan_missing(&mut plan, volume);
         }
     }
     plan
@@ -300,6 +302,7 @@ fn plan_directory(
         });
     }
     plan.rule = Some(rule);
+    certificate::plan(&mut plan, snapshot, volume, &observed.certificates);
     plan
 }
 

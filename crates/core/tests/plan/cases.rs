@@ -62,6 +62,7 @@ pub(crate) fn all() -> Vec<Case> {
     cases.extend(containers());
     cases.extend(owners());
     cases.extend(sources());
+    cases.extend(certificates());
     cases
 }
 
@@ -816,6 +817,97 @@ fn sources() -> Vec<Case> {
                 .dir("data", |d| d.file_system = file_system("ext4:2"))
                 .confirmed("data"),
             &["100 +mp0: /tank/data,mp=/data"],
+        ),
+    ]
+}
+
+fn certificates() -> Vec<Case> {
+    let with = |fields: &str| {
+        let text = r#""owner": "container_root", "certificates": [{"domain": "a.b" FIELDS}]"#;
+        with_fields(&text.replace("FIELDS", fields)).here(100, &conf("mp0: /tank/data,mp=/data"))
+    };
+    let plain = || with("");
+    let missing = || SourceState::Missing { file_system: file_system("ext4:1") };
+    let make = ["data make a.b for 365 days"];
+    let renew = ["data renew a.b for 365 days"];
+    let blocked = ["data ! CertificateBlocked"];
+    vec![
+        case("a pair that is missing is made", plain().pair(None, None), &make),
+        case("a pair that nobody looked at is not", plain(), &[]),
+        case(
+            "a pair is made after the directory and before the mount",
+            plain().here(100, UNPRIVILEGED).source("data", missing()),
+            &[
+                "data mkdir /tank/data",
+                "data own 100000:100000 1/1",
+                "data make a.b for 365 days",
+                "100 +mp0: /tank/data,mp=/data after volume",
+            ],
+        ),
+        case(
+            "nothing is made for an owner that is not known yet",
+            plain().pair(None, None).here(100, "unprivileged: 1\n"),
+            &["data ! IdmapNotReady", "100 ! IdmapNotReady"],
+        ),
+        case("a pair of somebody else is left", plain().pair(Some("k"), Some("c")), &[]),
+        case("a key without a certificate is left", plain().pair(Some("k"), None), &blocked),
+        case("a certificate without a key is left", plain().pair(None, Some("c")), &blocked),
+        case("what is no file is left", plain().pair(Some("!"), None), &blocked),
+        case("what is no file beside a key is left", plain().pair(Some("k"), Some("!")), &blocked),
+        case(
+            "its own pair is in place",
+            plain().pair(Some("k"), Some("c")).made("k", "c", true, 31),
+            &[],
+        ),
+        case(
+            "its own pair is renewed a month before it expires",
+            plain().pair(Some("k"), Some("c")).made("k", "c", true, 30),
+            &renew,
+        ),
+        case(
+            "or as long before as is declared",
+            with(r#", "renew_before": "90d""#).pair(Some("k"), Some("c")).made("k", "c", true, 80),
+            &renew,
+        ),
+        case(
+            "somebody else's pair is not renewed",
+            plain().pair(Some("k2"), Some("c")).made("k", "c", true, 1),
+            &[],
+        ),
+        case(
+            "its own pair is renewed when another one is declared",
+            with(r#", "subject_alt_names": ["10.0.0.1"]"#)
+                .pair(Some("k"), Some("c"))
+                .made("k", "c", true, 300),
+            &renew,
+        ),
+        case(
+            "half of its own finished pair is somebody's doing",
+            plain().pair(Some("k"), None).made("k", "c", true, 300),
+            &blocked,
+        ),
+        case(
+            "half of a pair it was making is made anew",
+            plain().pair(Some("k"), None).made("k", "c", false, 365),
+            &make,
+        ),
+        case(
+            "a pair of which the ledger lacks the end is done",
+            plain().pair(Some("k"), Some("c")).made("k", "c", false, 365),
+            &[],
+        ),
+        case(
+            "a new key beside the old certificate is a renewal that was interrupted",
+            plain()
+                .pair(Some("k2"), Some("c"))
+                .made("k", "c", true, 9)
+                .made("k2", "c2", false, 365),
+            &renew,
+        ),
+        case(
+            "a key that was interrupted twice is still pctd's",
+            plain().pair(Some("k"), None).made("k", "c", false, 365).made("k2", "c2", false, 365),
+            &make,
         ),
     ]
 }

@@ -11,11 +11,11 @@ use std::collections::BTreeSet;
 use pctd_core::conf::{Conf, MountClass, MountEntry, normalise_path};
 use pctd_core::desired::Enforce;
 use pctd_core::desired::{Desired, Mount, Volume};
-use pctd_core::ids::{Ctid, HostIds, Key};
+use pctd_core::ids::{Ctid, HostIds, Key, VolumeName};
 use pctd_core::ledger::{Ledger, Memory};
 use pctd_core::observed::{NodeState, Presence, Removal, Running};
 use pctd_core::ownership::Place;
-use pctd_core::plan::{Basis, Hold, Step, plan};
+use pctd_core::plan::{Basis, Hold, Step, VolumePlan, plan};
 use proptest::prelude::*;
 use serde_json::Value;
 
@@ -132,6 +132,10 @@ fn writable(node: &Node, ctid: Ctid, conf: &Conf) -> BTreeSet<String> {
 
 /// Checks that what was not pctd's is as it was; a restart applies what others left pending.
 fn check_frames(before: &Node, after: &Node) {
+    for (at, pair) in &before.pairs {
+        let are_theirs = [&pair.0, &pair.1].into_iter().flatten().next().is_some();
+        assert!(!are_theirs || after.pairs[at] == *pair, "{at:?} was somebody else's");
+    }
     for (ctid, guest) in &before.guests {
         let (Guest::Here(was), Some(now)) = (guest, after.conf(*ctid)) else { continue };
         let mut ours = writable(before, *ctid, &was.conf);
@@ -189,6 +193,7 @@ fn check_in_place(node: &mut Node) {
             }
             Key::Volume(name) => {
                 let planned = &plans.volumes[name];
+                check_pairs(node, name, planned);
                 let (Some(rule), Basis::Walk) = (&planned.rule, planned.basis) else { continue };
                 let Source::Directory { root, entries } = &node.sources[name] else {
                     panic!("{name} is owned and not there");
@@ -203,6 +208,18 @@ fn check_in_place(node: &mut Node) {
                 }
             }
         }
+    }
+}
+
+/// Checks that every declared certificate is there, if nothing stands against it.
+fn check_pairs(node: &Node, name: &VolumeName, planned: &VolumePlan) {
+    if !planned.holds.is_empty() || planned.rule.is_none() {
+        return;
+    }
+    for certificate in &node.desired.volumes[name].certificates {
+        let pair = node.pairs.get(&(name.clone(), certificate.domain.clone()));
+        let whole = pair.is_some_and(|(key, crt)| key.is_some() && crt.is_some());
+        assert!(whole, "{} in {name}: {pair:?}", certificate.domain);
     }
 }
 

@@ -9,10 +9,11 @@ use pctd_core::config::{Strictness, load};
 use pctd_core::desired::Desired;
 use pctd_core::idmap::IdMap;
 use pctd_core::ids::{Ctid, HostIds, VolumeName};
-use pctd_core::ledger::{Ledger, LedgerEntry, Memory};
+use pctd_core::ledger::{Ledger, LedgerEntry, Memory, PairRecord};
 use pctd_core::observed::{
-    Accounts, Audit, Cluster, FileSystem, NodeState, ObservedContainer, ObservedVolume, Presence,
-    Removal, Requests, Running, Snapshot, SourceDir, SourceState,
+    Accounts, Audit, Cluster, FileSystem, NodeState, ObservedContainer, ObservedPair,
+    ObservedVolume, PairFile, Presence, Removal, Requests, Running, Snapshot, SourceDir,
+    SourceState,
 };
 use pctd_core::plan::{Effective, Hold, Plans, Step, plan};
 
@@ -21,6 +22,8 @@ pub(crate) const UNPRIVILEGED: &str =
     "arch: amd64\nrootfs: local:1/x.raw,size=1G\nunprivileged: 1\n";
 /// A conf of a privileged container.
 pub(crate) const PRIVILEGED: &str = "arch: amd64\nrootfs: local:1/x.raw,size=1G\n";
+/// When certificates are looked at, in seconds since 1970.
+pub(crate) const NOW: u64 = 1_000_000_000;
 /// The second container of the classic conflict.
 pub(crate) const SHIFTED: &str = "rootfs: local:1/x.raw\nunprivileged: 1\nlxc.idmap: u 0 200000 65536\nlxc.idmap: g 0 200000 65536\n";
 
@@ -151,6 +154,38 @@ impl World {
         self.audit(name, Some(audit))
     }
 
+    /// What is there of the pair for `a.b`, by fingerprint; `!` stands for something that is no file.
+    pub(crate) fn pair(mut self, key: Option<&str>, certificate: Option<&str>) -> Self {
+        let file = |found: Option<&str>| match found {
+            None => PairFile::Missing,
+            Some("!") => PairFile::Unusable("is no regular file; remove it".to_owned()),
+            Some(fingerprint) => PairFile::File { fingerprint: fingerprint.to_owned() },
+        };
+        let pair = ObservedPair { key: file(key), certificate: file(certificate) };
+        let found = self.snapshot.volumes.get_mut(&volume("data")).unwrap();
+        found.certificates.at = NOW;
+        found.certificates.pairs.insert("a.b".to_owned(), pair);
+        self
+    }
+
+    /// pctd put the pair `key`, `crt` in place, or was about to, for 365 days of which so many are left.
+    pub(crate) fn made(mut self, key: &str, crt: &str, is_done: bool, days_left: u64) -> Self {
+        let pair = PairRecord {
+            key: key.to_owned(),
+            certificate: crt.to_owned(),
+            names: vec!["a.b".to_owned()],
+            days: 365,
+            expires: NOW + days_left * 24 * 60 * 60,
+        };
+        let (volume, domain) = (volume("data"), "a.b".to_owned());
+        Arc::make_mut(&mut self.snapshot.ledger).enter(if is_done {
+            LedgerEntry::CertificateMade { volume, domain, pair }
+        } else {
+            LedgerEntry::CertificateIntended { volume, domain, pair }
+        });
+        self
+    }
+
     pub(crate) fn wrote(mut self, id: u32, key: &str, value: &str) -> Self {
         let (key, value) = (key.parse().unwrap(), value.to_owned());
         let entry = LedgerEntry::MountWritten { ctid: ctid(id), key, value };
@@ -254,6 +289,10 @@ fn line(step: &Step) -> String {
         Step::SetOwnership(set) => {
             let owner = set.owner.map_or("keep".to_owned(), |ids| ids.to_string());
             format!("own {owner} {}/{}", set.changes, set.entries)
+        }
+        Step::CreateCertificate(create) => {
+            let what = if create.renew { "renew" } else { "make" };
+            format!("{what} {} for {} days", create.domain, create.days)
         }
         Step::SetMount(set) => {
             let sign = if set.was.is_some() { "~" } else { "+" };

@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 
 use pctd_core::condition::Truth;
-use pctd_core::plan::{Effective, RemoveMount, SetMount, SetOwnership, Step};
+use pctd_core::plan::{CreateCertificate, Effective, RemoveMount, SetMount, SetOwnership, Step};
 use pctd_core::report::{
     CheckReport, ConditionReport, InspectReport, KeyReport, KeyState, KeyStatus, PlanReport,
     StatusReport,
@@ -68,6 +68,15 @@ fn key(text: &mut String, title: &str, entry: &KeyReport, palette: Palette) {
             Step::SetOwnership(set) => {
                 let sign = palette.paint(Tone::Change, "~");
                 line(text, format_args!("  {sign} {}", ownership(set)));
+            }
+            Step::CreateCertificate(create) => {
+                let (tone, sign) =
+                    if create.renew { (Tone::Change, "~") } else { (Tone::Add, "+") };
+                let sign = palette.paint(tone, sign);
+                let CreateCertificate { path, domain, days, .. } = create;
+                let line_text =
+                    format_args!("  {sign} {path}/{domain}.key and .crt, for {days} days");
+                line(text, line_text);
             }
             Step::SetMount(set) => mount(text, set, palette),
             Step::StartContainer {} => {
@@ -341,6 +350,16 @@ mod tests {
         Step::RemoveMount(RemoveMount { key: MpKey::new(key), value, pending, effective })
     }
 
+    fn certificate(renew: bool) -> Step {
+        Step::CreateCertificate(CreateCertificate {
+            path: "/tank/data".to_owned(),
+            domain: "a.example".to_owned(),
+            alt_names: Vec::new(),
+            days: 365,
+            renew,
+        })
+    }
+
     fn own(owner: Option<HostIds>, entries: u64, owners: u64, modes: u64) -> Step {
         let (path, changes) = ("/tank/data".to_owned(), owners.max(modes));
         Step::SetOwnership(SetOwnership { path, owner, entries, changes, owners, modes })
@@ -354,6 +373,8 @@ mod tests {
                 Step::CreateDirectory { path: "/tank/data".to_owned() },
                 own(root, 1, 1, 1),
                 own(None, 12, 0, 3),
+                certificate(false),
+                certificate(true),
             ],
             notices: vec![reason("HardLinks", "2 entries have more than one name")],
             ..KeyReport::default()
@@ -391,6 +412,8 @@ volume data
   + directory /tank/data
   ~ owner 100000:100000 on /tank/data: 1 of 1 entry (1 owner, 1 mode)
   ~ owner kept on /tank/data: 3 of 12 entries (3 modes)
+  + /tank/data/a.example.key and .crt, for 365 days
+  ~ /tank/data/a.example.key and .crt, for 365 days
   i HardLinks: 2 entries have more than one name
 
 container 100
@@ -414,9 +437,9 @@ container 100
 
 ";
         let text = plan(&full(), Tense::Plan, Palette::none());
-        assert_eq!(text, format!("{expected}11 steps, 1 hold, 1 failed, 1 in sync.\n"));
+        assert_eq!(text, format!("{expected}13 steps, 1 hold, 1 failed, 1 in sync.\n"));
         let text = plan(&full(), Tense::Done, Palette::none());
-        assert_eq!(text, format!("{expected}11 steps taken, 1 hold, 1 failed, 1 in sync.\n"));
+        assert_eq!(text, format!("{expected}13 steps taken, 1 hold, 1 failed, 1 in sync.\n"));
     }
 
     #[test]

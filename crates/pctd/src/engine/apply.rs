@@ -84,6 +84,11 @@ impl Engine {
                     ..walk_request(desired, volume, rule, job, &progress)
                 })
             }
+            (Key::Volume(name), Step::CreateCertificate(create)) => {
+                let rule = plans.volumes.get(name).and_then(|plan| plan.rule.as_ref());
+                let (Some(volume), Some(rule)) = (volume, rule) else { return StepEnd::Refused };
+                job.uncut(|| self.create_certificate(snapshot, volume, rule, create))
+            }
             _ => StepEnd::Failed(format!("{} is no step for {key}", step.name())),
         }
     }

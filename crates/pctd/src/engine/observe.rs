@@ -169,13 +169,12 @@ impl Engine {
             NodeState::Up(_) => {
                 let volumes: Vec<&Volume> =
                     scope.volumes.iter().filter_map(|name| desired.volumes.get(name)).collect();
-                let sources = self.node.observe_sources(volumes.iter().copied());
-                let observed = volumes.into_iter().zip(sources).map(|(volume, source)| {
+                let found = self.node.observe_volumes(volumes.iter().copied());
+                let observed = volumes.into_iter().zip(found).map(|(volume, found)| {
                     let name = &volume.name;
                     let watch = self.watch_of(desired, name);
                     let assurance = self.assurance_of(name);
-                    let more = ObservedVolume::new(source);
-                    (name.clone(), ObservedVolume { watch, assurance, ..more })
+                    (name.clone(), ObservedVolume { watch, assurance, ..found })
                 });
                 (self.node.observe_containers(&scope.containers), observed.collect())
             }

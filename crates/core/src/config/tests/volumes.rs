@@ -1,7 +1,69 @@
 //! What volumes become: their defaults, their keys, their contradictions.
 
+use std::time::Duration;
+
 use super::*;
 use crate::desired::Certificate;
+
+fn with_certificate(fields: &str, certificate: &str) -> String {
+    format!(
+        r#"{{"settings": {{"seed_defaults": false}}, "shared_volumes": {{"v": {{
+        "host_path": "/tank/v", {fields} "certificates": [{{"domain": "a.b" {certificate}}}]}}}}}}"#
+    )
+}
+
+#[test]
+fn no_declared_mode_opens_a_key_to_everybody() {
+    let added = [(".pctd-*.key", 0o600), ("a.b.key", 0o640)];
+    let cases: [(&str, &[(&str, u32)]); 5] = [
+        ("", &[]),
+        (r#""file_mode": "0660","#, &[]),
+        (r#""file_mode": "0644","#, &added),
+        (r#""file_mode": "u=rw,go=r","#, &added),
+        (
+            r#""file_mode": "0644", "file_modes": {"*.key": "0600"},"#,
+            &[(".pctd-*.key", 0o600), ("*.key", 0o600)],
+        ),
+    ];
+    for (fields, expected) in cases {
+        let loaded = good(&[&with_certificate(fields, "")]);
+        assert_eq!(volume(&loaded, "v").file_modes, patterns(expected), "{fields}");
+    }
+}
+
+/// What is wrong with a certificate, and what is said of it.
+#[test]
+fn a_certificate_that_could_not_be_kept_is_refused() {
+    let cases = [
+        (
+            r#""file_modes": {"*": "0644"},"#,
+            "",
+            "shared_volumes.v.file_modes: `*` would let everybody read the key `a.b.key`; add `a.b.key` with a mode such as \"0640\"",
+        ),
+        (
+            "",
+            r#", "days": 30"#,
+            "shared_volumes.v.certificates[0].days: a certificate for 30 days would always be due for renewal 30days before it expires; write a shorter renew_before",
+        ),
+        (
+            "",
+            r#", "subject_alt_names": ["a/b"]"#,
+            "shared_volumes.v.certificates[0].subject_alt_names[0]: `a/b` is neither a host name nor an IP address",
+        ),
+        (
+            "",
+            r#", "days": 40000"#,
+            "shared_volumes.v.certificates[0].days: 40000 is too large: the most is 36525",
+        ),
+    ];
+    for (fields, certificate, expected) in cases {
+        let text = with_certificate(fields, certificate);
+        let files = files(&[&text]);
+        let error = load(&files, Strictness::Lenient).unwrap_err().to_string();
+        let said = error.split_once(": ").unwrap().1;
+        assert_eq!(said, expected, "{text}");
+    }
+}
 
 /// What a volume gets that leaves things out: its JSON, then owner, modes and enforce.
 #[test]
@@ -114,10 +176,22 @@ fn every_key_of_a_volume_takes_effect() {
             "101": {"path": "//x//y/", "read_only": false, "shared": true, "backup": true, "adopt": true,
                     "mount_options": ["nosuid", "noatime", "nosuid"]},
             "102": "/z/"},
-        "certificates": [{"domain": "a.example"}, {"domain": "b.example"}]}}}"#]);
+        "certificates": [{"domain": "a.example"}, {"domain": "b.example", "days": 90,
+            "subject_alt_names": ["*.c", "10.0.0.1", "b.example", "*.c"], "renew_before": "1w"}]}}}"#]);
     let options =
         [("ro", "0"), ("shared", "1"), ("backup", "1"), ("mountoptions", "noatime;nosuid")];
-    let certificate = |domain: &str| Certificate { domain: domain.to_owned() };
+    let certificate = |domain: &str| Certificate {
+        domain: domain.to_owned(),
+        alt_names: Vec::new(),
+        days: 365,
+        renew_before: Duration::from_hours(30 * 24),
+    };
+    let other = Certificate {
+        alt_names: vec!["*.c".to_owned(), "10.0.0.1".to_owned()],
+        days: 90,
+        renew_before: Duration::from_hours(7 * 24),
+        ..certificate("b.example")
+    };
     let mut file_modes = patterns(&[("*.long", 0o644), ("*.a", 0o600), ("*.b", 0)]);
     file_modes[2].1 = ModeRule::Keep;
     let expected = Volume {
@@ -134,13 +208,12 @@ fn every_key_of_a_volume_takes_effect() {
             (ctid(101), Mount { adopt: true, ..mount("/x/y", &options) }),
             (ctid(102), mount("/z", &[])),
         ]),
-        certificates: vec![certificate("a.example"), certificate("b.example")],
+        certificates: vec![certificate("a.example"), other],
         ..plain("v", "/tank/v", &[])
     };
     assert_eq!(*volume(&loaded, "v"), expected);
     let notes: Vec<_> = loaded.notes.iter().map(|note| note.message.as_str()).collect();
-    let expected = ["this version does not make certificates"];
-    assert_eq!(notes, expected);
+    assert_eq!(notes, [""; 0]);
 }
 
 /// Several volumes, and the problem or warning they make.

@@ -79,6 +79,8 @@ pub(crate) struct Scenario {
     sources: Vec<SourceSeed>,
     moved: bool,
     verify: bool,
+    /// What stands at `a.b` of the first volume: a pair of somebody else, or half of one.
+    pair: (bool, bool),
     /// The order in which keys are first looked at.
     pub(crate) order: Vec<usize>,
 }
@@ -232,29 +234,39 @@ fn any_volume(path: &'static str, target: &'static str) -> impl Strategy<Value =
     );
     let flags = (prop::bool::weighted(0.8), prop::bool::weighted(0.8));
     let decider = option::weighted(0.2, any::<Index>());
-    (option::weighted(0.9, select(owners)), enforce, modes, mounts, flags, decider).prop_map(
-        move |(owner, enforce, modes, mounts, (create, recurse), decider)| {
-            let mut volume = json!({"host_path": path, "create": create, "recurse": recurse});
-            let of_container = owner.is_some_and(|owner| owner.starts_with("container"));
-            let deciders: Vec<&String> = mounts.keys().collect();
-            if let Some(at) = decider.filter(|_| of_container && !deciders.is_empty()) {
-                volume["owner_ctid"] = json!(at.get(&deciders));
-            }
-            volume["mounts"] = json!(mounts);
-            if let Some(owner) = owner {
-                volume["owner"] = json!(owner);
-            }
-            if let Some(enforce) = enforce {
-                volume["enforce"] = json!(enforce);
-            }
-            if let Some((dir, file)) = modes {
-                volume["dir_mode"] = json!(dir);
-                volume["file_mode"] = json!(file);
-                volume["file_modes"] = json!({"*.key": "0640"});
-            }
-            volume
-        },
-    )
+    let domains = prop::collection::btree_set(select(vec!["a.b", "c.d"]), 0..3);
+    let parts = (
+        option::weighted(0.9, select(owners)),
+        enforce,
+        modes,
+        mounts,
+        flags,
+        decider,
+        prop_oneof![2 => Just(std::collections::BTreeSet::new()), 1 => domains],
+    );
+    parts.prop_map(move |(owner, enforce, modes, mounts, (create, recurse), decider, domains)| {
+        let mut volume = json!({"host_path": path, "create": create, "recurse": recurse});
+        let of_container = owner.is_some_and(|owner| owner.starts_with("container"));
+        let deciders: Vec<&String> = mounts.keys().collect();
+        if let Some(at) = decider.filter(|_| of_container && !deciders.is_empty()) {
+            volume["owner_ctid"] = json!(at.get(&deciders));
+        }
+        let certificates = domains.into_iter().map(|domain| json!({"domain": domain}));
+        volume["certificates"] = certificates.collect();
+        volume["mounts"] = json!(mounts);
+        if let Some(owner) = owner {
+            volume["owner"] = json!(owner);
+        }
+        if let Some(enforce) = enforce {
+            volume["enforce"] = json!(enforce);
+        }
+        if let Some((dir, file)) = modes {
+            volume["dir_mode"] = json!(dir);
+            volume["file_mode"] = json!(file);
+            volume["file_modes"] = json!({"*.key": "0640"});
+        }
+        volume
+    })
 }
 
 fn any_config() -> impl Strategy<Value = Value> {
@@ -305,14 +317,16 @@ pub(crate) fn any_scenario() -> impl Strategy<Value = Scenario> {
     let guests = prop::collection::vec(any_guest(), CTIDS.len());
     let sources = prop::collection::vec(any_source(), VOLUMES.len());
     let order = prop::collection::vec(0usize..16, 0..12);
-    let flags = (prop::bool::weighted(0.1), any::<bool>());
+    let half = || prop::bool::weighted(0.3);
+    let flags = (prop::bool::weighted(0.1), any::<bool>(), (half(), half()));
     (any_config(), guests, sources, flags, order).prop_map(
-        |(config, guests, sources, (moved, verify), order)| Scenario {
+        |(config, guests, sources, (moved, verify, pair), order)| Scenario {
             config,
             guests,
             sources,
             moved,
             verify,
+            pair,
             order,
         },
     )
@@ -350,6 +364,9 @@ impl Scenario {
         for ((name, _, _), seed) in VOLUMES.into_iter().zip(&self.sources) {
             node.sources.insert(volume(name), seed.source());
         }
+        let theirs = |there: bool| there.then(|| "theirs".to_owned());
+        let found = (theirs(self.pair.0), theirs(self.pair.1));
+        node.pairs.insert((volume("a"), "a.b".to_owned()), found);
         if self.moved {
             let declaration = "another".to_owned();
             let file_system = "zfs:9".to_owned();

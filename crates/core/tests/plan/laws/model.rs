@@ -14,13 +14,14 @@ use pctd_core::conf::{Conf, Force, MountClass, MountEntry, MountPoint, normalise
 use pctd_core::desired::{Desired, Mode};
 use pctd_core::idmap::IdMap;
 use pctd_core::ids::{Ctid, HostIds, Key, MpKey, VolumeName};
-use pctd_core::ledger::{Ledger, LedgerEntry, Memory};
+use pctd_core::ledger::{CertificateRecord, Ledger, LedgerEntry, Memory, PairRecord};
 use pctd_core::observed::{
-    Accounts, Audit, Cluster, NodeState, ObservedContainer, ObservedVolume, Presence, Removal,
-    Requests, Running, Snapshot, SourceDir, SourceState,
+    Accounts, Audit, Cluster, NodeState, ObservedCertificates, ObservedContainer, ObservedPair,
+    ObservedVolume, PairFile, Presence, Removal, Requests, Running, Snapshot, SourceDir,
+    SourceState,
 };
 use pctd_core::ownership::{Change, EntryKind, EntryStat, OwnershipRule, Place};
-use pctd_core::plan::{Hold, Plans, RemoveMount, SetMount, Step, plan};
+use pctd_core::plan::{CreateCertificate, Hold, Plans, RemoveMount, SetMount, Step, plan};
 
 use crate::world::file_system;
 
@@ -68,6 +69,8 @@ pub(crate) struct Node {
     pub(crate) file_system: &'static str,
     /// Whether every run walks its volume.
     pub(crate) verify: bool,
+    /// Fingerprints of key and certificate by volume and domain.
+    pub(crate) pairs: BTreeMap<(VolumeName, String), (Option<String>, Option<String>)>,
     pub(crate) ledger: Ledger,
     pub(crate) memory: Memory,
     /// What may follow from what the configuration does not say.
@@ -91,6 +94,7 @@ impl Node {
             sources: BTreeMap::new(),
             file_system: "ext4:1",
             verify: true,
+            pairs: BTreeMap::new(),
             ledger: Ledger::default(),
             memory: Memory::Whole,
             removal: Removal::Allowed,
@@ -116,6 +120,63 @@ impl Node {
 
     fn since(&self, then: Duration) -> Duration {
         self.now.saturating_sub(then)
+    }
+
+    fn certificates(&self, name: &VolumeName) -> ObservedCertificates {
+        if !matches!(self.sources[name], Source::Directory { .. }) {
+            return ObservedCertificates::default();
+        }
+        let file = |found: &Option<String>| match found {
+            None => PairFile::Missing,
+            Some(fingerprint) => PairFile::File { fingerprint: fingerprint.clone() },
+        };
+        let nothing = (None, None);
+        let pair = |domain: &String| {
+            let found = self.pairs.get(&(name.clone(), domain.clone())).unwrap_or(&nothing);
+            ObservedPair { key: file(&found.0), certificate: file(&found.1) }
+        };
+        let domains = self.desired.volumes[name].certificates.iter().map(|c| &c.domain);
+        let pairs = domains.map(|domain| (domain.clone(), pair(domain))).collect();
+        ObservedCertificates { at: self.now.as_secs(), pairs }
+    }
+
+    fn create_certificate(
+        &mut self,
+        name: &VolumeName,
+        create: &CreateCertificate,
+        crash: Option<Crash>,
+    ) {
+        let (volume, domain) = (name.clone(), create.domain.clone());
+        let found = self.pairs.entry((volume.clone(), domain.clone())).or_default();
+        let nothing = CertificateRecord::default();
+        let record = self.ledger.certificate(name, &domain).unwrap_or(&nothing);
+        let own: Vec<&PairRecord> = record.made.iter().chain(&record.making).collect();
+        let is_own = |file: &Option<String>| {
+            let known =
+                |file: &String| own.iter().any(|p| p.key == *file || p.certificate == *file);
+            file.as_ref().is_none_or(known)
+        };
+        assert!(is_own(&found.0) && is_own(&found.1), "{domain}: somebody else's: {found:?}");
+        let number = self.taken.len();
+        let names = std::iter::once(&domain).chain(&create.alt_names).cloned().collect();
+        let pair = PairRecord {
+            key: format!("key {number}"),
+            certificate: format!("certificate {number}"),
+            names,
+            days: create.days,
+            // Longer than any settling takes, or it would be renewed on and on.
+            expires: (self.now + Duration::from_hours(24 * u64::from(create.days))).as_secs(),
+        };
+        if crash != Some(Crash::BeforeStep) {
+            found.0 = Some(pair.key.clone());
+        }
+        if crash.is_none_or(|crash| crash == Crash::AfterStep) {
+            found.1 = Some(pair.certificate.clone());
+        }
+        self.ledger.enter(match crash {
+            Some(_) => LedgerEntry::CertificateIntended { volume, domain, pair },
+            None => LedgerEntry::CertificateMade { volume, domain, pair },
+        });
     }
 
     /// What the daemon sees when it looks for these keys, without a walk.
@@ -151,7 +212,8 @@ impl Node {
                     file_system: file_system(self.file_system),
                 }),
             };
-            ObservedVolume::new(source)
+            let certificates = self.certificates(name);
+            ObservedVolume { certificates, ..ObservedVolume::new(source) }
         };
         let waited = |ctid: &Ctid| Some((*ctid, self.since(*self.not_ready_since.get(ctid)?)));
         let restarted = self.ledger.restarted.iter();
@@ -278,6 +340,9 @@ impl Node {
                     let made = Source::Directory { root, entries: Vec::new() };
                     self.sources.insert(name.clone(), made);
                 }
+            }
+            (Key::Volume(name), Step::CreateCertificate(create)) => {
+                self.create_certificate(name, create, crash);
             }
             (Key::Volume(name), Step::SetOwnership(_)) => {
                 let rule = plans.volumes[name].rule.as_ref().unwrap();
@@ -469,7 +534,8 @@ impl Node {
         // A volume is made, owned once and again when the last map turns up; a mount is written,
         // and after a crash once more; a container is restarted once for each of its changes.
         let mounts: usize = self.desired.volumes.values().map(|v| v.mounts.len()).sum();
-        let bound = 4 * self.desired.volumes.len() + 4 * mounts + 4;
+        let pairs: usize = self.desired.volumes.values().map(|v| v.certificates.len()).sum();
+        let bound = 4 * self.desired.volumes.len() + 4 * mounts + 4 * pairs + 4;
         for at in order {
             self.run(&keys[at % keys.len()]);
         }
@@ -521,6 +587,7 @@ pub(crate) fn executable<'s>(desired: &Desired, steps: &'s [Step]) -> Option<&'s
         Step::SetMount(set) => !set.after_volume,
         Step::CreateDirectory { .. }
         | Step::SetOwnership(_)
+        | Step::CreateCertificate(_)
         | Step::RemoveMount(_)
         | Step::RebootContainer { .. }
         | Step::StartContainer {} => true,
@@ -548,7 +615,7 @@ fn assert_may_write(
     };
     match (conf.mounts().get(&set.key), conf.pending_mounts().get(&set.key)) {
         (_, Some(pending)) => {
-            assert!(is_own(pending, true), "{} is pending of somebody else", set.key)
+            assert!(is_own(pending, true), "{} is pending of somebody else", set.key);
         }
         (Some(now), None) => {
             assert!(at_target(now), "{} is another mount", set.key);
