@@ -21,7 +21,7 @@
 
 mod crew;
 mod engine;
-mod entry;
+pub(crate) mod entry;
 mod pace;
 pub(crate) mod spot;
 mod stack;

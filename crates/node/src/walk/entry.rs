@@ -92,7 +92,7 @@ static HAS_FCHMODAT2: LazyLock<bool> = LazyLock::new(chmod::is_supported);
 
 /// `/proc/self/fd`, and what can only be reached through it.
 #[derive(Debug)]
-pub(super) struct ProcFds {
+pub(crate) struct ProcFds {
     dir: OwnedFd,
     /// Whether modes are set without it: one call that looks up no name.
     by_fd: bool,
@@ -100,7 +100,7 @@ pub(super) struct ProcFds {
 
 impl ProcFds {
     /// Opens it, making sure that it is the kernel's.
-    pub(super) fn open() -> Result<Self, Errno> {
+    pub(crate) fn open() -> Result<Self, Errno> {
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let proc = openat(CWD, "/proc", flags, Mode::empty())?;
         if fstatfs(&proc)?.f_type != PROC_SUPER_MAGIC {

@@ -14,6 +14,7 @@ pub(crate) struct Spot<'a> {
     pub(crate) rule: &'a OwnershipRule,
     pub(crate) mount: u64,
     pub(crate) device: (u32, u32),
+    pub(crate) procfs: &'a ProcFds,
 }
 
 /// What came of one entry.
@@ -50,7 +51,7 @@ impl Spot<'_> {
         let Some(change) = entry::examine(&fd, &stat, change)?.change else {
             return Ok(Touched::InPlace);
         };
-        Ok(match entry::apply(&ProcFds::open()?, &fd, &stat, change) {
+        Ok(match entry::apply(self.procfs, &fd, &stat, change) {
             Applied::Done => Touched::Changed,
             Applied::Refused(refusal) => Touched::Failed(refusal.to_string()),
             Applied::Failed(why) => Touched::Failed(why),

@@ -101,12 +101,12 @@ impl Shared {
         }
     }
 
-    /// Notes that a volume is not watched any more.
+    /// Notes that a volume is not watched any more, then says so.
     pub(super) fn disarm(&self, name: &VolumeName, why: &str) {
-        self.doubt(name, why);
         if let Some(entry) = self.entries().get_mut(name) {
             entry.armed = Err(why.to_owned());
             entry.since = None;
         }
+        self.doubt(name, why);
     }
 }

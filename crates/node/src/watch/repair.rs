@@ -17,6 +17,7 @@ use rustix::io::{Errno, fcntl_dupfd_cloexec};
 use super::mark::{OpenRoot, Root};
 use crate::source::OpenVolume;
 use crate::stat::{Stat, open_dir_here, open_parent, open_path_here};
+use crate::walk::entry::ProcFds;
 use crate::walk::spot::{Spot, Touched};
 use crate::walk::{Progress, Walk, WalkMode, walk_below};
 
@@ -44,6 +45,7 @@ pub(super) struct Repaired {
 /// A directory of a volume, found by its handle.
 pub(super) struct Found<'a> {
     root: &'a OpenRoot,
+    procfs: &'a ProcFds,
     pub(super) dir: OwnedFd,
     is_root: bool,
 }
@@ -58,6 +60,7 @@ impl<'a> Found<'a> {
         armed: &Root,
         root: &'a OpenRoot,
         directory: &FileHandle,
+        procfs: &'a ProcFds,
     ) -> Result<Option<Self>, Errno> {
         let dir = match handle::open_dir(&root.fd, directory.as_bytes()) {
             Err(Errno::STALE | Errno::NOENT) => return Ok(None),
@@ -65,7 +68,7 @@ impl<'a> Found<'a> {
         };
         let is_root = *directory == armed.handle;
         let inside = is_root || is_below(dir.as_fd(), &armed.handle)?;
-        Ok(inside.then_some(Self { root, dir, is_root }))
+        Ok(inside.then_some(Self { root, procfs, dir, is_root }))
     }
 
     /// Looks at one entry, and puts it right where it differs.
@@ -140,8 +143,9 @@ impl<'a> Found<'a> {
         spot.open_entry(open_path_here(&self.dir, name)?, place)
     }
 
-    fn spot<'r>(&self, rule: &'r OwnershipRule) -> Spot<'r> {
-        Spot { rule, mount: self.root.stat.mount, device: self.root.stat.identity.device }
+    fn spot<'r>(&'r self, rule: &'r OwnershipRule) -> Spot<'r> {
+        let (mount, device) = (self.root.stat.mount, self.root.stat.identity.device);
+        Spot { rule, mount, device, procfs: self.procfs }
     }
 }
 

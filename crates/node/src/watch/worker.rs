@@ -27,6 +27,7 @@ use super::queue::{Look, Queue, Slice};
 use super::repair::{Found, Held, Repaired};
 use crate::paths::NodePaths;
 use crate::stat::open_parent;
+use crate::walk::entry::ProcFds;
 
 /// One read of events: about a thousand.
 const BUFFER: usize = 64 * 1024;
@@ -37,8 +38,12 @@ const SLICE: usize = 256;
 /// How many entries of one volume may wait; about 8 MiB of names.
 const WAITING: usize = 64 * 1024;
 /// Between two takings-in while a volume is over its budget: its many changes of one file become
-/// one event in the kernel meanwhile.
-const PAUSE: Duration = Duration::from_millis(20);
+/// one event in the kernel meanwhile. Even a quarter of a million changes a second do not overflow
+/// its queue in this time.
+const PAUSE: Duration = Duration::from_millis(40);
+/// How long a root directory stays open after there was work in it: most of what one entry costs
+/// is the way there, and changes seldom come alone.
+const STAYS_OPEN: Duration = Duration::from_millis(50);
 /// How often at most a volume's repairs are told of.
 const TELL: Duration = Duration::from_secs(1);
 
@@ -66,6 +71,8 @@ struct Watched {
     told: Option<Instant>,
     /// Whether the root directory may be another one by now.
     unsure: bool,
+    /// The root directory, while there is work in it, and since when.
+    open: Option<(OpenRoot, Instant)>,
 }
 
 /// See the module.
@@ -89,6 +96,8 @@ impl Worker {
     /// Runs until nobody can send commands any more.
     pub(super) fn run(mut self) {
         let mounts = open_mount_table();
+        // Of the kernel's own file system; it keeps nobody from unmounting anything.
+        let procfs = ProcFds::open();
         let mut buffer = vec![0; BUFFER];
         loop {
             if !self.take_commands() {
@@ -96,7 +105,7 @@ impl Worker {
             }
             let throttled = self.take_in(&mut buffer);
             self.look_at_roots();
-            let next = self.work();
+            let next = self.work(procfs.as_ref().map_err(|errno| *errno));
             self.publish();
             let timeout = next.map(|wait| if throttled { wait.min(PAUSE) } else { wait });
             if self.sleep(mounts.as_ref(), timeout, throttled) {
@@ -145,13 +154,15 @@ impl Worker {
         for _ in 0..READS {
             let begun = cpu_time();
             let Ok(events) = self.group.read(buffer) else { break };
-            let (mut count, mut of) = (0_u32, BTreeMap::<VolumeName, u32>::new());
+            let (mut count, mut others, mut of) =
+                (0_u32, 0_u32, BTreeMap::<VolumeName, u32>::new());
             for event in events {
                 count += 1;
                 match event {
                     // What a walk or this thread did itself.
                     Event::Entry(entry) if entry.pid == own_pid => {}
                     Event::Entry(entry) => {
+                        others += 1;
                         if let Some(volume) = self.volumes.enter(&entry, &mut mounts, &self.shared)
                         {
                             *of.entry(volume).or_default() += 1;
@@ -167,7 +178,8 @@ impl Worker {
             if count == 0 {
                 break;
             }
-            let each = cpu_time().saturating_sub(begun) / count;
+            // What its own repairs cost here is paid by whoever made them necessary.
+            let each = cpu_time().saturating_sub(begun) / others.max(1);
             for (name, events) in of {
                 self.shared.count(&name, |counts| counts.events += u64::from(events));
                 if let Some(watched) = self.volumes.by_name.get_mut(&name) {
@@ -187,16 +199,25 @@ impl Worker {
     }
 
     /// Puts a slice of every volume right that has work and time; returns when there is more.
-    fn work(&mut self) -> Option<Duration> {
+    fn work(&mut self, procfs: Result<&ProcFds, Errno>) -> Option<Duration> {
         let mut next: Option<Duration> = None;
         let mut sooner = |wait: Duration| next = Some(next.map_or(wait, |next| next.min(wait)));
         for (name, watched) in &mut self.volumes.by_name {
+            if let Some((_, since)) = &watched.open {
+                match STAYS_OPEN.checked_sub(since.elapsed()) {
+                    Some(left) => sooner(left),
+                    None => watched.open = None,
+                }
+            }
             let Some(rule) = watched.rule.clone() else { continue };
             if !watched.queue.is_empty() {
                 let wait = watched.budget.wait(Instant::now());
                 if wait.is_zero() {
                     let begun = cpu_time();
-                    slice(&self.paths, &self.shared, name, watched, &rule);
+                    slice(&self.paths, &self.shared, name, watched, &rule, procfs);
+                    if watched.open.is_some() {
+                        sooner(STAYS_OPEN);
+                    }
                     let spent = cpu_time().saturating_sub(begun);
                     watched.budget.spend(spent);
                     self.shared.count(name, |counts| counts.cpu += spent);
@@ -271,17 +292,25 @@ fn slice(
     name: &VolumeName,
     watched: &mut Watched,
     rule: &Held,
+    procfs: Result<&ProcFds, Errno>,
 ) {
-    let root = match watched.root.open(paths) {
-        Ok(root) => root,
-        Err(why) => {
-            watched.queue.clear();
-            shared.doubt(name, &why);
-            return;
-        }
+    let procfs = match procfs {
+        Ok(procfs) => procfs,
+        Err(errno) => return shared.doubt(name, &format!("/proc cannot be used: {errno}")),
     };
+    if watched.open.as_ref().is_none_or(|(_, since)| since.elapsed() > STAYS_OPEN) {
+        match watched.root.open(paths) {
+            Ok(root) => watched.open = Some((root, Instant::now())),
+            Err(why) => {
+                watched.open = None;
+                watched.queue.clear();
+                return shared.doubt(name, &why);
+            }
+        }
+    }
+    let Some((root, _)) = &watched.open else { return };
     let Some(Slice { directory, names }) = watched.queue.take(SLICE) else { return };
-    let found = match Found::open(&watched.root, &root, &directory) {
+    let found = match Found::open(&watched.root, root, &directory, procfs) {
         Ok(Some(found)) => found,
         // Gone, or moved out: what is there now has another owner to answer to.
         Ok(None) => return,
@@ -317,6 +346,7 @@ impl Volumes {
                     untold: 0,
                     told: None,
                     unsure: false,
+                    open: None,
                 };
                 self.by_name.insert(name, watched);
             }
