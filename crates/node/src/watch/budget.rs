@@ -7,7 +7,7 @@
 use std::time::{Duration, Instant};
 
 /// How much may be saved up: a burst of this length is put right without a pause.
-const BURST: Duration = Duration::from_secs(2);
+const BURST: Duration = Duration::from_secs(1);
 /// The least that must be there to go on, so that a volume does not wake the thread for one entry.
 const ENOUGH: Duration = Duration::from_millis(5);
 

@@ -90,6 +90,8 @@ pub(super) struct Worker {
 pub(super) struct Volumes {
     by_name: BTreeMap<VolumeName, Watched>,
     directories: Directories,
+    /// The processor time of this thread that was taken out of somebody's budget, or is nobody's.
+    paid: Duration,
 }
 
 impl Worker {
@@ -152,7 +154,6 @@ impl Worker {
         let own_pid = i32::try_from(std::process::id()).unwrap_or(-1);
         let mut mounts = Mounts::new(&self.paths);
         for _ in 0..READS {
-            let begun = cpu_time();
             let Ok(events) = self.group.read(buffer) else { break };
             let (mut count, mut others, mut of) =
                 (0_u32, 0_u32, BTreeMap::<VolumeName, u32>::new());
@@ -178,8 +179,11 @@ impl Worker {
             if count == 0 {
                 break;
             }
-            // What its own repairs cost here is paid by whoever made them necessary.
-            let each = cpu_time().saturating_sub(begun) / others.max(1);
+            if others == 0 {
+                // What its own repairs cost here is paid by whoever made them necessary.
+                continue;
+            }
+            let each = self.volumes.spent() / others;
             for (name, events) in of {
                 self.shared.count(&name, |counts| counts.events += u64::from(events));
                 if let Some(watched) = self.volumes.by_name.get_mut(&name) {
@@ -213,12 +217,12 @@ impl Worker {
             if !watched.queue.is_empty() {
                 let wait = watched.budget.wait(Instant::now());
                 if wait.is_zero() {
-                    let begun = cpu_time();
                     slice(&self.paths, &self.shared, name, watched, &rule, procfs);
                     if watched.open.is_some() {
                         sooner(STAYS_OPEN);
                     }
-                    let spent = cpu_time().saturating_sub(begun);
+                    let now = cpu_time();
+                    let spent = now.saturating_sub(std::mem::replace(&mut self.volumes.paid, now));
                     watched.budget.spend(spent);
                     self.shared.count(name, |counts| counts.cpu += spent);
                 }
@@ -333,6 +337,12 @@ fn slice(
 }
 
 impl Volumes {
+    /// Returns the processor time since the last time, which is to be paid for now.
+    fn spent(&mut self) -> Duration {
+        let now = cpu_time();
+        now.saturating_sub(std::mem::replace(&mut self.paid, now))
+    }
+
     fn obey(&mut self, command: Command, shared: &Shared) {
         match command {
             Command::Arm(name, root) => {
