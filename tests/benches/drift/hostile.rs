@@ -18,6 +18,8 @@ const ATTACK: Duration = Duration::from_secs(10);
 const SPENT: Duration = Duration::from_secs(6);
 /// What one volume may take of a core unless something else is configured, in percent.
 const BUDGET: f64 = 25.0;
+/// What the repairs in the other volume may take besides.
+const OTHERS: f64 = 3.0;
 /// Latencies measured elsewhere meanwhile, in one go.
 const SAMPLES: u32 = 50;
 
@@ -80,7 +82,12 @@ pub(crate) fn measure(bench: &mut Bench) -> Measured {
     table.row(["its own volume right after it stops".into(), format!("{seconds:.2} s")]);
     table.print(bench.style);
     let judge = &mut bench.targets;
-    judge.judge("hostile writer: CPU of the daemon", AtMost(BUDGET), " %", Some(share * 100.0));
+    judge.judge(
+        "hostile writer: CPU of the daemon",
+        AtMost(BUDGET + OTHERS),
+        " %",
+        Some(share * 100.0),
+    );
     let late = percentile(&millis, 99);
     judge.judge("hostile writer: another volume, p99", AtMost(50.0), " ms", Some(late));
     subject.daemon.stop();
