@@ -82,8 +82,16 @@ pub fn of_container(
             return elsewhere(Condition::held(&hold));
         }
         Some(Presence::Absent) => {
-            let message = "no such container in the cluster";
-            return elsewhere(Condition::new(Truth::False, "Absent", message));
+            let plan = plans.containers.get(&ctid);
+            if let Some(hold) = plan.and_then(|plan| plan.holds.first()) {
+                return elsewhere(Condition::held(hold));
+            }
+            let is_made = plan.is_some_and(|plan| !plan.steps.is_empty());
+            return elsewhere(if is_made {
+                Condition::new(Truth::False, "Progressing", "it is to be made")
+            } else {
+                Condition::new(Truth::False, "Absent", "no such container in the cluster")
+            });
         }
         Some(Presence::Unknown(why)) => return all(Condition::unknown(why.clone())),
         None => return all(Condition::unknown("not observed yet")),
@@ -257,8 +265,8 @@ mod tests {
     use crate::ids::HostIds;
     use crate::ledger::{Ledger, Memory};
     use crate::observed::{
-        Accounts, Audit, Cluster, FileSystem, NodeState, ObservedContainer, ObservedVolume,
-        Requests, Running, SourceDir,
+        Accounts, Audit, Cluster, FileSystem, MakingFacts, NodeState, ObservedContainer,
+        ObservedVolume, Requests, Running, SourceDir,
     };
     use crate::plan::plan;
 
@@ -320,6 +328,7 @@ mod tests {
                 missing_sources: BTreeMap::new(),
                 accounts: Accounts::default(),
                 requests: Requests::default(),
+                making: MakingFacts::default(),
             };
             Self { desired, snapshot }.conf(MOUNTED)
         }

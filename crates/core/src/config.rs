@@ -11,6 +11,7 @@
 mod certificates;
 mod conflicts;
 mod containers;
+mod definition;
 mod document;
 mod fields;
 mod json;
@@ -33,8 +34,7 @@ pub use report::Strictness;
 pub use schema::schema;
 
 use crate::desired::Desired;
-use crate::ids::{Ctid, Key};
-use containers::Defined;
+use crate::ids::Key;
 use document::{Document, Node};
 use report::Report;
 use shape::Shape;
@@ -97,9 +97,6 @@ pub fn load(files: &[(String, Vec<u8>)], strictness: Strictness) -> Result<Loade
     let containers = containers::read(&roots, &mut report);
     containers::add_mount_points(&containers, &mut volumes, &mut report);
     conflicts::check(&volumes, &mut report);
-    if settings.create_containers {
-        note_creation(&containers, &mut report);
-    }
 
     let place = |spot| report.place(spot);
     let places = volumes
@@ -111,12 +108,6 @@ pub fn load(files: &[(String, Vec<u8>)], strictness: Strictness) -> Result<Loade
     let containers = containers.into_iter().map(|(ctid, c)| (ctid, c.container)).collect();
     let notes = report.finish()?;
     Ok(Loaded { desired: Desired { settings, volumes, containers }, notes, places })
-}
-
-fn note_creation(containers: &BTreeMap<Ctid, Defined<'_>>, report: &mut Report<'_>) {
-    for defined in containers.values().filter(|defined| defined.container.source.is_some()) {
-        report.ignored(&defined.spot, "this version does not create containers");
-    }
 }
 
 #[cfg(test)]

@@ -2,12 +2,16 @@
 //!
 //! Built by [`crate::config`]; a value of these types has passed every check that needs no node.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::num::NonZeroUsize;
 use std::time::Duration;
 
 use crate::ids::{Ctid, Key, VolumeName};
 use crate::modes::{FilePattern, ModeRule};
+
+pub mod definition;
+
+pub use definition::{ContainerDef, Definition, Field, Interface, Source};
 
 /// The whole of what is wanted on this node.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -26,6 +30,20 @@ impl Desired {
         self.volumes.values().filter_map(move |v| v.mounts.get(&ctid).map(|mount| (v, mount)))
     }
 
+    /// Returns the container that `ctid` is cloned from.
+    pub fn source_of(&self, ctid: Ctid) -> Option<Ctid> {
+        match self.containers.get(&ctid)?.source {
+            Some(Source::Clone { from, .. }) => Some(from),
+            Some(Source::Template(_)) | None => None,
+        }
+    }
+
+    /// Returns the containers that are defined as clones of `from`.
+    pub fn clones_of(&self, from: Ctid) -> impl Iterator<Item = Ctid> {
+        let is_clone = move |def: &&ContainerDef| matches!(&def.source, Some(Source::Clone { from: source, .. }) if *source == from);
+        self.containers.values().filter(is_clone).map(|def| def.ctid)
+    }
+
     /// Returns every container that is defined or mounts something, lowest first, once each.
     pub fn ctids(&self) -> std::collections::BTreeSet<Ctid> {
         let mounting = self.volumes.values().flat_map(|volume| volume.mounts.keys());
@@ -39,16 +57,19 @@ impl Desired {
             Key::Container(ctid) => self.mounts_of(*ctid).map(|(v, _)| (&v.name, v)).collect(),
             Key::Volume(name) => self.volumes.get_key_value(name).into_iter().collect(),
         };
-        let own = match key {
-            Key::Container(ctid) => self.containers.get(ctid),
-            Key::Volume(_) => None,
+        let (own, source) = match key {
+            Key::Container(ctid) => (self.containers.get(ctid), self.source_of(*ctid)),
+            Key::Volume(_) => (None, None),
         };
+        let is_source_made = source
+            .and_then(|from| self.containers.get(&from))
+            .is_some_and(|def| def.source.is_some());
         // Whose a volume is follows from the maps of all that mount it, and those from this.
         let mounting = volumes.values().flat_map(|volume| volume.mounts.keys());
         let declared =
             |ctid: &Ctid| (*ctid, self.containers.get(ctid).and_then(|def| def.unprivileged));
         let unprivileged = mounting.map(declared).collect();
-        Part { settings: self.settings.of_a_run(), volumes, own, unprivileged }
+        Part { settings: self.settings.of_a_run(), volumes, own, is_source_made, unprivileged }
     }
 }
 
@@ -58,6 +79,8 @@ pub struct Part<'a> {
     settings: Settings,
     volumes: BTreeMap<&'a VolumeName, &'a Volume>,
     own: Option<&'a ContainerDef>,
+    /// Whether what it is cloned from is to be made as well, and so worth waiting for.
+    is_source_made: bool,
     /// What the containers that share the volumes are declared to be.
     unprivileged: BTreeMap<Ctid, Option<bool>>,
 }
@@ -142,8 +165,12 @@ pub struct Settings {
     pub max_concurrent: usize,
     /// How many threads walk a volume; none: as many as it can use.
     pub walk_threads: Option<NonZeroUsize>,
-    /// How long a `pct` call other than a reboot may take.
+    /// The fields of definitions that are kept as declared; of others drift is only shown.
+    pub manage: BTreeSet<Field>,
+    /// How long a `pct` call may take; reboots, creations and clones have times of their own.
     pub pct_timeout: Duration,
+    /// How long the creation or the cloning of a container may take.
+    pub create_timeout: Duration,
     /// This node's name, if not what `/etc/pve/local` says.
     pub node: Option<String>,
 }
@@ -171,7 +198,9 @@ impl Default for Settings {
             watch_cpu: 25,
             max_concurrent: 4,
             walk_threads: None,
+            manage: BTreeSet::new(),
             pct_timeout: Duration::from_mins(10),
+            create_timeout: Duration::from_hours(6),
             node: None,
         }
     }
@@ -333,31 +362,4 @@ pub struct Mount {
     pub options: BTreeMap<String, String>,
     /// Whether a mount of another source found at the target is taken over.
     pub adopt: bool,
-}
-
-/// A container as `lxc_configs` defines it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ContainerDef {
-    /// Its id.
-    pub ctid: Ctid,
-    /// Its host name.
-    pub name: Option<String>,
-    /// Whether it is to be unprivileged; absent: not said.
-    pub unprivileged: Option<bool>,
-    /// What it would be made from.
-    pub source: Option<Source>,
-}
-
-/// What an absent container is made from.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Source {
-    /// A template archive.
-    Template(String),
-    /// Another container, from a snapshot of it when one is named.
-    Clone {
-        /// The container to clone.
-        from: Ctid,
-        /// `template_snapshot_name`.
-        snapshot: Option<String>,
-    },
 }

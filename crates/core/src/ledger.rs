@@ -47,6 +47,20 @@ pub struct Ledger {
     /// Containers that pctd stops for a restart and has not seen running again.
     #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
     pub start_owed: BTreeSet<Ctid>,
+    /// Containers that pctd is making, until each was seen with everything it is to have. What a
+    /// crash leaves here is finished: a clone still has its source's address.
+    #[serde(default)]
+    pub making: BTreeMap<Ctid, Making>,
+}
+
+/// How pctd makes a container.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Making {
+    /// From a template.
+    Create,
+    /// As a clone.
+    Clone,
 }
 
 impl Default for Ledger {
@@ -62,6 +76,7 @@ impl Default for Ledger {
             seen: BTreeSet::new(),
             restarted: BTreeMap::new(),
             start_owed: BTreeSet::new(),
+            making: BTreeMap::new(),
         }
     }
 }
@@ -204,6 +219,16 @@ pub enum LedgerEntry {
     },
     /// A container is here.
     Seen(Ctid),
+    /// pctd is about to make a container. Entered before the call, so that what a crash leaves is
+    /// finished and not taken for somebody else's; takes back that it was seen before.
+    MakeIntended {
+        /// The container.
+        ctid: Ctid,
+        /// How.
+        how: Making,
+    },
+    /// A container that pctd made has all it is to have, or what is there is not pctd's.
+    MakeEnded(Ctid),
     /// pctd restarts a container.
     Restarted {
         /// The container.
@@ -291,6 +316,18 @@ impl Ledger {
             LedgerEntry::Seen(ctid) => self.seen.insert(ctid),
             LedgerEntry::StartOwed(ctid) => self.start_owed.insert(ctid),
             LedgerEntry::StartSettled(ctid) => self.start_owed.remove(&ctid),
+            LedgerEntry::MakeIntended { ctid, how } => {
+                let forgotten = self.seen.remove(&ctid);
+                // What stood in the conf of a container that is gone says nothing of the new one.
+                let all = [&mut self.mounts, &mut self.intended, &mut self.replaced];
+                let mounts = all.map(|mounts| mounts.remove(&ctid).is_some()).contains(&true);
+                let borrowed = self.borrowed.remove(&ctid).is_some();
+                // Nor is what is new owed the start of the one that is gone.
+                let owed = self.start_owed.remove(&ctid);
+                let is_new = self.making.insert(ctid, how) != Some(how);
+                is_new || forgotten || mounts || borrowed || owed
+            }
+            LedgerEntry::MakeEnded(ctid) => self.making.remove(&ctid).is_some(),
             LedgerEntry::Restarted { ctid, at } => self.restarted.insert(ctid, at) != Some(at),
         }
     }

@@ -35,6 +35,32 @@ pub struct Snapshot {
     pub accounts: Accounts,
     /// What is asked of this run beyond the declaration.
     pub requests: Requests,
+    /// What matters only for containers that are absent, or just being made.
+    pub making: MakingFacts,
+}
+
+/// What is known for making containers.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct MakingFacts {
+    /// Whether the node is in a cluster.
+    pub clustered: bool,
+    /// The templates that definitions of absent containers name.
+    pub templates: BTreeMap<String, TemplateState>,
+    /// Containers for which a task that creates, clones or restores is at work.
+    pub at_work: BTreeSet<Ctid>,
+    /// Containers that a run of pctd's clones right now; Proxmox lets one clone at a time.
+    pub cloning: BTreeSet<Ctid>,
+}
+
+/// Where a template is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum TemplateState {
+    /// There, or on a storage only Proxmox can look at; this is its name for `pct`.
+    Usable(String),
+    /// Not there; these paths were looked for.
+    Missing(Vec<String>),
+    /// Nobody can tell, for this reason.
+    Unknown(String),
 }
 
 /// What an admin said, or an earlier attempt learned.
@@ -46,6 +72,8 @@ pub struct Requests {
     pub refused: BTreeMap<VolumeName, String>,
     /// Volumes whose last walk found why nothing is done to them, which waiting will not cure.
     pub held: BTreeSet<VolumeName>,
+    /// Containers that an admin wants made again although they were here before.
+    pub remade: BTreeSet<Ctid>,
     /// Containers that did not come back from a restart pctd made, with what was met.
     pub restart_failed: BTreeMap<Ctid, String>,
     /// Whether what is no longer declared may be removed.

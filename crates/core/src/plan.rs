@@ -7,6 +7,7 @@
 //! - [`step`]: what may be done. [`hold`]: why something is not done. [`notice`]: what else to know.
 //! - `owner`: whose a volume is to be, through the id maps of its containers.
 //! - [`volume`]: directory, owner and modes; `certificate`: what is kept in it. `mounts`, [`container`]: mount points and restarts; `prune`: what is no longer declared.
+//! - `definition`: containers that are absent or just made. `fields`: what of a definition drifts.
 
 use std::collections::BTreeMap;
 
@@ -16,6 +17,8 @@ use crate::observed::{NodeState, Snapshot};
 
 mod certificate;
 pub mod container;
+mod definition;
+mod fields;
 pub mod hold;
 mod mounts;
 pub mod notice;
@@ -25,9 +28,13 @@ pub mod step;
 pub mod volume;
 
 pub use container::ContainerPlan;
-pub use hold::{Hold, NotReady, Recheck};
+pub use fields::FieldDrift;
+pub use hold::{Hold, Missing, NotReady, Recheck, SourceLack};
 pub use notice::{Notice, Reason, WhyKept};
-pub use step::{CreateCertificate, Effective, RemoveMount, SetMount, SetOwnership, Step};
+pub use step::{
+    CloneContainer, ConfigureContainer, CreateCertificate, CreateContainer, Effective, RemoveMount,
+    SetMount, SetOwnership, Step,
+};
 pub use volume::{Basis, Readiness, VolumePlan};
 
 /// The plans of everything in a snapshot.

@@ -37,9 +37,23 @@ pub struct KeyReport {
     /// What else to know.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub notices: Vec<Reason>,
+    /// Of a container with `plan -v`: what is not as defined and is not managed.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub unmanaged: Vec<FieldReport>,
     /// What failed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,
+}
+
+/// A field of a definition that differs and is not managed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
+pub struct FieldReport {
+    /// The field, as `settings.manage` names it.
+    pub field: String,
+    /// The property of the conf as it is declared.
+    pub declared: String,
+    /// The property as it is; `null` where it is not there.
+    pub found: Option<String>,
 }
 
 /// The numbers of a report.
@@ -86,12 +100,26 @@ impl PlanReport {
                 steps: plans.steps(&key).to_vec(),
                 holds: plans.holds(&key).iter().map(Reason::from).collect(),
                 notices: notices.into_iter().flatten().map(Reason::from).collect(),
+                unmanaged: Vec::new(),
                 error: None,
             };
             report.insert(key, entry);
         }
         report.count();
         report
+    }
+
+    /// Adds what is not as defined and is not managed.
+    pub fn add_unmanaged(&mut self, plans: &Plans) {
+        for (ctid, entry) in &mut self.containers {
+            let drift = plans.containers.get(ctid).map_or(&[][..], |plan| &plan.drift);
+            let each = drift.iter().map(|drift| FieldReport {
+                field: drift.field.to_string(),
+                declared: format!("{}: {}", drift.property, drift.declared),
+                found: drift.found.as_ref().map(|found| format!("{}: {found}", drift.property)),
+            });
+            entry.unmanaged.extend(each);
+        }
     }
 
     /// Returns a report of nothing.

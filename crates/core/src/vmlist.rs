@@ -121,6 +121,20 @@ pub fn parse_quorate(text: &[u8]) -> Result<bool, Unparsable> {
     Ok(raw.cluster.is_none_or(|cluster| cluster.quorate != 0))
 }
 
+/// Returns whether the `.members` of a node says that it is in a cluster.
+///
+/// # Errors
+///
+/// The text is not what pmxcfs writes.
+pub fn parse_clustered(text: &[u8]) -> Result<bool, Unparsable> {
+    #[derive(Deserialize)]
+    struct Raw {
+        cluster: Option<serde::de::IgnoredAny>,
+    }
+    let raw: Raw = serde_json::from_slice(text)?;
+    Ok(raw.cluster.is_some())
+}
+
 /// What a poll remembers, to tell at the next one which guests to look at again.
 ///
 /// Compared for "different" only: the counters start again at 1 with every start of pmxcfs, and

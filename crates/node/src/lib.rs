@@ -8,6 +8,7 @@
 //! - [`pve`]: `/etc/pve`: whether pmxcfs can be believed, where a container is, its conf.
 //! - [`procfs`]: held flocks, running containers, their id maps in force.
 //! - [`accounts`]: the host's users and groups.
+//! - [`making`]: what has to be known before a container is made.
 //! - `mounts`: mount points and file systems of open directories.
 //! - [`source`]: the host path of a volume, reached safely, opened once, made where missing.
 //! - `answers`: asking about a host path without waiting for ever.
@@ -26,6 +27,7 @@ pub mod accounts;
 mod answers;
 pub mod certificate;
 pub mod ledger;
+pub mod making;
 mod mounts;
 pub mod paths;
 pub mod pct;
@@ -50,10 +52,11 @@ use pctd_core::conf::Conf;
 use pctd_core::desired::{Certificate, Settings, Volume};
 use pctd_core::ids::{Ctid, MpKey};
 use pctd_core::observed::{
-    Accounts, Audit, NodeState, ObservedCertificates, ObservedContainer, ObservedPair,
-    ObservedVolume, Presence, Running, SourceState,
+    Accounts, Audit, MakingFacts, NodeState, ObservedCertificates, ObservedContainer, ObservedPair,
+    ObservedVolume, Presence, Running, SourceState, TemplateState,
 };
 use pctd_core::ownership::OwnershipRule;
+use pctd_core::plan::{CloneContainer, ConfigureContainer, CreateContainer};
 use pctd_core::presence::Verdict;
 use pctd_core::vmlist::Fingerprint;
 
@@ -61,7 +64,7 @@ pub use crate::answers::{NoAnswer, PATIENCE};
 pub use crate::certificate::{CertificateError, NewPair};
 pub use crate::ledger::{LedgerError, LedgerStore, LockError, NodeLock};
 pub use crate::paths::NodePaths;
-pub use crate::pct::{Exit, Pct, PctClass, PctError, RemoveWhat};
+pub use crate::pct::{Exit, Limits, Pct, PctClass, PctError, RemoveWhat};
 pub use crate::source::{CreateError, Created, FreshMode, OpenVolume};
 pub use crate::trace::Trace;
 pub use crate::walk::{FdBudget, Progress, Unsupported, Walk, WalkMode, WalkReport};
@@ -520,6 +523,73 @@ impl Node {
         digest: &str,
     ) -> Result<(), PctError> {
         self.pct().remove_mount(ctid, key, what, digest)
+    }
+
+    /// Returns what is known for making containers: where these templates are, and at which of
+    /// these containers, whose confs say that they are being made, a task is at work.
+    pub fn making_facts<'t>(
+        &self,
+        templates: impl IntoIterator<Item = &'t str>,
+        suspects: &BTreeSet<Ctid>,
+    ) -> MakingFacts {
+        // Their storage may be on a server that is down.
+        let names: Vec<&str> = templates.into_iter().collect();
+        let question = |name: &&str| -> Question<TemplateState> {
+            let (paths, name) = (self.paths.clone(), (*name).to_owned());
+            (name.clone(), Box::new(move || making::template(&paths, &name)))
+        };
+        let found = self.answers.ask_all(names.iter().map(question).collect());
+        let found = found
+            .into_iter()
+            .map(|state| state.unwrap_or_else(|error| TemplateState::Unknown(error.to_string())));
+        MakingFacts {
+            clustered: making::is_clustered(&self.paths),
+            templates: names.into_iter().map(str::to_owned).zip(found).collect(),
+            at_work: making::at_work(&self.paths, &self.pct().program, suspects),
+            cloning: BTreeSet::new(),
+        }
+    }
+
+    /// Makes a container from a template.
+    ///
+    /// # Errors
+    ///
+    /// [`PctError`]; what a call that was cut off leaves is in the conf.
+    pub fn create(
+        &self,
+        ctid: Ctid,
+        container: &CreateContainer,
+        limits: Limits<'_>,
+    ) -> Result<(), PctError> {
+        self.pct().create(ctid, container, limits)
+    }
+
+    /// Makes a container as a clone.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::create`].
+    pub fn clone_container(
+        &self,
+        ctid: Ctid,
+        clone: &CloneContainer,
+        limits: Limits<'_>,
+    ) -> Result<(), PctError> {
+        self.pct().clone_container(ctid, clone, limits)
+    }
+
+    /// Sets properties of a container, if its conf still has this digest.
+    ///
+    /// # Errors
+    ///
+    /// [`PctError`]; the conf may have been written nevertheless.
+    pub fn configure_container(
+        &self,
+        ctid: Ctid,
+        container: &ConfigureContainer,
+        digest: &str,
+    ) -> Result<(), PctError> {
+        self.pct().configure(ctid, container, digest)
     }
 
     /// Reboots a container, giving its guest `timeout` to shut down; returns when that is over.

@@ -63,6 +63,19 @@ impl MountTable {
     }
 }
 
+/// Returns the ZFS datasets of mountinfo, each with where it is mounted.
+pub(crate) fn datasets(text: &[u8]) -> Vec<(String, String)> {
+    let dataset = |line: &[u8]| {
+        let (mount, source) = line.split_once_str(" - ")?;
+        let mut fields = source.split_str(" ");
+        let name = fields.next().filter(|kind| *kind == b"zfs").and_then(|_| fields.next())?;
+        let mount_point = mount.split_str(" ").nth(4)?;
+        let text = |field| String::from_utf8(unescape(field)).ok();
+        Some((text(name)?, text(mount_point)?))
+    };
+    text.lines().filter_map(dataset).collect()
+}
+
 fn parse_line(line: &[u8]) -> Option<(u64, MountEntry)> {
     let mut fields = line.split(|b| *b == b' ');
     let mut text = || fields.next().and_then(|field| field.to_str().ok());
@@ -142,6 +155,12 @@ not a line
         assert_eq!(table.get(27), Some(&entry((8, 1), b"/", "ext4")));
         assert_eq!(table.get(36), Some(&entry((0, 45), b"/tank/with blank\\and\nline", "zfs")));
         assert_eq!(table.entries.len(), 4);
+    }
+
+    #[test]
+    fn datasets_come_with_where_they_are_mounted() {
+        let expected = ("tank/data".to_owned(), "/tank/with blank\\and\nline".to_owned());
+        assert_eq!(datasets(MOUNTINFO), [expected]);
     }
 
     #[test]

@@ -11,10 +11,12 @@ use std::os::fd::OwnedFd;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use bstr::ByteSlice as _;
 use pctd_core::ids::{Ctid, MpKey};
+use pctd_core::plan::{CloneContainer, ConfigureContainer, CreateContainer};
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
 use rustix::io::Errno;
@@ -72,6 +74,8 @@ pub enum PctClass {
     Conflict,
     /// The container has a lock, or somebody holds its flock.
     Locked,
+    /// The id is somebody's already, so nothing was made.
+    Exists,
     /// `/etc/pve` cannot be written.
     NoQuorum,
     /// It took longer than it may.
@@ -178,7 +182,77 @@ impl Pct {
         self.run(&["start", &ctid.to_string()], Deadline::After(self.timeout))
     }
 
-    fn run(&self, args: &[&str], deadline: Deadline) -> Result<(), PctError> {
+    /// Makes a container from a template.
+    ///
+    /// # Errors
+    ///
+    /// [`PctError`]; a call that was cut off leaves half a container.
+    pub fn create(
+        &self,
+        ctid: Ctid,
+        container: &CreateContainer,
+        limits: Limits<'_>,
+    ) -> Result<(), PctError> {
+        let CreateContainer { template, unprivileged, rootfs, storage, set } = container;
+        let unprivileged = if *unprivileged { "1" } else { "0" };
+        let mut args = strings(["create", &ctid.to_string(), template]);
+        args.extend(option("rootfs", rootfs.as_deref()));
+        args.extend(option("storage", storage.as_deref()));
+        args.extend(option("unprivileged", Some(unprivileged)));
+        args.extend(set.iter().flat_map(|(name, value)| option(name, Some(value))));
+        self.make(&args, limits)
+    }
+
+    /// Makes a container as a clone.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::create`].
+    pub fn clone_container(
+        &self,
+        ctid: Ctid,
+        clone: &CloneContainer,
+        limits: Limits<'_>,
+    ) -> Result<(), PctError> {
+        let CloneContainer { from, snapshot, hostname, storage } = clone;
+        let mut args = strings(["clone", &from.to_string(), &ctid.to_string()]);
+        args.extend(option("hostname", hostname.as_deref()));
+        args.extend(option("snapname", snapshot.as_deref()));
+        // Only a full clone can have another storage.
+        args.extend(option("full", storage.as_ref().map(|_| "1")));
+        args.extend(option("storage", storage.as_deref()));
+        self.make(&args, limits)
+    }
+
+    /// Sets properties of a container in one call, if the conf still has this digest.
+    ///
+    /// # Errors
+    ///
+    /// [`PctError`]; the conf may have been written nevertheless.
+    pub fn configure(
+        &self,
+        ctid: Ctid,
+        container: &ConfigureContainer,
+        digest: &str,
+    ) -> Result<(), PctError> {
+        let mut args = strings(["set", &ctid.to_string()]);
+        args.extend(container.set.iter().flat_map(|(name, value)| option(name, Some(value))));
+        let delete = container.delete.join(",");
+        args.extend(option("delete", Some(delete.as_str()).filter(|names| !names.is_empty())));
+        args.extend(option("digest", Some(digest)));
+        let args: Vec<&str> = args.iter().map(String::as_str).collect();
+        self.run(&args, Deadline::After(self.timeout))
+    }
+
+    /// Runs what makes a container. It is told to end when its time is over or pctd stops, and then
+    /// cleans up, for which it gets more time than others.
+    fn make(&self, args: &[String], limits: Limits<'_>) -> Result<(), PctError> {
+        let args: Vec<&str> = args.iter().map(String::as_str).collect();
+        let pct = Self { grace: self.grace.max(limits.grace), ..self.clone() };
+        pct.run(&args, Deadline::Limits(limits))
+    }
+
+    fn run(&self, args: &[&str], deadline: Deadline<'_>) -> Result<(), PctError> {
         let error = |exit, message: String, class| {
             let line = format!("{} {}", self.program.display(), args.join(" "));
             Err(PctError { argv: line, exit, message, class })
@@ -230,12 +304,46 @@ fn reap_later(mut child: Child) {
     std::thread::spawn(move || child.wait());
 }
 
+fn strings<const N: usize>(words: [&str; N]) -> Vec<String> {
+    words.map(str::to_owned).to_vec()
+}
+
+/// Returns an option as words of a command line, where it has a value.
+fn option(name: &str, value: Option<&str>) -> Vec<String> {
+    value.map_or_else(Vec::new, |value| vec![format!("--{name}"), value.to_owned()])
+}
+
+/// How long a call that makes a container may take.
+#[derive(Debug, Clone, Copy)]
+pub struct Limits<'a> {
+    /// Its time.
+    pub timeout: Duration,
+    /// How long it may clean up after it was told to end.
+    pub grace: Duration,
+    /// Set when pctd is to stop, which does not wait for a copy that takes hours.
+    pub stop: &'a AtomicBool,
+}
+
+impl<'a> Limits<'a> {
+    /// The default for [`Self::grace`]: the disks that were made are removed in it.
+    pub const GRACE: Duration = Duration::from_mins(2);
+
+    /// Returns the limits of a call with this time.
+    pub const fn new(timeout: Duration, stop: &'a AtomicBool) -> Self {
+        Self { timeout, grace: Self::GRACE, stop }
+    }
+}
+
 /// When a call is to be ended.
 #[derive(Debug, Clone, Copy)]
-enum Deadline {
+enum Deadline<'a> {
     After(Duration),
+    Limits(Limits<'a>),
     Never,
 }
+
+/// How often a call that pctd's own stop is to end looks whether it should.
+const LOOK: Duration = Duration::from_millis(200);
 
 /// How a call ended.
 struct Ended {
@@ -257,18 +365,31 @@ enum Next {
 fn supervise(
     child: &mut Child,
     streams: &mut [Stream; 2],
-    deadline: Deadline,
+    deadline: Deadline<'_>,
     grace: Duration,
 ) -> io::Result<Ended> {
     let pid = Pid::from_child(child);
     let pidfd = pidfd_open(pid, PidfdFlags::empty())?;
     let mut timed_out = false;
     let mut next = match deadline {
-        Deadline::After(time) => Instant::now().checked_add(time).map(|at| (at, Next::Terminate)),
+        Deadline::After(time) | Deadline::Limits(Limits { timeout: time, .. }) => {
+            Instant::now().checked_add(time).map(|at| (at, Next::Terminate))
+        }
         Deadline::Never => None,
     };
+    let mut stop = match deadline {
+        Deadline::Limits(limits) => Some(limits.stop),
+        Deadline::After(_) | Deadline::Never => None,
+    };
     loop {
-        let left = next.map(|(at, _)| at.saturating_duration_since(Instant::now()));
+        if stop.is_some_and(|stop| stop.load(Ordering::Relaxed)) {
+            next = Some((Instant::now(), Next::Terminate));
+            stop = None;
+        }
+        let mut left = next.map(|(at, _)| at.saturating_duration_since(Instant::now()));
+        if stop.is_some() {
+            left = Some(left.map_or(LOOK, |left| left.min(LOOK)));
+        }
         let ended = wait(&pidfd, streams, left)?;
         for stream in streams.iter_mut() {
             stream.drain();
@@ -288,6 +409,7 @@ fn supervise(
             Err(errno) => return Err(errno.into()),
         }
         next = Some((at + grace, Next::GiveUp));
+        stop = None;
     }
 }
 
@@ -356,6 +478,8 @@ fn classify(stderr: &str) -> PctClass {
         PctClass::Conflict
     } else if says("can't lock file") || says("CT is locked") {
         PctClass::Locked
+    } else if says("already exists on node") {
+        PctClass::Exists
     } else if says("no quorum")
         || (says("/etc/pve/") && (says("Permission denied") || says("Operation not permitted")))
     {
@@ -521,6 +645,71 @@ mod tests {
             let said = std::fs::read_to_string(dir.path().join("said")).unwrap();
             assert_eq!(said, format!("reboot 100 --timeout {seconds}\n"));
         }
+    }
+
+    /// A clone and its limits.
+    fn clone(pct: &Pct, limits: Limits<'_>) -> Result<(), PctError> {
+        let clone = CloneContainer {
+            from: Ctid::new(900).unwrap(),
+            snapshot: Some("base".to_owned()),
+            hostname: Some("web".to_owned()),
+            storage: Some("quick".to_owned()),
+        };
+        loop {
+            match pct.clone_container(Ctid::new(901).unwrap(), &clone, limits) {
+                Err(e) if e.message.contains("Text file busy") => {}
+                result => return result,
+            }
+        }
+    }
+
+    #[test]
+    fn containers_are_made_and_configured_with_one_word_for_each_value() {
+        let script = r#"printf '%s|' "$@" >>"${0%/*}/said""#;
+        let (dir, pct) = pct(script, AMPLE);
+        let stop = AtomicBool::new(false);
+        let limits = Limits::new(AMPLE, &stop);
+        assert_eq!(clone(&pct, limits), Ok(()));
+        let set = [("hostname".to_owned(), "a b".to_owned())].into();
+        let create = CreateContainer {
+            template: "/t.tar".to_owned(),
+            unprivileged: false,
+            rootfs: Some("quick:8".to_owned()),
+            storage: None,
+            set,
+        };
+        assert_eq!(pct.create(Ctid::new(100).unwrap(), &create, limits), Ok(()));
+        let configure = ConfigureContainer {
+            set: [("cores".to_owned(), "2".to_owned())].into(),
+            delete: vec!["net0".to_owned(), "onboot".to_owned()],
+            finishes: None,
+        };
+        assert_eq!(pct.configure(Ctid::new(100).unwrap(), &configure, "abc"), Ok(()));
+        let said = std::fs::read_to_string(dir.path().join("said")).unwrap();
+        assert_eq!(
+            said,
+            "clone|900|901|--hostname|web|--snapname|base|--full|1|--storage|quick|\
+             create|100|/t.tar|--rootfs|quick:8|--unprivileged|0|--hostname|a b|\
+             set|100|--cores|2|--delete|net0,onboot|--digest|abc|"
+        );
+    }
+
+    #[test]
+    fn what_makes_a_container_is_told_to_end_when_pctd_stops_and_may_clean_up() {
+        let script = "trap 'sleep 0.5; echo cleaned >${0%/*}/said; exit 255' TERM; touch ${0%/*}/begun; sleep 60 & wait";
+        let (dir, pct) = pct(script, AMPLE);
+        let stop = AtomicBool::new(false);
+        let error = std::thread::scope(|scope| {
+            let running = scope.spawn(|| clone(&pct, Limits::new(AMPLE, &stop)));
+            while !dir.path().join("begun").exists() {
+                std::thread::sleep(Duration::from_millis(5));
+            }
+            stop.store(true, Ordering::Relaxed);
+            running.join().unwrap().unwrap_err()
+        });
+        // Longer than the grace of other calls here.
+        assert_eq!((error.exit, error.class), (Exit::Code(255), PctClass::Timeout));
+        assert_eq!(std::fs::read_to_string(dir.path().join("said")).unwrap(), "cleaned\n");
     }
 
     #[test]

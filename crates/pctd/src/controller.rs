@@ -11,7 +11,7 @@
 //!   `walks` which volume is walked.
 //! - `clients`: what is asked; `followers` who waits for an answer. `board`, `status`: what is known.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -32,7 +32,7 @@ use crate::controller::retries::Retries;
 use crate::controller::runs::{Run, has_room};
 use crate::controller::surveys::Surveys;
 use crate::controller::walks::Walks;
-use crate::reconciler::{Outcome, Reconciler, View};
+use crate::reconciler::{Asked, Outcome, Reconciler, View};
 
 mod backoff;
 pub(crate) mod board;
@@ -79,6 +79,9 @@ pub(crate) enum News {
 /// Events are collected for this long, so that the several of one `pct set` make one run.
 const SETTLE: Duration = Duration::from_millis(20);
 
+/// How long clones that a crash left unfinished keep others waiting; systemd gives up after 90 s.
+const READY_PATIENCE: Duration = Duration::from_secs(30);
+
 /// How long the end waits for what may be cut at any time, such as a look or a walk. Where the file
 /// system answers, both end at once.
 const GRACE: Duration = Duration::from_secs(5);
@@ -105,7 +108,7 @@ pub(crate) struct Controller<R> {
     retries: Retries,
     walks: Walks,
     /// Keys whose next run an admin asked for.
-    confirmed: BTreeSet<Key>,
+    asked: BTreeMap<Key, Asked>,
     jobs: JoinSet<Done>,
     running: BTreeMap<Key, Run>,
     surveys: Surveys,
@@ -132,7 +135,7 @@ impl<R: Reconciler> Controller<R> {
             followers: Followers::default(),
             retries: Retries::default(),
             walks: Walks::default(),
-            confirmed: BTreeSet::new(),
+            asked: BTreeMap::new(),
             jobs: JoinSet::new(),
             running: BTreeMap::new(),
             surveys: Surveys::new(),
@@ -154,9 +157,13 @@ impl<R: Reconciler> Controller<R> {
         ready: impl FnOnce(),
     ) {
         let mut ready = Some(ready);
+        let mut ready_by = Instant::now() + READY_PATIENCE;
         loop {
             self.start_runs();
-            let deadline = self.next_deadline();
+            let deadline = match &ready {
+                Some(_) => self.next_deadline().min(ready_by),
+                None => self.next_deadline(),
+            };
             // Every arm is cancel-safe: receiving, joining and sleeping lose nothing when dropped.
             tokio::select! {
                 event = events.recv() => match event {
@@ -166,10 +173,6 @@ impl<R: Reconciler> Controller<R> {
                 Some(done) = self.jobs.join_next(), if !self.jobs.is_empty() => match done {
                     Ok(Done::Survey(generation, views)) => {
                         self.on_survey(generation, views);
-                        // Ready is the first configuration and the first look, not convergence.
-                        if let Some(ready) = ready.take() {
-                            ready();
-                        }
                     }
                     Ok(Done::Key(key, outcome)) => self.on_outcome(&key, *outcome),
                     Err(panic) => {
@@ -180,6 +183,17 @@ impl<R: Reconciler> Controller<R> {
                 },
                 () = tokio::time::sleep_until(deadline) => self.on_time(),
                 _ = stop.changed() => break,
+            }
+            // Ready is the first configuration and the first look, not convergence. But guests start
+            // after it, and a clone that a crash left unfinished still has its source's address.
+            let is_late = Instant::now() >= ready_by;
+            if self.surveys.was_made()
+                && (is_late || !self.board.is_finishing_clones())
+                && let Some(ready) = ready.take()
+            {
+                ready();
+            } else if is_late {
+                ready_by = Instant::now() + READY_PATIENCE;
             }
             self.summary.send_if_modified(|old| {
                 let new = self.board.summary();
@@ -192,7 +206,7 @@ impl<R: Reconciler> Controller<R> {
     }
 
     async fn shut_down(mut self) {
-        self.running.values().for_each(Run::cancel);
+        self.running.values().for_each(Run::stop);
         let mut grace = Instant::now() + GRACE;
         loop {
             // Every arm is cancel-safe: joining and sleeping lose nothing when dropped.

@@ -11,16 +11,17 @@ use std::time::Instant;
 use pctd_core::condition;
 use pctd_core::desired::{Desired, Mode};
 use pctd_core::ids::{Ctid, Key, VolumeName};
-use pctd_core::ledger::VolumeRecord;
+use pctd_core::ledger::{LedgerEntry, VolumeRecord};
 use pctd_core::observed::{Assurance, Drift, Removal, Requests, Snapshot};
 use pctd_core::plan::{Basis, Plans, Readiness, Step};
 use pctd_node::{Node, NodeOptions, NodePaths, Trace, Watcher};
 use tracing::debug;
 
-use crate::reconciler::{Job, Outcome, Reconciler, Verdict, View};
+use crate::reconciler::{Asked, Job, Outcome, Reconciler, Verdict, View};
 
 mod apply;
 mod certificate;
+mod making;
 mod observe;
 mod remove;
 mod restart;
@@ -57,6 +58,8 @@ struct Memory {
     assured: BTreeMap<VolumeName, (Assurance, VolumeRecord)>,
     /// What walks noted whose outcome is not known yet.
     traces: BTreeMap<VolumeName, Arc<Trace>>,
+    /// Containers that a run clones right now.
+    cloning: BTreeSet<Ctid>,
     /// Containers that did not come back from a restart.
     restart_failed: BTreeMap<Ctid, String>,
 }
@@ -104,17 +107,24 @@ impl Engine {
     /// Returns what is asked of a run, or of a look at everything.
     pub(crate) fn requests(&self, job: &Job, key: Option<&Key>) -> Requests {
         // Whoever names a key means what the files say of it now.
-        let removal = if job.confirmed { Removal::Allowed } else { job.removal };
+        let removal = if job.is_confirmed() { Removal::Allowed } else { job.removal };
         let memory = self.memory();
         let mut requests = Requests {
             confirmed: BTreeSet::new(),
             refused: memory.refused.clone(),
             held: memory.held.clone(),
+            remade: BTreeSet::new(),
             restart_failed: memory.restart_failed.clone(),
             removal,
         };
-        if let (true, Some(Key::Volume(name))) = (job.confirmed, key) {
-            requests.confirmed.insert(name.clone());
+        match key {
+            Some(Key::Volume(name)) if job.is_confirmed() => {
+                requests.confirmed.insert(name.clone());
+            }
+            Some(Key::Container(ctid)) if job.asked == Asked::Named => {
+                requests.remade.insert(*ctid);
+            }
+            Some(_) | None => {}
         }
         requests
     }
@@ -158,7 +168,7 @@ impl Engine {
     }
 
     fn run(&self, desired: &Desired, key: &Key, job: &Job) -> Outcome {
-        if job.confirmed || job.verify {
+        if job.is_confirmed() || job.verify {
             self.forget_refusals(key);
         }
         if let (Key::Volume(name), true) = (key, job.verify) {
@@ -183,6 +193,10 @@ impl Engine {
                 && let Err(error) = self.enter_records(&plans, key)
             {
                 return outcome(view, taken, Verdict::Failed(error));
+            }
+            if owes_records(desired, &plans, key) {
+                // It is remembered now; only a look says that nothing else is left.
+                continue;
             }
             let step = match next_step(desired, &view) {
                 Ok(step) => step,
@@ -223,7 +237,10 @@ fn outcome(view: View, taken: Vec<Step>, verdict: Verdict) -> Outcome {
 fn next_step(desired: &Desired, view: &View) -> Result<Step, Verdict> {
     let step = view.steps.iter().find(|step| match step {
         Step::SetMount(set) => !set.after_volume,
-        Step::CreateDirectory { .. }
+        Step::CreateContainer(_)
+        | Step::CloneContainer(_)
+        | Step::ConfigureContainer(_)
+        | Step::CreateDirectory { .. }
         | Step::SetOwnership(_)
         | Step::CreateCertificate(_)
         | Step::RemoveMount(_)
@@ -238,6 +255,20 @@ fn next_step(desired: &Desired, view: &View) -> Result<Step, Verdict> {
     }
 }
 
+/// Returns whether what was seen of a container has to be remembered before it is left alone: that
+/// it is whole, or that it was here at all, since one that goes is not to be made again.
+fn owes_records(desired: &Desired, plans: &Plans, key: &Key) -> bool {
+    let Key::Container(ctid) = key else { return false };
+    let is_made = desired.containers.get(ctid).is_some_and(|def| def.source.is_some());
+    let records = plans.containers.get(ctid).map_or(&[][..], |plan| &plan.records);
+    let counts = |record: &LedgerEntry| match record {
+        LedgerEntry::MakeEnded(_) => true,
+        LedgerEntry::Seen(_) => is_made,
+        _ => false,
+    };
+    desired.settings.mode == Mode::Enforce && records.iter().any(counts)
+}
+
 /// Returns one key as these plans see it.
 pub(crate) fn view(desired: &Desired, snapshot: &Snapshot, plans: &Plans, key: &Key) -> View {
     let (conditions, notices, unsettled) = match key {
@@ -246,7 +277,8 @@ pub(crate) fn view(desired: &Desired, snapshot: &Snapshot, plans: &Plans, key: &
             (
                 condition::of_container(desired, snapshot, plans, *ctid),
                 plan.map(|plan| plan.notices.as_slice()),
-                plan.is_some_and(|plan| !plan.waits_for.is_empty()),
+                plan.is_some_and(|plan| !plan.waits_for.is_empty())
+                    || owes_records(desired, plans, key),
             )
         }
         Key::Volume(name) => {

@@ -38,22 +38,52 @@ pub(crate) trait Reconciler: Send + Sync + 'static {
 pub(crate) struct Job {
     /// Whether a volume is walked even where nothing says that it differs.
     pub(crate) verify: bool,
-    /// Whether an admin asked for it: big passes and changed file systems are meant, and what
-    /// was refused before is tried again.
-    pub(crate) confirmed: bool,
+    /// Whether an admin asked for it.
+    pub(crate) asked: Asked,
     /// Whether nobody waits for it, so that its verify gives way to whatever else the node does.
     pub(crate) background: bool,
     /// What may follow from what the configuration does not say.
     pub(crate) removal: Removal,
     /// Set to end the run after the step, or the directory, it is at.
     pub(crate) cancel: Arc<AtomicBool>,
+    /// Set when the process is to stop: a container that is being made is then not waited for.
+    pub(crate) stop: Arc<AtomicBool>,
     /// Set while the run is in what must not be cut: a call of `pct` and what belongs to it.
     pub(crate) uncut: Arc<AtomicBool>,
     /// How far its walk is.
     pub(crate) progress: Arc<Progress>,
 }
 
+/// Whether an admin asked for a run; the later of these means the earlier, too.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
+pub(crate) enum Asked {
+    /// Nobody did.
+    #[default]
+    No,
+    /// With everything else: big passes and changed file systems are meant, and what was refused
+    /// before is tried again.
+    All,
+    /// By name: a container that is gone is made again.
+    Named,
+}
+
+impl Asked {
+    /// Returns what a confirmation means, of these keys or, where none is named, of all.
+    pub(crate) const fn of(confirm: bool, keys: &[Key]) -> Self {
+        match (confirm, keys) {
+            (false, _) => Self::No,
+            (true, []) => Self::All,
+            (true, _) => Self::Named,
+        }
+    }
+}
+
 impl Job {
+    /// Returns whether an admin asked for it.
+    pub(crate) fn is_confirmed(&self) -> bool {
+        self.asked != Asked::No
+    }
+
     /// Returns whether the run is to end early.
     pub(crate) fn is_cancelled(&self) -> bool {
         self.cancel.load(Ordering::Relaxed)

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use super::definition;
 use super::document::{Node, Spot};
 use super::paths;
 use super::report::{Complaint, Report};
@@ -39,7 +40,16 @@ pub(super) fn read<'t>(roots: &[Node<'t>], report: &mut Report<'_>) -> BTreeMap<
             name: text("name").map(str::to_owned),
             unprivileged: node.get("unprivileged").and_then(|node| node.boolean()),
             source: text("template").map(|template| Source::Template(template.to_owned())),
+            definition: definition::read(&node),
         };
+        for (key, key_spot, _) in node.members() {
+            if matches!(key, "lxc_options" | "id_maps") {
+                report.ignored(
+                    &key_spot,
+                    "this version does not write raw lines; write them into the conf of a container that pctd made",
+                );
+            }
+        }
         containers.insert(ctid, Defined { container, spot, node });
     }
     set_clone_sources(&mut containers, report);

@@ -25,6 +25,18 @@ const MOST_DAYS: u64 = 36_525;
 pub(super) const MOUNT_OPTIONS: [&str; 6] =
     ["discard", "lazytime", "noatime", "nodev", "noexec", "nosuid"];
 
+/// What `settings.manage` may name; [`crate::desired::Field`].
+const MANAGED_FIELDS: [&str; 8] = [
+    "name",
+    "memory_mb",
+    "swap_mb",
+    "cores",
+    "start_at_boot",
+    "boot_order",
+    "boot_delay",
+    "pct_options",
+];
+
 const ANY_NUMBER: Shape = Shape::Whole(0, u64::MAX);
 const ANY_TEXT: Shape = Shape::Text(&syntax::ANYTHING);
 const TEXTS: Shape = Shape::List(&ANY_TEXT);
@@ -160,8 +172,24 @@ pub(super) static SETTINGS: Table = Table {
             "How many threads walk a volume. 0: as many as there are cores, and more (up to 8) where the file system lets them wait.",
         )
         .default("0"),
-        Field::new("pct_timeout", Shape::Duration(SECOND), "How long a call of pct may take, reboots aside.")
-            .default("\"10m\""),
+        Field::new(
+            "manage",
+            Shape::List(&Shape::Choice(&MANAGED_FIELDS)),
+            "The fields of lxc_configs that are kept as declared in containers that exist; others are only shown.",
+        )
+        .default("[]"),
+        Field::new(
+            "pct_timeout",
+            Shape::Duration(SECOND),
+            "How long a call of pct may take; reboots, creations and clones have times of their own.",
+        )
+        .default("\"10m\""),
+        Field::new(
+            "create_timeout",
+            Shape::Duration(SECOND),
+            "How long the creation or the cloning of a container may take.",
+        )
+        .default("\"6h\""),
         Field::new(
             "node",
             Shape::Text(&syntax::NODE),

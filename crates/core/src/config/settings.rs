@@ -8,7 +8,7 @@ use super::document::{Node, Spot};
 use super::report::{Complaint, Report};
 use super::shape::ALWAYS_ALLOWED;
 use super::syntax;
-use crate::desired::{IdmapFallback, IdmapSource, Mode, Restart, Settings};
+use crate::desired::{Field, IdmapFallback, IdmapSource, Mode, Restart, Settings};
 
 /// Returns the settings; a file may give some and another file others.
 pub(super) fn read(roots: &[Node<'_>], report: &mut Report<'_>) -> Settings {
@@ -100,7 +100,14 @@ impl<'t> Given<'_, 't> {
                 .whole("walk_threads")
                 .and_then(|count| usize::try_from(count).ok())
                 .and_then(NonZeroUsize::new),
+            manage: self
+                .node("manage")
+                .into_iter()
+                .flat_map(Node::items)
+                .filter_map(|item| Field::named(item.text()?))
+                .collect(),
             pct_timeout: self.duration("pct_timeout", default.pct_timeout),
+            create_timeout: self.duration("create_timeout", default.create_timeout),
             node: choice("node").map(str::to_owned),
         }
     }
@@ -159,7 +166,8 @@ mod tests {
                 "idmap_source": "explicit", "idmap_timeout": "0", "idmap_fallback": "nobody",
                 "restart": "never", "restart_timeout": "1s", "restart_limit": "0s",
                 "create_containers": false, "prune": true, "watch_cpu": 5, "max_concurrent": 1,
-                "walk_threads": 3, "pct_timeout": "1m", "node": "pve-1"}}"#,
+                "walk_threads": 3, "manage": ["cores", "name"], "pct_timeout": "1m",
+                "create_timeout": "2h", "node": "pve-1"}}"#,
         );
         let expected = Settings {
             mode: Mode::Observe,
@@ -182,7 +190,9 @@ mod tests {
             watch_cpu: 5,
             max_concurrent: 1,
             walk_threads: NonZeroUsize::new(3),
+            manage: [Field::Name, Field::Cores].into(),
             pct_timeout: Duration::from_mins(1),
+            create_timeout: Duration::from_hours(2),
             node: Some("pve-1".into()),
         };
         assert_eq!(settings, expected);

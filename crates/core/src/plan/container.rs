@@ -8,6 +8,8 @@ use crate::desired::{Desired, Restart};
 use crate::ids::{Ctid, MpKey, VolumeName};
 use crate::ledger::LedgerEntry;
 use crate::observed::{Cluster, ObservedContainer, Presence, Running, Snapshot};
+use crate::plan::definition;
+use crate::plan::fields::FieldDrift;
 use crate::plan::hold::{Hold, NotReady};
 use crate::plan::mounts::{MountPlan, MountTable};
 use crate::plan::notice::Notice;
@@ -29,6 +31,8 @@ pub struct ContainerPlan {
     pub records: Vec<LedgerEntry>,
     /// Volumes whose own holds keep a mount of this container from being written.
     pub waits_for: Vec<VolumeName>,
+    /// Fields of its definition that differ and are not managed.
+    pub drift: Vec<FieldDrift>,
 }
 
 /// Plans one container on one snapshot whose volumes have been planned.
@@ -51,12 +55,18 @@ pub(crate) fn plan(
         }
         Some(Presence::Vm) => plan.holds.push(Hold::IdTakenByVm { ctid }),
         Some(Presence::Absent) => {
-            let defined = desired.containers.get(&ctid).is_some_and(|def| def.source.is_some());
-            if defined {
-                plan.holds.push(Hold::NotDefined { ctid });
+            definition::plan_absent(&mut plan, desired, snapshot, cluster, ctid);
+        }
+        Some(Presence::OnNode(_)) => {
+            let made_here = desired.containers.get(&ctid).is_some_and(|def| def.source.is_some());
+            if made_here && !snapshot.ledger.seen.contains(&ctid) {
+                // Destroyed there, it is gone as well.
+                plan.records.push(LedgerEntry::Seen(ctid));
+            }
+            if snapshot.ledger.making.contains_key(&ctid) {
+                plan.records.push(LedgerEntry::MakeEnded(ctid));
             }
         }
-        Some(Presence::OnNode(_)) => {}
         Some(Presence::Unknown(why)) => {
             plan.holds.push(Hold::ContainerUnknown { why: why.clone() });
         }
@@ -107,16 +117,24 @@ fn plan_here(
         .and_then(|def| def.unprivileged)
         .filter(|wanted| conf.has_rootfs() && *wanted != conf.is_effectively_unprivileged());
     if let Some(wanted_unprivileged) = mismatch {
-        plan.holds.push(Hold::UnprivilegedMismatch { ctid, wanted_unprivileged });
+        plan.holds.push(Hold::UnprivilegedMismatch { ctid, wanted_unprivileged, clone_of: None });
     }
-    match owner::map_of(desired, ctid, container) {
-        Ok(_) => {
-            if !snapshot.ledger.seen.contains(&ctid) {
-                plan.records.push(LedgerEntry::Seen(ctid));
-            }
-        }
-        // Reported above, with its remedy.
-        Err(NotReady::Privileged) => {}
+    let map = owner::map_of(desired, ctid, container);
+    let ready = map.as_ref().map(|_| ());
+    if let Some(hold) = definition::interrupted(desired, snapshot, ctid, container, ready) {
+        plan.holds.push(hold);
+        return;
+    }
+    let whole = !matches!(
+        ready,
+        Err(NotReady::Incomplete | NotReady::BeingCreated | NotReady::Busy | NotReady::Unknown)
+    );
+    if whole && !snapshot.ledger.seen.contains(&ctid) {
+        plan.records.push(LedgerEntry::Seen(ctid));
+    }
+    match map {
+        // The latter is reported above, with its remedy.
+        Ok(_) | Err(NotReady::Privileged) => {}
         Err(why) => {
             let building = matches!(why, NotReady::Incomplete | NotReady::BeingCreated);
             plan.holds.push(Hold::IdmapNotReady { ctid, why });
@@ -126,6 +144,7 @@ fn plan_here(
             }
         }
     }
+    definition::plan_here(plan, desired, snapshot, ctid, container);
     let running = container.running != Running::No;
     let mut table = MountTable::new(ctid, conf, running, &snapshot.ledger);
     // Before anything is added: what goes makes room for what comes.
@@ -160,6 +179,18 @@ fn finish(
     {
         plan.steps.clear();
         plan.holds.push(hold);
+    }
+    let protects =
+        |step: &Step| !matches!(step, Step::ConfigureContainer(_) | Step::StartContainer {});
+    if conf.is_protected() && plan.steps.iter().any(protects) {
+        // Protection keeps disks and mounts; it comes off a clone before those are written.
+        let comes_off = plan.steps.iter().any(|step| {
+            matches!(step, Step::ConfigureContainer(c) if c.delete.iter().any(|n| n == "protection"))
+        });
+        if !comes_off {
+            plan.steps.retain(|step| !protects(step));
+            plan.holds.push(Hold::Protected { ctid });
+        }
     }
     plan_start(plan, snapshot, cluster, ctid, container);
 }
@@ -282,8 +313,6 @@ fn write_hold(
         Some(Hold::NoQuorum)
     } else if let Some(lock) = conf.lock() {
         Some(Hold::Locked { ctid, lock: lock.to_string() })
-    } else if conf.is_protected() {
-        Some(Hold::Protected { ctid })
     } else if container.flock_held {
         Some(Hold::Busy { ctid })
     } else {

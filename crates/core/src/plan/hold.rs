@@ -19,13 +19,77 @@ pub enum Hold {
         /// What was met.
         why: String,
     },
-    /// Defined, but nowhere in the cluster.
+    /// Defined, but nowhere in the cluster, and pctd is not to make it.
     #[error(
-        "container {ctid} is defined but does not exist; make it with `pct create` or `pct clone`: this version does not"
+        "container {ctid} is defined but does not exist, and `create_containers` is false; make it with `pct create` or `pct clone`"
     )]
     NotDefined {
         /// The container.
         ctid: Ctid,
+    },
+    /// It was here before and is nowhere in the cluster now.
+    #[error(
+        "container {ctid} was here and is gone: destroyed, or about to be restored; `pctd apply {ctid}` makes it again"
+    )]
+    Gone {
+        /// The container.
+        ctid: Ctid,
+    },
+    /// No node of the cluster is to make it.
+    #[error(
+        "container {ctid} is defined but does not exist, and its definition names no node of the cluster to make it on; add `\"node\": \"NAME\"`"
+    )]
+    NodeNotNamed {
+        /// The container.
+        ctid: Ctid,
+    },
+    /// Proxmox would not take what is defined.
+    #[error(
+        "container {ctid} is not made, because Proxmox would not take its definition: {}; correct it in lxc_configs", .faults.join("; ")
+    )]
+    DefinitionInvalid {
+        /// The container.
+        ctid: Ctid,
+        /// The fields, each with what is wrong.
+        faults: Vec<String>,
+    },
+    /// The template is nowhere.
+    #[error(
+        "the template `{template}` is not there: looked for {}; put it there, or correct the path", .looked.join(" and ")
+    )]
+    TemplateMissing {
+        /// The template as declared.
+        template: String,
+        /// The paths that were looked for.
+        looked: Vec<String>,
+    },
+    /// Whether the template is there is not known.
+    #[error("the template `{template}` cannot be looked at: {why}")]
+    TemplateUnreadable {
+        /// The template as declared.
+        template: String,
+        /// What was met.
+        why: String,
+    },
+    /// The container it is to be cloned from cannot be cloned now.
+    #[error("container {ctid} waits for its source {from}: {}", lack(*.from, .why))]
+    CloneSourceNotReady {
+        /// The container.
+        ctid: Ctid,
+        /// The source.
+        from: Ctid,
+        /// What it lacks.
+        why: SourceLack,
+    },
+    /// A creation was cut off and will not go on.
+    #[error("the creation of container {ctid} was cut off and nothing goes on with it; {}", clean_up(*.ctid, *.from, *.is_locked))]
+    CreateInterrupted {
+        /// The container.
+        ctid: Ctid,
+        /// The container it was cloned from, if so.
+        from: Option<Ctid>,
+        /// Whether it is locked.
+        is_locked: bool,
     },
     /// The id belongs to a virtual machine.
     #[error("id {ctid} belongs to a virtual machine; give the container another id")]
@@ -61,12 +125,14 @@ pub enum Hold {
     #[error("this node has no quorum, so confs cannot be written; ownership goes on")]
     NoQuorum,
     /// The conf is privileged and the declaration is not, or the other way round.
-    #[error("container {ctid} is {is} but is declared {wanted}; Proxmox cannot change that in place: back it up and restore it with `pct restore {ctid} BACKUP --force 1 --unprivileged {flag}`, or correct the declaration", is = privilege(!*.wanted_unprivileged), wanted = privilege(*.wanted_unprivileged), flag = u8::from(*.wanted_unprivileged))]
+    #[error("{}", mismatch(*.ctid, *.wanted_unprivileged, *.clone_of))]
     UnprivilegedMismatch {
         /// The container.
         ctid: Ctid,
         /// Whether it is declared unprivileged.
         wanted_unprivileged: bool,
+        /// The container it is to be cloned from, where it is that one which differs.
+        clone_of: Option<Ctid>,
     },
     /// The id map of a container is not there yet.
     #[error("the id map of container {ctid} is not ready: {why}")]
@@ -138,15 +204,11 @@ pub enum Hold {
         /// The path.
         path: String,
     },
-    /// The host path is not there, and whether it ever was is not remembered.
-    #[error(
-        "{path} does not exist, and the ledger that may have known it was lost ({why}): is something not mounted? If it is to be made, run `pctd apply {volume}`"
-    )]
+    /// Something is not there, and whether it ever was is not remembered.
+    #[error("{}", lost(.missing, .why))]
     LedgerLost {
-        /// The volume.
-        volume: VolumeName,
-        /// Its path.
-        path: String,
+        /// What is not there.
+        missing: Missing,
         /// Why the ledger is not whole.
         why: String,
     },
@@ -318,6 +380,50 @@ pub enum NotReady {
     Unknown,
 }
 
+/// What a lost ledger may have known.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Missing {
+    /// The host path of a volume.
+    Directory {
+        /// The volume.
+        volume: VolumeName,
+        /// Its path.
+        path: String,
+    },
+    /// A container that is defined.
+    Container(Ctid),
+}
+
+/// What keeps a container from being cloned.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum SourceLack {
+    /// It is made, or will be.
+    Coming,
+    /// It does not exist, and its definition does not say what it is made from.
+    Absent,
+    /// It is on this node of the cluster instead of here.
+    OnNode(String),
+    /// The id is a virtual machine's.
+    Vm,
+    /// Its state is unknown.
+    Unknown,
+    /// A task, such as another clone of it, is at work.
+    Busy,
+    /// Its conf carries this lock.
+    Locked(String),
+    /// It runs, and no snapshot is named.
+    Running,
+    /// It has no snapshot of this name.
+    NoSnapshot(String),
+    /// A bind mount or a device is in the way.
+    HasMount {
+        /// Its key.
+        key: String,
+        /// The snapshot it is in; none: it is in force.
+        snapshot: Option<String>,
+    },
+}
+
 /// When a hold is worth another look without an event.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Recheck {
@@ -330,13 +436,24 @@ pub enum Recheck {
 impl Hold {
     /// Returns whether some task is at work, as with every `pct` that an admin runs.
     pub const fn is_busy(&self) -> bool {
-        matches!(self, Self::Busy { .. } | Self::IdmapNotReady { why: NotReady::Busy, .. })
+        matches!(
+            self,
+            Self::Busy { .. }
+                | Self::IdmapNotReady { why: NotReady::Busy, .. }
+                | Self::CloneSourceNotReady { why: SourceLack::Busy, .. }
+        )
     }
 
     /// Returns whether nobody needs to be told of it for this key: some task is at work, or a volume
     /// or the node is held up, which has been said once for all.
     pub const fn is_passing(&self) -> bool {
-        self.is_busy() || matches!(self, Self::VolumeHeld { .. } | Self::NodeUnknown { .. })
+        self.is_busy()
+            || matches!(
+                self,
+                Self::VolumeHeld { .. }
+                    | Self::NodeUnknown { .. }
+                    | Self::CloneSourceNotReady { why: SourceLack::Coming, .. }
+            )
     }
 }
 
@@ -368,6 +485,13 @@ reasons! {
     NodeUnknown: Backoff,
     ContainerUnknown: Backoff,
     NotDefined: Calm,
+    Gone: Calm,
+    NodeNotNamed: Calm,
+    DefinitionInvalid: Calm,
+    TemplateMissing: Calm,
+    TemplateUnreadable: Calm,
+    CloneSourceNotReady: Calm,
+    CreateInterrupted: Calm,
     IdTakenByVm: Calm,
     Locked: Calm,
     Busy: Backoff,
@@ -398,6 +522,73 @@ reasons! {
     ObserveOnly: Calm,
     StartOwed: Backoff,
     NeedsRestart: Calm,
+}
+
+fn mismatch(ctid: Ctid, wanted: bool, source: Option<Ctid>) -> String {
+    let (is, wanted, flag) = (privilege(!wanted), privilege(wanted), u8::from(wanted));
+    match source {
+        Some(source) => format!(
+            "container {ctid} is declared {wanted}, but its source {source} is {is} and a clone inherits that; declare {ctid} {is}, or another source"
+        ),
+        None => format!(
+            "container {ctid} is {is} but is declared {wanted}; Proxmox cannot change that in place: back it up and restore it with `pct restore {ctid} BACKUP --force 1 --unprivileged {flag}`, or correct the declaration"
+        ),
+    }
+}
+
+fn lost(missing: &Missing, why: &str) -> String {
+    match missing {
+        Missing::Directory { volume, path } => format!(
+            "{path} does not exist, and the ledger that may have known it was lost ({why}): is something not mounted? If it is to be made, run `pctd apply {volume}`"
+        ),
+        Missing::Container(ctid) => format!(
+            "container {ctid} does not exist, and whether it was here before is not known, because the ledger was lost ({why}); `pctd apply {ctid}` makes it"
+        ),
+    }
+}
+
+/// Returns what keeps a source from being cloned, and what to do.
+fn lack(from: Ctid, why: &SourceLack) -> String {
+    match why {
+        SourceLack::Coming => "it is not there yet".to_owned(),
+        SourceLack::Absent => {
+            "it does not exist and nothing says how to make it; make it, or give it a `template`"
+                .to_owned()
+        }
+        SourceLack::OnNode(node) => {
+            format!("it is on node {node}; a clone is made where its source is")
+        }
+        SourceLack::Vm => "that id is a virtual machine's; declare another source".to_owned(),
+        SourceLack::Unknown => "its state is unknown".to_owned(),
+        SourceLack::Busy => "a task is at work with it".to_owned(),
+        SourceLack::Locked(lock) => format!(
+            "it is locked ({lock}); pctd goes on when the lock is gone (`pct unlock {from}` if its task is dead)"
+        ),
+        SourceLack::Running => {
+            "it runs, and Proxmox clones a running container only from a snapshot; stop it, or name one as its `template_snapshot_name`".to_owned()
+        }
+        SourceLack::NoSnapshot(name) => {
+            format!("it has no snapshot `{name}`; `pct snapshot {from} {name}` takes it")
+        }
+        SourceLack::HasMount { key, snapshot: None } => format!(
+            "{key} is a bind mount or a device, which Proxmox does not clone; take a snapshot without it and name that as its `template_snapshot_name`"
+        ),
+        SourceLack::HasMount { key, snapshot: Some(name) } => format!(
+            "{key} in its snapshot `{name}` is a bind mount or a device, which Proxmox does not clone; name a snapshot without it"
+        ),
+    }
+}
+
+/// Returns what to run after a creation that was cut off (Proxmox resumes none, and the conf may
+/// not name the disk that was made).
+fn clean_up(ctid: Ctid, from: Option<Ctid>, is_locked: bool) -> String {
+    let unlock = if is_locked { format!("`pct unlock {ctid}`, then ") } else { String::new() };
+    let source = from.map_or_else(String::new, |from| {
+        format!("; if {from} is still locked (disk), also `pct unlock {from}`")
+    });
+    format!(
+        "make sure that no task is at work with it, then clean up: {unlock}`pct destroy {ctid}`, and free what `pvesm list STORAGE --vmid {ctid}` still shows{source}; pctd makes it again when it is gone"
+    )
 }
 
 const fn privilege(unprivileged: bool) -> &'static str {

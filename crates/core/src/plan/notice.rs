@@ -36,6 +36,12 @@ pub enum Notice {
         "the id map in the conf is not the one in force; it takes effect when the container restarts"
     )]
     IdmapPendingRestart,
+    /// A property that pctd keeps as declared waits for a restart.
+    #[error("{} take effect when the container restarts", .names.join(", "))]
+    PropertyPendingRestart {
+        /// The properties.
+        names: Vec<String>,
+    },
     /// A mount of the conf copies owner and mode of a directory inside onto the host directory.
     #[error(
         "{key} has keepattrs=1: at every start the container's root decides owner and mode of the host directory"
@@ -84,6 +90,7 @@ impl Notice {
             Self::HardLinks { .. } => "HardLinks",
             Self::LedgerLost { .. } => "LedgerLost",
             Self::IdmapPendingRestart => "IdmapPendingRestart",
+            Self::PropertyPendingRestart { .. } => "PropertyPendingRestart",
             Self::KeepAttrs { .. } => "KeepAttrs",
             Self::CertificateForeign { .. } => "CertificateForeign",
             Self::Prunable { .. } => "Prunable",

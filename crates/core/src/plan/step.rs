@@ -2,14 +2,23 @@
 //!
 //! A step is data. It says enough to be carried out, printed and compared, and nothing about how.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 
-use crate::ids::{HostIds, MpKey, VolumeName};
+use crate::ids::{Ctid, HostIds, MpKey, VolumeName};
+use crate::ledger::Making;
 
 /// One idempotent change of the node.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(tag = "step", rename_all = "snake_case")]
 pub enum Step {
+    /// Make a container from a template.
+    CreateContainer(CreateContainer),
+    /// Make a container as a clone; what is its source's alone is taken from it in the same step.
+    CloneContainer(CloneContainer),
+    /// Set properties of a container, in one call.
+    ConfigureContainer(ConfigureContainer),
     /// Make the host directory of a volume, with what is missing above it.
     CreateDirectory {
         /// The directory.
@@ -32,6 +41,54 @@ pub enum Step {
     },
     /// Start a container that did not come back from a restart pctd made.
     StartContainer {},
+}
+
+/// A container to be made from a template.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
+pub struct CreateContainer {
+    /// The archive: a path on the host or a volume of a storage.
+    pub template: String,
+    /// Whether it gets an id map; fixed from then on.
+    pub unprivileged: bool,
+    /// The root disk, `STORAGE:SIZE` or a size on the default storage, in GiB.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rootfs: Option<String>,
+    /// The storage of the root disk where no size is given.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub storage: Option<String>,
+    /// Its properties in Proxmox's words.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub set: BTreeMap<String, String>,
+}
+
+/// A container to be made as a clone.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
+pub struct CloneContainer {
+    /// The container that is cloned.
+    pub from: Ctid,
+    /// The snapshot of it that is cloned; absent: as it is now.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub snapshot: Option<String>,
+    /// The host name of the clone; absent: its source's.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub hostname: Option<String>,
+    /// The storage of its disks where it is not that of the source; makes a full clone.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub storage: Option<String>,
+}
+
+/// Properties of a container to be set.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize, schemars::JsonSchema)]
+pub struct ConfigureContainer {
+    /// New values in Proxmox's words, by property.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub set: BTreeMap<String, String>,
+    /// Properties that go: what a clone has from its source and must not have.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub delete: Vec<String>,
+    /// How the container was made, where this finishes it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub finishes: Option<Making>,
 }
 
 /// Owners and modes to be set in a volume.
@@ -118,6 +175,9 @@ pub enum Effective {
 impl Step {
     /// The names of all steps.
     pub const NAMES: &[&str] = &[
+        "create_container",
+        "clone_container",
+        "configure_container",
         "create_directory",
         "set_ownership",
         "create_certificate",
@@ -130,6 +190,9 @@ impl Step {
     /// Returns the step's name as in logs and JSON.
     pub const fn name(&self) -> &'static str {
         match self {
+            Self::CreateContainer(_) => "create_container",
+            Self::CloneContainer(_) => "clone_container",
+            Self::ConfigureContainer(_) => "configure_container",
             Self::CreateDirectory { .. } => "create_directory",
             Self::SetOwnership(_) => "set_ownership",
             Self::CreateCertificate(_) => "create_certificate",

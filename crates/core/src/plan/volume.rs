@@ -11,7 +11,7 @@ use crate::observed::{
 };
 use crate::ownership::{EntryKind, EntryStat, OwnershipRule, Place, Scope};
 use crate::plan::certificate;
-use crate::plan::hold::Hold;
+use crate::plan::hold::{Hold, Missing};
 use crate::plan::notice::Notice;
 use crate::plan::owner::{self, OwnerDecision};
 use crate::plan::step::{SetOwnership, Step};
@@ -217,8 +217,7 @@ fn forgotten(snapshot: &Snapshot, volume: &Volume) -> Option<Hold> {
     let is_known = snapshot.ledger.volumes.contains_key(&volume.name)
         || snapshot.requests.confirmed.contains(&volume.name);
     (!is_known).then(|| Hold::LedgerLost {
-        volume: volume.name.clone(),
-        path: volume.host_path.clone(),
+        missing: Missing::Directory { volume: volume.name.clone(), path: volume.host_path.clone() },
         why: why.clone(),
     })
 }

@@ -17,7 +17,7 @@ pub(crate) struct Case {
     pub(crate) expected: Vec<&'static str>,
 }
 
-fn case(name: &'static str, world: World, expected: &[&'static str]) -> Case {
+pub(crate) fn case(name: &'static str, world: World, expected: &[&'static str]) -> Case {
     Case { name, world, expected: expected.to_vec() }
 }
 
@@ -63,6 +63,7 @@ pub(crate) fn all() -> Vec<Case> {
     cases.extend(owners());
     cases.extend(sources());
     cases.extend(certificates());
+    cases.extend(crate::definitions::all());
     cases
 }
 
@@ -413,6 +414,11 @@ fn restarts() -> Vec<Case> {
         ),
         case("what a restart left stopped is started", there().start_owed(100), &["100 start"]),
         case(
+            "what a restart left stopped is started though it is protected",
+            there().start_owed(100).container(100, |c| c.conf.current.set("protection", "1")),
+            &["100 start"],
+        ),
+        case(
             "what a restart left stopped is not started while its sources are missing",
             there().start_owed(100).missing_source(100),
             &["100 ! StartOwed"],
@@ -473,11 +479,6 @@ fn containers() -> Vec<Case> {
             &["100 ! IdTakenByVm"],
         ),
         case(
-            "a definition whose container is absent is reported",
-            defined(r#""template": "local:vztmpl/debian.tar.zst""#),
-            &["100 ! NotDefined"],
-        ),
-        case(
             "a lock holds the conf, not the ownership",
             plain().here(100, &conf("lock: backup")).drift("data", 1),
             &["data own 100000:100000 1/10", "100 ! Locked"],
@@ -529,7 +530,7 @@ fn owners() -> Vec<Case> {
     let not_ready_waits = ["data ! IdmapNotReady", "100 ! IdmapNotReady", "100 waits for data"];
     vec![
         case("an empty conf has no map yet", plain().here(100, "").drift("data", 9), &not_ready),
-        case("a conf being created has no map yet", plain().here(100, &conf("lock: create")).drift("data", 9), &not_ready),
+        case("a conf being created has no map yet", plain().here(100, &conf("lock: create")).flock(100).drift("data", 9), &not_ready),
         case("a conf without a rootfs has no map yet", plain().here(100, "unprivileged: 1\n"), &not_ready),
         case(
             "a stopped container whose flock is held may still be in the making",

@@ -6,14 +6,14 @@ use std::time::Duration;
 
 use pctd_core::conf::Conf;
 use pctd_core::config::{Strictness, load};
-use pctd_core::desired::Desired;
+use pctd_core::desired::{Desired, Source};
 use pctd_core::idmap::IdMap;
 use pctd_core::ids::{Ctid, HostIds, VolumeName};
 use pctd_core::ledger::{Ledger, LedgerEntry, Memory, PairRecord};
 use pctd_core::observed::{
-    Accounts, Audit, Cluster, FileSystem, NodeState, ObservedContainer, ObservedPair,
+    Accounts, Audit, Cluster, FileSystem, MakingFacts, NodeState, ObservedContainer, ObservedPair,
     ObservedVolume, PairFile, Presence, Removal, Requests, Running, Snapshot, SourceDir,
-    SourceState,
+    SourceState, TemplateState,
 };
 use pctd_core::plan::{Effective, Hold, Plans, Step, plan};
 
@@ -69,6 +69,13 @@ impl World {
         };
         let users = BTreeMap::from([("nobody".to_owned(), HostIds::new(65_534, 65_534))]);
         let groups = BTreeMap::from([("nogroup".to_owned(), 65_534)]);
+        let templates = desired.containers.values().filter_map(|def| match &def.source {
+            Some(Source::Template(name)) => {
+                Some((name.clone(), TemplateState::Usable(name.clone())))
+            }
+            _ => None,
+        });
+        let templates = templates.collect();
         let cluster = Cluster { node: "pve".to_owned(), quorate: true };
         let snapshot = Snapshot {
             node: NodeState::Up(cluster),
@@ -81,6 +88,7 @@ impl World {
             missing_sources: BTreeMap::new(),
             accounts: Accounts { users, groups },
             requests: Requests::default(),
+            making: MakingFacts { templates, ..MakingFacts::default() },
         };
         Self { desired, snapshot }
     }
@@ -199,6 +207,29 @@ impl World {
         self
     }
 
+    pub(crate) fn entered(mut self, entry: LedgerEntry) -> Self {
+        Arc::make_mut(&mut self.snapshot.ledger).enter(entry);
+        self
+    }
+
+    /// An admin named it to be made again.
+    pub(crate) fn remade(mut self, id: u32) -> Self {
+        self.snapshot.requests.remade.insert(ctid(id));
+        self
+    }
+
+    /// A task that makes it is at work.
+    pub(crate) fn at_work(mut self, id: u32) -> Self {
+        self.snapshot.making.at_work.insert(ctid(id));
+        self
+    }
+
+    /// A run of pctd's clones it.
+    pub(crate) fn cloning(mut self, id: u32) -> Self {
+        self.snapshot.making.cloning.insert(ctid(id));
+        self
+    }
+
     pub(crate) fn waited(mut self, id: u32) -> Self {
         self.snapshot.waited.insert(ctid(id), Duration::from_hours(1));
         self
@@ -304,6 +335,28 @@ fn line(step: &Step) -> String {
             let after = if set.after_volume { " after volume" } else { "" };
             format!("{sign}{}: {}{when}{after}", set.key, set.value)
         }
+        Step::CreateContainer(create) => {
+            let kind = if create.unprivileged { "" } else { " privileged" };
+            let disk = create.rootfs.as_ref().or(create.storage.as_ref());
+            let disk = disk.map_or_else(String::new, |disk| format!(" on {disk}"));
+            format!("create{kind} from {}{disk}:{}", create.template, properties(&create.set))
+        }
+        Step::CloneContainer(clone) => {
+            let word = |before: &str, value: &Option<String>| {
+                value.as_ref().map_or_else(String::new, |value| format!("{before}{value}"))
+            };
+            let (of, name, on) = (
+                word("@", &clone.snapshot),
+                word(" as ", &clone.hostname),
+                word(" on ", &clone.storage),
+            );
+            format!("clone {}{of}{name}{on}", clone.from)
+        }
+        Step::ConfigureContainer(configure) => {
+            let delete = configure.delete.iter().fold(String::new(), |all, name| all + " -" + name);
+            let finish = if configure.finishes.is_some() { "finish" } else { "configure" };
+            format!("{finish}:{}{delete}", properties(&configure.set))
+        }
         Step::StartContainer {} => "start".to_owned(),
         Step::RemoveMount(remove) => {
             let what = if remove.pending { "pending " } else { "" };
@@ -315,4 +368,8 @@ fn line(step: &Step) -> String {
         }
         Step::RebootContainer { keys, others } => format!("reboot for {keys:?}, also {others:?}"),
     }
+}
+
+fn properties(set: &BTreeMap<String, String>) -> String {
+    set.iter().fold(String::new(), |all, (name, value)| all + " " + name + "=" + value)
 }

@@ -16,7 +16,7 @@ use super::{Ended, Failure, client, config_paths, open_engine, print_report, ren
 use crate::controller::followers::Answer;
 use crate::daemon::socket::{WireOp, WireRequest};
 use crate::engine::Engine;
-use crate::reconciler::{Job, Outcome, Progress, Reconciler as _, Verdict, View};
+use crate::reconciler::{Asked, Job, Outcome, Progress, Reconciler as _, Verdict, View};
 
 /// A conflict means that somebody else wrote in between: this often it is tried anew.
 const TRIES: usize = 5;
@@ -65,24 +65,60 @@ fn converge(engine: &Engine, desired: &Desired, keys: &[Key], confirm: bool) -> 
     let volumes = wanted.iter().filter(is_volume);
     let containers = wanted.iter().filter(|key| !is_volume(key));
     let mut report = PlanReport::empty();
+    // Sources before their clones, and these before the clones of clones.
+    let mut containers: Vec<&Key> = containers.collect();
+    containers.sort_by_key(|key| ancestors(desired, key));
     for key in volumes.chain(containers) {
-        let (taken, last) = bring(engine, desired, key, confirm);
-        let mut holds: Vec<Reason> = last.view.holds.iter().map(Reason::from).collect();
-        let error = match &last.verdict {
-            Verdict::Converged | Verdict::Held | Verdict::Cancelled => None,
-            Verdict::Waiting => {
-                let waits = waits_for(&last.view);
-                let unjudged = waits.is_empty();
-                holds.extend(waits);
-                unjudged.then(|| "it could not be looked at to the end; try again".to_owned())
+        let asked = Asked::of(confirm, keys);
+        let (mut taken, mut last) = bring(engine, desired, key, asked);
+        if last.verdict == Verdict::Waiting
+            && let Key::Container(ctid) = key
+        {
+            // It was just made, so that its volumes had nobody to be owned for until now.
+            for volume in desired.mounts_of(*ctid).map(|(volume, _)| volume) {
+                let own = Key::Volume(volume.name.clone());
+                if wanted.contains(&own) {
+                    bring_again(engine, desired, &own, asked, &mut report);
+                }
             }
-            Verdict::Conflict(why) | Verdict::Failed(why) => Some(why.clone()),
-        };
-        let entry = KeyReport { steps: taken, holds, notices: last.view.notices, error };
-        report.insert(key.clone(), entry);
+            let (more, end) = bring(engine, desired, key, asked);
+            taken.extend(more);
+            last = end;
+        }
+        report.insert(key.clone(), entry(taken, last));
     }
     report.count();
     report
+}
+
+/// Brings a volume once more, and adds what was done to what the report has of it.
+fn bring_again(
+    engine: &Engine,
+    desired: &Desired,
+    key: &Key,
+    asked: Asked,
+    report: &mut PlanReport,
+) {
+    let Key::Volume(name) = key else { return };
+    let (taken, last) = bring(engine, desired, key, asked);
+    let before = report.volumes.get(name).map_or(&[][..], |entry| &entry.steps);
+    let taken = before.iter().cloned().chain(taken).collect();
+    report.insert(key.clone(), entry(taken, last));
+}
+
+fn entry(taken: Vec<Step>, last: Outcome) -> KeyReport {
+    let mut holds: Vec<Reason> = last.view.holds.iter().map(Reason::from).collect();
+    let error = match &last.verdict {
+        Verdict::Converged | Verdict::Held | Verdict::Cancelled => None,
+        Verdict::Waiting => {
+            let waits = waits_for(&last.view);
+            let unjudged = waits.is_empty();
+            holds.extend(waits);
+            unjudged.then(|| "it could not be looked at to the end; try again".to_owned())
+        }
+        Verdict::Conflict(why) | Verdict::Failed(why) => Some(why.clone()),
+    };
+    KeyReport { steps: taken, holds, notices: last.view.notices, unmanaged: Vec::new(), error }
 }
 
 /// Returns the volumes a container waits for, whose own steps are not part of its run.
@@ -99,8 +135,16 @@ fn waits_for(view: &View) -> Vec<Reason> {
     volumes.into_iter().map(held).collect()
 }
 
-fn bring(engine: &Engine, desired: &Desired, key: &Key, confirm: bool) -> (Vec<Step>, Outcome) {
-    let job = Job { verify: true, confirmed: confirm, ..Job::default() };
+/// Returns how many containers one is cloned from, one after the other.
+fn ancestors(desired: &Desired, key: &Key) -> usize {
+    let Key::Container(ctid) = key else { return 0 };
+    let sources = std::iter::successors(desired.source_of(*ctid), |from| desired.source_of(*from));
+    // The configuration refuses a container that would be a clone of itself; a bound all the same.
+    sources.take(desired.containers.len()).count()
+}
+
+fn bring(engine: &Engine, desired: &Desired, key: &Key, asked: Asked) -> (Vec<Step>, Outcome) {
+    let job = Job { verify: true, asked, ..Job::default() };
     let mut taken = Vec::new();
     let ended = AtomicBool::new(false);
     let outcome = std::thread::scope(|scope| {

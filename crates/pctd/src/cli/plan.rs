@@ -23,12 +23,15 @@ pub(super) fn run(global: &Global, keys: &[Key]) -> Result<Ended, Failure> {
     let job = Job { removal: Removal::Allowed, ..Job::default() };
     let requests = engine.requests(&job, None);
     let (_, plans) = engine.look(&desired, &scope, Depth::Walk, requests, &job)?;
-    let report = match &plans.node {
+    let mut report = match &plans.node {
         // Nothing is planned, and a document without a hold would read as in sync.
         Some(hold) if keys.is_empty() => PlanReport::all_held(all, hold),
         Some(hold) => PlanReport::all_held(keys.iter().cloned(), hold),
         None => PlanReport::of_plans(&plans, keys),
     };
+    if global.verbose {
+        report.add_unmanaged(&plans);
+    }
     print_report(global, &report, |palette| render::plan(&report, render::Tense::Plan, palette))?;
     let in_sync = report.summary.steps == 0 && report.summary.holds == 0;
     Ok(if in_sync { Ended::InSync } else { Ended::Differs })

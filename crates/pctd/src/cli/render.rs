@@ -3,7 +3,10 @@
 use std::fmt::Write as _;
 
 use pctd_core::condition::Truth;
-use pctd_core::plan::{CreateCertificate, Effective, RemoveMount, SetMount, SetOwnership, Step};
+use pctd_core::plan::{
+    CloneContainer, ConfigureContainer, CreateCertificate, CreateContainer, Effective, RemoveMount,
+    SetMount, SetOwnership, Step,
+};
 use pctd_core::report::{
     CheckReport, ConditionReport, InspectReport, KeyReport, KeyState, KeyStatus, PlanReport,
     StatusReport,
@@ -61,6 +64,9 @@ fn key(text: &mut String, title: &str, entry: &KeyReport, palette: Palette) {
     line(text, format_args!("{}", palette.paint(Tone::Heading, title)));
     for step in &entry.steps {
         match step {
+            Step::CreateContainer(container) => created(text, container, palette),
+            Step::CloneContainer(clone) => cloned(text, clone, palette),
+            Step::ConfigureContainer(configure) => configured(text, configure, palette),
             Step::CreateDirectory { path } => {
                 let sign = palette.paint(Tone::Add, "+");
                 line(text, format_args!("  {sign} directory {path}"));
@@ -106,7 +112,46 @@ fn key(text: &mut String, title: &str, entry: &KeyReport, palette: Palette) {
         let reason = palette.paint(Tone::Dim, format!("i {}", notice.reason));
         line(text, format_args!("  {reason}: {}", notice.message));
     }
+    for drift in &entry.unmanaged {
+        let what = palette.paint(Tone::Dim, format!("i {} is not managed", drift.field));
+        let found = drift.found.as_deref().unwrap_or("nothing");
+        line(text, format_args!("  {what}: declared {}, found {found}", drift.declared));
+    }
     text.push('\n');
+}
+
+fn created(text: &mut String, container: &CreateContainer, palette: Palette) {
+    let CreateContainer { template, unprivileged, rootfs, storage, set } = container;
+    let plus = palette.paint(Tone::Add, "+");
+    let kind = if *unprivileged { "unprivileged" } else { "privileged" };
+    let disk = rootfs.as_ref().or(storage.as_ref());
+    let disk = disk.map_or_else(String::new, |disk| format!(", root disk {disk}"));
+    line(text, format_args!("  {plus} {kind} container from {template}{disk}"));
+    for (name, value) in set {
+        line(text, format_args!("    {plus} {name}: {value}"));
+    }
+}
+
+fn cloned(text: &mut String, clone: &CloneContainer, palette: Palette) {
+    let CloneContainer { from, snapshot, hostname, storage } = clone;
+    let plus = palette.paint(Tone::Add, "+");
+    let word = |before: &str, value: &Option<String>| {
+        value.as_ref().map_or_else(String::new, |value| format!("{before}{value}"))
+    };
+    let (of, name, on) =
+        (word(", snapshot ", snapshot), word(", named ", hostname), word(", on ", storage));
+    line(text, format_args!("  {plus} clone of {from}{of}{name}{on}"));
+}
+
+fn configured(text: &mut String, configure: &ConfigureContainer, palette: Palette) {
+    for (name, value) in &configure.set {
+        let sign = palette.paint(Tone::Change, "~");
+        line(text, format_args!("  {sign} {name}: {value}"));
+    }
+    for name in &configure.delete {
+        let sign = palette.paint(Tone::Bad, "-");
+        line(text, format_args!("  {sign} {name}"));
+    }
 }
 
 fn mount(text: &mut String, set: &SetMount, palette: Palette) {
@@ -323,8 +368,8 @@ mod tests {
     use pctd_core::ids::{HostIds, MpKey};
     use pctd_core::plan::Reason;
     use pctd_core::report::{
-        CheckEntry, ConditionReport, ConfigReport, DaemonReport, InspectMount, InspectPending,
-        ProgressReport,
+        CheckEntry, ConditionReport, ConfigReport, DaemonReport, FieldReport, InspectMount,
+        InspectPending, ProgressReport,
     };
 
     use super::*;
@@ -381,6 +426,24 @@ mod tests {
         };
         let container = KeyReport {
             steps: vec![
+                Step::CreateContainer(CreateContainer {
+                    template: "local:vztmpl/a.tar.zst".to_owned(),
+                    unprivileged: true,
+                    rootfs: Some("quick:8".to_owned()),
+                    storage: None,
+                    set: BTreeMap::from([("cores".to_owned(), "2".to_owned())]),
+                }),
+                Step::CloneContainer(CloneContainer {
+                    from: "900".parse().unwrap(),
+                    snapshot: Some("ready".to_owned()),
+                    hostname: Some("web".to_owned()),
+                    storage: Some("quick".to_owned()),
+                }),
+                Step::ConfigureContainer(ConfigureContainer {
+                    set: BTreeMap::from([("memory".to_owned(), "512".to_owned())]),
+                    delete: vec!["onboot".to_owned()],
+                    finishes: None,
+                }),
                 set(0, "/tank/data,mp=/data", None, Effective::Now),
                 set(1, "/tank/data,mp=/b,ro=1", Some("/tank/data,mp=/b"), Effective::AfterRestart),
                 set(2, "/tank/data,mp=/c", None, Effective::NextStart),
@@ -394,6 +457,11 @@ mod tests {
                 Step::StartContainer {},
             ],
             holds: vec![reason("Locked", "container 100 is locked (backup)")],
+            unmanaged: vec![FieldReport {
+                field: "cores".to_owned(),
+                declared: "cores: 2".to_owned(),
+                found: None,
+            }],
             error: Some("pct exited with 255".to_owned()),
             ..KeyReport::default()
         };
@@ -417,6 +485,11 @@ volume data
   i HardLinks: 2 entries have more than one name
 
 container 100
+  + unprivileged container from local:vztmpl/a.tar.zst, root disk quick:8
+    + cores: 2
+  + clone of 900, snapshot ready, named web, on quick
+  ~ memory: 512
+  - onboot
   + mp0: /tank/data,mp=/data
     volume data; plugged in at once, once the volume is ready
   - mp1: /tank/data,mp=/b
@@ -434,12 +507,13 @@ container 100
   ~ start, because a restart left it stopped
   failed: pct exited with 255
   ! Locked: container 100 is locked (backup)
+  i cores is not managed: declared cores: 2, found nothing
 
 ";
         let text = plan(&full(), Tense::Plan, Palette::none());
-        assert_eq!(text, format!("{expected}13 steps, 1 hold, 1 failed, 1 in sync.\n"));
+        assert_eq!(text, format!("{expected}16 steps, 1 hold, 1 failed, 1 in sync.\n"));
         let text = plan(&full(), Tense::Done, Palette::none());
-        assert_eq!(text, format!("{expected}13 steps taken, 1 hold, 1 failed, 1 in sync.\n"));
+        assert_eq!(text, format!("{expected}16 steps taken, 1 hold, 1 failed, 1 in sync.\n"));
     }
 
     #[test]

@@ -7,7 +7,8 @@ use jiff::Timestamp;
 use pctd_core::condition::{Condition, Conditions, Truth};
 use pctd_core::desired::Desired;
 use pctd_core::ids::Key;
-use pctd_core::plan::{Hold, Reason};
+use pctd_core::ledger::Making;
+use pctd_core::plan::{Hold, Reason, Step};
 use pctd_core::report::{ConditionReport, KeyState, KeyStatus};
 use tracing::{info, warn};
 
@@ -116,6 +117,18 @@ impl Board {
     /// Returns whether `key` was ever looked at.
     pub(crate) fn is_known(&self, key: &Key) -> bool {
         self.entries.get(key).is_some_and(|entry| entry.state.is_some())
+    }
+
+    /// Returns whether a clone is about to lose what it still has of its source.
+    pub(crate) fn is_finishing_clones(&self) -> bool {
+        let finishes = |step: &Step| {
+            let Step::ConfigureContainer(step) = step else { return false };
+            step.finishes == Some(Making::Clone)
+        };
+        self.entries.values().any(|entry| {
+            entry.state == Some(KeyState::Progressing)
+                && entry.view.steps.first().is_some_and(finishes)
+        })
     }
 
     /// Returns the holds of `key` as last seen.

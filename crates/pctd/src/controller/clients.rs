@@ -7,7 +7,7 @@ use tokio::time::Instant;
 
 use super::Controller;
 use super::followers::{Op, Request};
-use crate::reconciler::Reconciler;
+use crate::reconciler::{Asked, Reconciler};
 
 impl<R: Reconciler> Controller<R> {
     /// Answers a client, or lets it follow what it asked for.
@@ -22,6 +22,7 @@ impl<R: Reconciler> Controller<R> {
                 request.answer_status(report);
             }
             Op::Reconcile { keys, confirm } => {
+                let asked = Asked::of(confirm, &keys);
                 if let Some(key) = keys.iter().find(|key| !self.board.knows(key)) {
                     request.answer_error(format!("{key} is not in the configuration in force"));
                     return;
@@ -34,9 +35,7 @@ impl<R: Reconciler> Controller<R> {
                 let now = Instant::now();
                 for key in &wanted {
                     self.walks.ask(key);
-                    if confirm {
-                        self.confirmed.insert(key.clone());
-                    }
+                    self.note_asked(key, asked);
                     self.retries.start_over(key);
                     self.queue.add(key.clone(), now);
                 }

@@ -125,8 +125,12 @@ impl<R: Reconciler> Controller<R> {
         let volumes = self.desired.volumes.keys();
         let other =
             volumes.filter(|name| self.desired.volumes.get(*name) != next.volumes.get(*name));
-        let other: BTreeSet<Key> = other.cloned().map(Key::Volume).chain(gone).collect();
-        self.confirmed.retain(|key| !other.contains(key));
+        let other = other.cloned().map(Key::Volume);
+        let definitions = self.desired.containers.iter();
+        let redefined = definitions.filter(|(ctid, def)| next.containers.get(ctid) != Some(*def));
+        let redefined = redefined.map(|(ctid, _)| Key::Container(*ctid));
+        let other: BTreeSet<Key> = other.chain(redefined).chain(gone).collect();
+        self.asked.retain(|key, _| !other.contains(key));
         // A run under way that is meant otherwise now ends after the step it is at, and its key is
         // looked at once more. One whose own part is as it was goes on: an edit elsewhere must not
         // take away hours of a walk.

@@ -183,6 +183,7 @@ impl Follower {
             steps: self.taken.remove(key).unwrap_or_default(),
             holds: holds.chain(waits_for.iter().map(held)).collect(),
             notices: outcome.view.notices.clone(),
+            unmanaged: Vec::new(),
             error,
         };
         self.report.insert(key.clone(), entry);

@@ -10,7 +10,7 @@ use tokio::time::Instant;
 use tracing::debug;
 
 use super::{Controller, Done, News};
-use crate::reconciler::{Job, Outcome, Reconciler, Verdict};
+use crate::reconciler::{Asked, Job, Outcome, Reconciler, Verdict};
 
 /// A run that is under way.
 pub(super) struct Run {
@@ -23,6 +23,7 @@ impl<R: Reconciler> Controller<R> {
     pub(super) fn look_at_container(&mut self, ctid: Ctid, news: News, at: Instant) {
         let volumes: Vec<Key> =
             self.desired.mounts_of(ctid).map(|(v, _)| Key::Volume(v.name.clone())).collect();
+        self.wake_clones_of(ctid, at);
         let own = Key::Container(ctid);
         if !self.board.knows(&own) {
             return;
@@ -54,10 +55,10 @@ impl<R: Reconciler> Controller<R> {
             let next = self.queue.pop(now, |key| has_room(running, limit, key));
             let Some(key) = next else { return };
             let verify = self.walks.take(&key);
-            let confirmed = self.confirmed.remove(&key);
-            let background = verify && !confirmed;
+            let asked = self.asked.remove(&key).unwrap_or_default();
+            let background = verify && asked == Asked::No;
             let removal = self.removal();
-            let job = Job { verify, confirmed, background, removal, ..Job::default() };
+            let job = Job { verify, asked, background, removal, ..Job::default() };
             self.board.begin(&key, Arc::clone(&job.progress));
             self.running.insert(key.clone(), Run { job: job.clone(), since: now });
             let (reconciler, desired) = (Arc::clone(&self.reconciler), Arc::clone(&self.desired));
@@ -105,6 +106,15 @@ impl<R: Reconciler> Controller<R> {
         {
             self.wake_containers_of(&name.clone(), now);
         }
+        if let Key::Container(ctid) = key
+            && !outcome.taken.is_empty()
+        {
+            // Its own clones, and those that waited while its source was busy with it.
+            self.wake_clones_of(*ctid, now);
+            if let Some(source) = self.desired.source_of(*ctid) {
+                self.wake_clones_of(source, now);
+            }
+        }
         let waits_for = match key {
             Key::Container(ctid) if outcome.verdict == Verdict::Waiting => {
                 self.waits_for(*ctid, now)
@@ -125,8 +135,28 @@ impl<R: Reconciler> Controller<R> {
             // Only another walk can say that what this one found is gone, or look at all.
             self.walks.ask(key);
         }
-        if job.confirmed && matches!(outcome.verdict, Verdict::Conflict(_)) {
-            self.confirmed.insert(key.clone());
+        // Where some task was in the way, what the admin asked for is still to be done.
+        let passes = outcome.view.holds.iter().any(Hold::is_busy);
+        if passes || matches!(outcome.verdict, Verdict::Conflict(_)) {
+            self.note_asked(key, job.asked);
+        }
+    }
+
+    /// Notes for the next run over `key` what an admin asked for.
+    pub(super) fn note_asked(&mut self, key: &Key, asked: Asked) {
+        if asked > Asked::No {
+            let noted = self.asked.entry(key.clone()).or_default();
+            *noted = asked.max(*noted);
+        }
+    }
+
+    /// Wakes the containers that are to be cloned from this one and may wait for it.
+    fn wake_clones_of(&mut self, source: Ctid, at: Instant) {
+        let clones = self.desired.clones_of(source).map(Key::Container);
+        for key in clones.filter(|key| !self.board.is_converged(key)).collect::<Vec<_>>() {
+            if self.board.is_known(&key) {
+                self.queue.add(key, at);
+            }
         }
     }
 
@@ -159,6 +189,12 @@ impl Run {
     /// Returns whether the run is in what must not be cut.
     pub(super) fn is_uncut(&self) -> bool {
         self.job.uncut.load(std::sync::atomic::Ordering::Relaxed)
+    }
+
+    /// Ends the run as soon as that leaves nothing half done.
+    pub(super) fn stop(&self) {
+        self.job.stop.store(true, std::sync::atomic::Ordering::Relaxed);
+        self.cancel();
     }
 
     /// Ends the run after the step, or the directory, it is at.

@@ -158,7 +158,7 @@ impl Reconciler for Script {
         };
         let Reply { mut outcome, gate, uncut } =
             reply.unwrap_or_else(|| Reply::new(Verdict::Converged));
-        let (verify, confirmed) = (job.verify, job.confirmed);
+        let (verify, confirmed) = (job.verify, job.is_confirmed());
         let has_gate = gate.is_some();
         let work = || {
             self.calls.send(Call::Run { key: key.clone(), verify, confirmed }).unwrap();

@@ -33,6 +33,15 @@ impl Engine {
             Key::Container(_) => None,
         };
         match (key, step) {
+            (Key::Container(ctid), Step::CreateContainer(container)) => {
+                job.uncut(|| self.create(desired, *ctid, container, job))
+            }
+            (Key::Container(ctid), Step::CloneContainer(clone)) => {
+                job.uncut(|| self.clone_container(desired, *ctid, clone, job))
+            }
+            (Key::Container(ctid), Step::ConfigureContainer(configure)) => {
+                job.uncut(|| self.configure(snapshot, *ctid, configure))
+            }
             (Key::Container(ctid), Step::SetMount(set)) => {
                 job.uncut(|| self.set_mount(snapshot, *ctid, set))
             }
@@ -80,7 +89,7 @@ impl Engine {
                 let progress = |now| job.progress.set(now);
                 self.set_ownership(WalkRequest {
                     file_system: Some(&dir.file_system.id),
-                    max_changes: (!job.confirmed).then_some(allowed),
+                    max_changes: (!job.is_confirmed()).then_some(allowed),
                     ..walk_request(desired, volume, rule, job, &progress)
                 })
             }

@@ -58,6 +58,8 @@ impl Scope {
                 Key::Container(ctid) => {
                     scope.containers.insert(*ctid);
                     scope.volumes.extend(desired.mounts_of(*ctid).map(|(v, _)| v.name.clone()));
+                    // Whether it can be cloned now.
+                    scope.containers.extend(desired.source_of(*ctid));
                 }
                 Key::Volume(name) => {
                     scope.volumes.insert(name.clone());
@@ -164,7 +166,7 @@ impl Engine {
             ..self.options.clone()
         });
         let (node, _) = self.node.cluster();
-        let (containers, volumes) = match &node {
+        let (mut containers, volumes) = match &node {
             NodeState::Unknown(_) => (BTreeMap::new(), BTreeMap::new()),
             NodeState::Up(_) => {
                 let volumes: Vec<&Volume> =
@@ -183,6 +185,7 @@ impl Engine {
             let store = self.node.ledger();
             (Arc::clone(store.ledger()), store.memory().clone())
         };
+        let making = self.making_facts(desired, &ledger, &mut containers);
         let accounts = self.node.accounts().unwrap_or_else(|error| {
             // Owners by name are then unknown accounts, which is a hold with its own message.
             debug!("users and groups cannot be read: {error}");
@@ -201,6 +204,7 @@ impl Engine {
             missing_sources,
             accounts,
             requests,
+            making,
         };
         snapshot.waited = self.waits(&snapshot.containers);
         snapshot
@@ -228,7 +232,12 @@ impl Engine {
             let plan = plans.containers.get(ctid);
             let waits = plan.is_some_and(|plan| {
                 plan.holds.iter().any(|hold| {
-                    matches!(hold, Hold::IdmapNotReady { .. } | Hold::UnprivilegedMismatch { .. })
+                    matches!(
+                        hold,
+                        Hold::IdmapNotReady { .. }
+                            | Hold::UnprivilegedMismatch { .. }
+                            | Hold::CreateInterrupted { .. }
+                    )
                 })
             });
             if waits {

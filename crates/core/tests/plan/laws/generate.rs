@@ -295,7 +295,16 @@ fn any_config() -> impl Strategy<Value = Value> {
         settings
     });
     let [a, b, c] = VOLUMES.map(|(_, path, target)| any_volume(path, target).boxed());
-    let declared = option::weighted(0.2, (select(CTIDS.to_vec()), any::<bool>()));
+    let source = option::of(select(vec![
+        json!({"template": "local:vztmpl/x", "memory_mb": 256}),
+        json!({"template": "local:vztmpl/x", "start_at_boot": true, "boot_order": 3}),
+        json!({"clone_from_ctid": "102", "name": "copy",
+            "network_config": {"bridge": "vmbr0", "ip": "10.0.0.5/24", "gw": "10.0.0.1"}}),
+    ]));
+    let declared = option::weighted(
+        0.4,
+        (select(CTIDS.to_vec()), option::weighted(0.6, any::<bool>()), source),
+    );
     (settings, option::of(a), option::of(b), c, declared).prop_map(
         |(settings, a, b, c, declared)| {
             let mut config = json!({"settings": settings, "shared_volumes": {"c": c}});
@@ -305,8 +314,13 @@ fn any_config() -> impl Strategy<Value = Value> {
             if let Some(b) = b {
                 config["shared_volumes"]["b"] = b;
             }
-            if let Some((id, unprivileged)) = declared {
-                config["lxc_configs"] = json!({id.to_string(): {"unprivileged": unprivileged}});
+            if let Some((id, unprivileged, source)) = declared {
+                // 102 would be a clone of itself.
+                let mut definition = source.filter(|_| id != 102).unwrap_or_else(|| json!({}));
+                if let Some(unprivileged) = unprivileged {
+                    definition["unprivileged"] = json!(unprivileged);
+                }
+                config["lxc_configs"] = json!({id.to_string(): definition});
             }
             config
         },

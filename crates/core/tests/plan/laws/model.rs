@@ -11,17 +11,20 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use pctd_core::conf::{Conf, Force, MountClass, MountEntry, MountPoint, normalise_path};
-use pctd_core::desired::{Desired, Mode};
+use pctd_core::desired::{Desired, Mode, Source as MadeFrom};
 use pctd_core::idmap::IdMap;
 use pctd_core::ids::{Ctid, HostIds, Key, MpKey, VolumeName};
-use pctd_core::ledger::{CertificateRecord, Ledger, LedgerEntry, Memory, PairRecord};
+use pctd_core::ledger::{CertificateRecord, Ledger, LedgerEntry, Making, Memory, PairRecord};
 use pctd_core::observed::{
-    Accounts, Audit, Cluster, NodeState, ObservedCertificates, ObservedContainer, ObservedPair,
-    ObservedVolume, PairFile, Presence, Removal, Requests, Running, Snapshot, SourceDir,
-    SourceState,
+    Accounts, Audit, Cluster, MakingFacts, NodeState, ObservedCertificates, ObservedContainer,
+    ObservedPair, ObservedVolume, PairFile, Presence, Removal, Requests, Running, Snapshot,
+    SourceDir, SourceState, TemplateState,
 };
 use pctd_core::ownership::{Change, EntryKind, EntryStat, OwnershipRule, Place};
-use pctd_core::plan::{CreateCertificate, Hold, Plans, RemoveMount, SetMount, Step, plan};
+use pctd_core::plan::{
+    CloneContainer, ConfigureContainer, CreateCertificate, CreateContainer, Hold, Plans,
+    RemoveMount, SetMount, Step, plan,
+};
 
 use crate::world::file_system;
 
@@ -187,6 +190,7 @@ impl Node {
             match key {
                 Key::Container(ctid) => {
                     containers.insert(*ctid);
+                    containers.extend(self.desired.source_of(*ctid));
                     volumes.extend(self.desired.mounts_of(*ctid).map(|(v, _)| v.name.clone()));
                 }
                 Key::Volume(name) => drop(volumes.insert(name.clone())),
@@ -217,6 +221,13 @@ impl Node {
         };
         let waited = |ctid: &Ctid| Some((*ctid, self.since(*self.not_ready_since.get(ctid)?)));
         let restarted = self.ledger.restarted.iter();
+        let templates = self.desired.containers.values().filter_map(|def| match &def.source {
+            Some(MadeFrom::Template(name)) => {
+                Some((name.clone(), TemplateState::Usable(name.clone())))
+            }
+            _ => None,
+        });
+        let templates = templates.collect();
         let nobody = HostIds::new(65_534, 65_534);
         Snapshot {
             node: self.state.clone(),
@@ -236,6 +247,7 @@ impl Node {
                 users: BTreeMap::from([("nobody".to_owned(), nobody)]),
                 groups: BTreeMap::from([("nogroup".to_owned(), 65_534)]),
             },
+            making: MakingFacts { templates, ..MakingFacts::default() },
             requests: Requests {
                 restart_failed: self.restart_failed.clone(),
                 removal: self.removal,
@@ -270,7 +282,12 @@ impl Node {
         for ctid in snapshot.containers.keys() {
             let holds = plans.containers.get(ctid).map_or(&[][..], |plan| &plan.holds);
             let waits = holds.iter().any(|hold| {
-                matches!(hold, Hold::IdmapNotReady { .. } | Hold::UnprivilegedMismatch { .. })
+                matches!(
+                    hold,
+                    Hold::IdmapNotReady { .. }
+                        | Hold::UnprivilegedMismatch { .. }
+                        | Hold::CreateInterrupted { .. }
+                )
             });
             if waits {
                 self.not_ready_since.entry(*ctid).or_insert(self.now);
@@ -319,6 +336,15 @@ impl Node {
 
     fn apply(&mut self, key: &Key, plans: &Plans, step: &Step, crash: Option<Crash>) {
         match (key, step) {
+            (Key::Container(ctid), Step::CreateContainer(create)) => {
+                self.create(*ctid, create, crash);
+            }
+            (Key::Container(ctid), Step::CloneContainer(clone)) => {
+                self.clone_container(*ctid, clone, crash);
+            }
+            (Key::Container(ctid), Step::ConfigureContainer(configure)) => {
+                self.configure(*ctid, configure, crash);
+            }
             (Key::Container(ctid), Step::SetMount(set)) => self.set_mount(*ctid, set, crash),
             (Key::Container(ctid), Step::RemoveMount(remove)) => {
                 self.remove_mount(*ctid, remove, crash);
@@ -372,13 +398,19 @@ impl Node {
 
     /// The container a step may edit now.
     fn editable(&mut self, ctid: Ctid) -> &mut ObservedContainer {
+        let container = self.editable_if_protected(ctid);
+        assert!(!container.conf.is_protected(), "{ctid} is protected");
+        container
+    }
+
+    /// The same for what protection does not keep from being edited.
+    fn editable_if_protected(&mut self, ctid: Ctid) -> &mut ObservedContainer {
         let Some(Guest::Here(container)) = self.guests.get_mut(&ctid) else {
             panic!("{ctid} is not here");
         };
         let NodeState::Up(cluster) = &self.state else { panic!("the node is unknown") };
         assert!(cluster.quorate, "no quorum");
         assert!(container.conf.lock().is_none(), "{ctid} is locked");
-        assert!(!container.conf.is_protected(), "{ctid} is protected");
         assert!(!container.flock_held, "{ctid} is busy");
         container
     }
@@ -419,6 +451,67 @@ impl Node {
             Some(_) => LedgerEntry::MountIntended { ctid, key, value },
             None => LedgerEntry::MountWritten { ctid, key, value },
         });
+    }
+
+    /// Enters a container that pctd makes under an id that is nobody's and never was anybody's.
+    fn make(&mut self, ctid: Ctid, how: Making, text: &str, crash: Option<Crash>) {
+        let absent = matches!(self.guests.get(&ctid), Some(Guest::Away(Presence::Absent)) | None);
+        assert!(absent, "{ctid} is somebody's");
+        assert!(!self.ledger.seen.contains(&ctid), "{ctid} was here before");
+        self.ledger.enter(LedgerEntry::MakeIntended { ctid, how });
+        if crash.is_none_or(|crash| crash == Crash::AfterStep) {
+            let conf = Conf::parse(ctid, text.as_bytes()).unwrap();
+            let made = ObservedContainer { conf, flock_held: false, running: Running::No };
+            self.guests.insert(ctid, Guest::Here(Box::new(made)));
+        }
+    }
+
+    fn create(&mut self, ctid: Ctid, create: &CreateContainer, crash: Option<Crash>) {
+        let mut text = "arch: amd64\nrootfs: local:1/x.raw\nswap: 512\n".to_owned();
+        if create.unprivileged {
+            text += "unprivileged: 1\n";
+        }
+        for (name, value) in &create.set {
+            text = text + name + ": " + value + "\n";
+        }
+        self.make(ctid, Making::Create, &text, crash);
+    }
+
+    fn clone_container(&mut self, ctid: Ctid, clone: &CloneContainer, crash: Option<Crash>) {
+        let Some(Guest::Here(source)) = self.guests.get(&clone.from) else {
+            panic!("{} is not here", clone.from);
+        };
+        assert!(source.conf.lock().is_none() && !source.flock_held, "the source is busy");
+        let named = clone.snapshot.as_ref();
+        let section = named.map_or(&source.conf.current, |name| &source.conf.snapshots[name]);
+        assert!(named.is_some() || source.running == Running::No, "the source runs");
+        let bound = section.volumes().any(|(_, mount)| mount.class != MountClass::Volume);
+        assert!(!bound, "a bind mount is never cloned");
+        let mut copy = source.conf.clone();
+        copy.current = section.clone();
+        copy.pending = pctd_core::conf::Pending::default();
+        copy.snapshots.clear();
+        for name in ["lock", "template", "parent", "snaptime"] {
+            copy.current.remove(name);
+        }
+        if let Some(name) = &clone.hostname {
+            copy.current.set("hostname", name.as_str());
+        }
+        let text = String::from_utf8(copy.rewritten().unwrap()).unwrap();
+        self.make(ctid, Making::Clone, &text, crash);
+    }
+
+    fn configure(&mut self, ctid: Ctid, configure: &ConfigureContainer, crash: Option<Crash>) {
+        let container = self.editable_if_protected(ctid);
+        if crash.is_none_or(|crash| crash == Crash::AfterStep) {
+            for (name, value) in &configure.set {
+                container.conf.current.set(name, value.as_str());
+            }
+            for name in &configure.delete {
+                assert!(container.conf.current.remove(name).is_some(), "{name} is not there");
+            }
+            rewrite(ctid, &mut container.conf);
+        }
     }
 
     /// A source of the container, as it would be started, that is not there.
@@ -535,7 +628,9 @@ impl Node {
         // and after a crash once more; a container is restarted once for each of its changes.
         let mounts: usize = self.desired.volumes.values().map(|v| v.mounts.len()).sum();
         let pairs: usize = self.desired.volumes.values().map(|v| v.certificates.len()).sum();
-        let bound = 4 * self.desired.volumes.len() + 4 * mounts + 4 * pairs + 4;
+        // A container is made, and finished, and each of both once more.
+        let made = self.desired.containers.len();
+        let bound = 4 * self.desired.volumes.len() + 4 * mounts + 4 * pairs + 4 * made + 4;
         for at in order {
             self.run(&keys[at % keys.len()]);
         }
@@ -585,7 +680,10 @@ impl Node {
 pub(crate) fn executable<'s>(desired: &Desired, steps: &'s [Step]) -> Option<&'s Step> {
     let mut ready = steps.iter().filter(|step| match step {
         Step::SetMount(set) => !set.after_volume,
-        Step::CreateDirectory { .. }
+        Step::CreateContainer(_)
+        | Step::CloneContainer(_)
+        | Step::ConfigureContainer(_)
+        | Step::CreateDirectory { .. }
         | Step::SetOwnership(_)
         | Step::CreateCertificate(_)
         | Step::RemoveMount(_)

@@ -1,0 +1,282 @@
+//! What has to be known before a container is made: where its template is, whether the node is in
+//! a cluster, and whether a task is at work on a conf that says `lock: create`.
+//!
+//! Only looked at. Templates are paths of the admin's own configuration and of Proxmox's storages,
+//! nothing a container can write to; `pct` opens them, not pctd.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io;
+use std::path::Path;
+
+use bstr::ByteSlice as _;
+use pctd_core::ids::Ctid;
+use pctd_core::observed::TemplateState;
+use pctd_core::vmlist::parse_clustered;
+
+use crate::mounts;
+use crate::paths::NodePaths;
+
+/// Types of storages that are a directory which is always there.
+const LOCAL_KINDS: [&str; 2] = ["dir", "btrfs"];
+
+/// Types of storages that Proxmox mounts at `/mnt/pve/ID` when it uses them.
+const MOUNTED_KINDS: [&str; 4] = ["nfs", "cifs", "cephfs", "glusterfs"];
+
+/// Where templates are below the directory of a storage (`PVE::Storage::Plugin`).
+const TEMPLATES: &str = "template/cache";
+
+/// Returns where a template is that a definition names: an absolute path, a volume of a storage,
+/// or a path that begins with the name of a ZFS dataset.
+pub fn template(paths: &NodePaths, name: &str) -> TemplateState {
+    if name.starts_with('/') {
+        return among(paths, vec![name.to_owned()]);
+    }
+    if let Some((storage, volume)) = name.split_once(':').filter(|(id, _)| !id.contains('/')) {
+        return on_storage(paths, name, storage, volume);
+    }
+    // The mount point of the longest dataset that it begins with; by default a dataset is mounted
+    // at its own name.
+    let mountinfo = std::fs::read("/proc/self/mountinfo").unwrap_or_default();
+    let mut candidates: Vec<(usize, String)> = mounts::datasets(&mountinfo)
+        .into_iter()
+        .filter_map(|(dataset, mount_point)| {
+            let rest = name.strip_prefix(&dataset)?.strip_prefix('/')?;
+            Some((dataset.len(), format!("{}/{rest}", mount_point.trim_end_matches('/'))))
+        })
+        .collect();
+    candidates.sort_by_key(|(length, _)| std::cmp::Reverse(*length));
+    let mut looked: Vec<String> = candidates.into_iter().map(|(_, path)| path).collect();
+    looked.push(format!("/{name}"));
+    looked.dedup();
+    among(paths, looked)
+}
+
+fn among(paths: &NodePaths, looked: Vec<String>) -> TemplateState {
+    match looked.iter().find(|path| paths.host(path).is_file()) {
+        Some(found) => TemplateState::Usable(found.clone()),
+        None => TemplateState::Missing(looked),
+    }
+}
+
+fn on_storage(paths: &NodePaths, name: &str, id: &str, volume: &str) -> TemplateState {
+    let usable = || TemplateState::Usable(name.to_owned());
+    let config = paths.host("/etc/pve/storage.cfg");
+    let text = match std::fs::read_to_string(&config) {
+        Ok(text) => text,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => String::new(),
+        // Proxmox knows better.
+        Err(_) => return usable(),
+    };
+    let mut storages = storages(&text);
+    // It is there without being written down (`PVE::Storage::Plugin::parse_config`).
+    storages.entry("local".to_owned()).or_insert_with(|| Storage {
+        kind: "dir".to_owned(),
+        path: Some("/var/lib/vz".to_owned()),
+        templates: None,
+    });
+    let Some(storage) = storages.get(id) else {
+        return TemplateState::Missing(vec![format!("the storage `{id}` in /etc/pve/storage.cfg")]);
+    };
+    let Some(file) = volume.strip_prefix("vztmpl/") else {
+        return TemplateState::Missing(vec![format!("a volume such as {id}:vztmpl/FILE")]);
+    };
+    let is_mounted_on_use = MOUNTED_KINDS.contains(&storage.kind.as_str());
+    if !is_mounted_on_use && !LOCAL_KINDS.contains(&storage.kind.as_str()) {
+        return usable();
+    }
+    let base = storage.path.clone().unwrap_or_else(|| format!("/mnt/pve/{id}"));
+    let below = storage.templates.as_deref().unwrap_or(TEMPLATES).trim_matches('/');
+    let dir = format!("{}/{below}", base.trim_end_matches('/'));
+    let path = format!("{dir}/{file}");
+    // What is not mounted now, pct mounts.
+    if paths.host(&path).is_file() || is_mounted_on_use && !paths.host(&dir).is_dir() {
+        return usable();
+    }
+    TemplateState::Missing(vec![path])
+}
+
+/// A storage, as far as templates need it.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+struct Storage {
+    kind: String,
+    path: Option<String>,
+    /// Where templates are below it, if elsewhere than usual.
+    templates: Option<String>,
+}
+
+/// Reads `storage.cfg`: `KIND: ID`, and below it, indented, `KEY VALUE`.
+fn storages(text: &str) -> BTreeMap<String, Storage> {
+    let mut storages: BTreeMap<String, Storage> = BTreeMap::new();
+    let mut current = None;
+    for line in text.lines().filter(|line| !line.trim_start().starts_with('#')) {
+        if line.starts_with(char::is_whitespace) {
+            let (key, value) = line.trim().split_once(char::is_whitespace).unwrap_or_default();
+            let Some(storage) = current.as_ref().and_then(|id| storages.get_mut(id)) else {
+                continue;
+            };
+            match key {
+                "path" => storage.path = Some(value.trim().to_owned()),
+                "content-dirs" => {
+                    let dirs = value.split(',').filter_map(|dir| dir.split_once('='));
+                    let mut dirs = dirs.filter(|(content, _)| content.trim() == "vztmpl");
+                    storage.templates = dirs.next().map(|(_, dir)| dir.trim().to_owned());
+                }
+                _ => {}
+            }
+        } else if let Some((kind, id)) = line.split_once(':') {
+            let kind = kind.trim().to_owned();
+            storages.insert(id.trim().to_owned(), Storage { kind, ..Storage::default() });
+            current = Some(id.trim().to_owned());
+        }
+    }
+    storages
+}
+
+/// Returns whether this node is in a cluster; one that cannot be told is.
+pub fn is_clustered(paths: &NodePaths) -> bool {
+    match std::fs::read(paths.members()) {
+        Ok(text) => parse_clustered(&text).unwrap_or(true),
+        Err(error) => error.kind() != io::ErrorKind::NotFound,
+    }
+}
+
+/// Returns those of these containers for which a task that makes one is at work.
+///
+/// A clone holds no flock on its way, so its conf alone does not tell whether it goes on. A `pct`
+/// is known by its command line, a task that Proxmox forked by the name it gives itself
+/// (`PVE::RESTEnvironment::fork_worker`); that of a clone has only its source's id, so any counts.
+pub fn at_work(paths: &NodePaths, pct: &Path, ctids: &BTreeSet<Ctid>) -> BTreeSet<Ctid> {
+    if ctids.is_empty() {
+        return BTreeSet::new();
+    }
+    let is_real = paths.pve() == Path::new("/etc/pve");
+    let Ok(processes) = command_lines() else { return ctids.clone() };
+    let works_on = |ctid: &&Ctid| {
+        let id = ctid.to_string();
+        processes.iter().any(|argv| is_making(argv, pct, is_real, &id))
+    };
+    ctids.iter().filter(works_on).copied().collect()
+}
+
+fn is_making(argv: &[Vec<u8>], pct: &Path, is_real: bool, id: &str) -> bool {
+    let is_pct = |word: &Vec<u8>| {
+        let path = word.to_path_lossy();
+        *path == *pct || is_real && path.file_name().is_some_and(|name| name == "pct")
+    };
+    if let Some(at) = argv.iter().position(is_pct) {
+        let mut rest = argv[at + 1..].iter().map(Vec::as_slice);
+        let makes =
+            rest.next().is_some_and(|command| matches!(command, b"create" | b"clone" | b"restore"));
+        return makes && rest.any(|word| word == id.as_bytes());
+    }
+    // One word, in the place of the command line.
+    let title = argv.first().map(|word| word.to_str_lossy()).unwrap_or_default();
+    let Some(upid) = title.strip_prefix("task UPID:").filter(|_| is_real) else { return false };
+    let fields: Vec<&str> = upid.split(':').collect();
+    match fields.get(4) {
+        Some(&"vzclone") => true,
+        Some(&("vzcreate" | "vzrestore")) => fields.get(5) == Some(&id),
+        _ => false,
+    }
+}
+
+/// Returns the command line of every process.
+fn command_lines() -> io::Result<Vec<Vec<Vec<u8>>>> {
+    let mut all = Vec::new();
+    for entry in std::fs::read_dir("/proc")? {
+        let entry = entry?;
+        if !entry.file_name().to_string_lossy().bytes().all(|byte| byte.is_ascii_digit()) {
+            continue;
+        }
+        // A process that ended meanwhile is not at work.
+        let Ok(line) = std::fs::read(entry.path().join("cmdline")) else { continue };
+        all.push(line.split_str("\0").filter(|word| !word.is_empty()).map(Vec::from).collect());
+    }
+    Ok(all)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+
+    fn node(files: &[&str], storage_cfg: &str) -> (tempfile::TempDir, NodePaths) {
+        let dir = tempfile::tempdir().unwrap();
+        let put = |path: &str, text: &str| {
+            let path = dir.path().join(path);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(path, text).unwrap();
+        };
+        put("etc/pve/storage.cfg", storage_cfg);
+        for file in files {
+            put(file, "");
+        }
+        let paths = NodePaths::new(Some(dir.path().into())).unwrap();
+        (dir, paths)
+    }
+
+    const STORAGES: &str = "dir: local\n\tpath /var/lib/vz\n\tcontent iso,vztmpl\n\n\
+        dir: other\n\tpath /bulk/iso\n\tcontent-dirs iso=i,vztmpl=tars\n\n\
+        nfs: far\n\tserver 10.0.0.1\n\tpath /mnt/pve/far\n\n\
+        zfspool: quick\n\tpool quick/lxc\n";
+
+    #[test]
+    fn a_template_is_found_by_path_by_volume_and_by_dataset() {
+        let files = [
+            "bulk/iso/template/cache/a.tar.zst",
+            "var/lib/vz/template/cache/b.tar.zst",
+            "bulk/iso/tars/c",
+        ];
+        let (_dir, paths) = node(&files, STORAGES);
+        let usable = |name: &str, argument: &str| {
+            let expected = TemplateState::Usable(argument.to_owned());
+            assert_eq!(template(&paths, name), expected, "{name}");
+        };
+        usable("/bulk/iso/template/cache/a.tar.zst", "/bulk/iso/template/cache/a.tar.zst");
+        usable("bulk/iso/template/cache/a.tar.zst", "/bulk/iso/template/cache/a.tar.zst");
+        usable("local:vztmpl/b.tar.zst", "local:vztmpl/b.tar.zst");
+        usable("other:vztmpl/c", "other:vztmpl/c");
+        // Not mounted, or nothing to look at: Proxmox decides.
+        usable("far:vztmpl/x", "far:vztmpl/x");
+        usable("quick:vztmpl/x", "quick:vztmpl/x");
+    }
+
+    #[test]
+    fn a_template_that_is_nowhere_says_where_it_was_looked_for() {
+        let (_dir, paths) = node(&["mnt/pve/far/template/cache/y"], STORAGES);
+        for (name, looked) in [
+            ("/no/such.tar", "/no/such.tar"),
+            ("no/such.tar", "/no/such.tar"),
+            ("local:vztmpl/x", "/var/lib/vz/template/cache/x"),
+            ("other:vztmpl/x", "/bulk/iso/tars/x"),
+            ("far:vztmpl/x", "/mnt/pve/far/template/cache/x"),
+            ("nosuch:vztmpl/x", "the storage `nosuch` in /etc/pve/storage.cfg"),
+            ("local:iso/x", "a volume such as local:vztmpl/FILE"),
+        ] {
+            let expected = TemplateState::Missing(vec![looked.to_owned()]);
+            assert_eq!(template(&paths, name), expected, "{name}");
+        }
+    }
+
+    #[test]
+    fn a_task_is_known_by_its_command_line() {
+        let argv = |line: &str| -> Vec<Vec<u8>> { line.split('|').map(Vec::from).collect() };
+        for (line, is_real, expected) in [
+            ("/usr/bin/perl|-T|/usr/sbin/pct|clone|900|901", true, true),
+            ("/usr/sbin/pct|create|901|local:vztmpl/x", true, true),
+            ("/usr/sbin/pct|set|901|--memory|5", true, false),
+            ("/usr/sbin/pct|clone|900|902", true, false),
+            ("task UPID:pve:1:2:3:vzclone:900:root@pam:", true, true),
+            ("task UPID:pve:1:2:3:vzcreate:901:root@pam:", true, true),
+            ("task UPID:pve:1:2:3:vzcreate:902:root@pam:", true, false),
+            ("task UPID:pve:1:2:3:vzdump:901:root@pam:", true, false),
+            // Beside a node in a directory other nodes may be at work.
+            ("/other/usr/sbin/pct|clone|900|901", false, false),
+            ("task UPID:pve:1:2:3:vzclone:900:root@pam:", false, false),
+        ] {
+            let found = is_making(&argv(line), Path::new("/usr/sbin/pct"), is_real, "901");
+            assert_eq!(found, expected, "{line}");
+        }
+    }
+}
