@@ -11,7 +11,7 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use pctd_tests::daemon::eventually;
-use pctd_tests::world::{UNPRIVILEGED, World, ctid, holds};
+use pctd_tests::world::{HURRIED, UNPRIVILEGED, World, ctid, holds};
 use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
 
 /// A file system that never answers; it ends when this is dropped.
@@ -127,5 +127,36 @@ fn a_mount_below_a_volume_that_never_answers_does_not_hold_up_its_walk() {
     daemon.until_all("Converged");
     assert_eq!(world.owner("/tank/a/file"), "100000:100000 0644");
     assert_eq!(world.owner("/tank/a"), "100000:100000 0755");
+    daemon.stop();
+}
+
+#[test]
+fn a_template_that_never_answers_holds_up_only_what_is_made_from_it() {
+    let Some(world) = World::new(env!("CARGO_BIN_EXE_pctd-tests")) else { return };
+    world.container(100, &[UNPRIVILEGED]);
+    world.dir("/tank/fine", 0, 0o755);
+    let Some(dead) = Dead::mount(&world, "/mnt/pve/nas") else { return };
+    world.config(&format!(
+        r#"{{"settings": {{{HURRIED}}}, "shared_volumes": {{{}}},
+            "lxc_configs": {{"200": {{"template": "/mnt/pve/nas/tiny.tar.zst"}}}}}}"#,
+        volume("fine", 100)
+    ));
+    let begun = Instant::now();
+    let daemon = world.pctd.start();
+    assert!(begun.elapsed() < Duration::from_secs(9), "{:?}", begun.elapsed());
+    daemon.until("the other container is served", |status| {
+        status["containers"]["100"]["state"] == "Converged"
+            && holds(status, "containers", "200") == ["TemplateUnreadable"]
+    });
+    let begun = Instant::now();
+    daemon.stop();
+    assert!(begun.elapsed() < Duration::from_secs(3), "{:?}", begun.elapsed());
+    // The server is back while a daemon waits for it, and has no such file.
+    let daemon = world.pctd.start();
+    daemon.until("it waits", |status| holds(status, "containers", "200") == ["TemplateUnreadable"]);
+    drop(dead);
+    daemon.until("it was looked for", |status| {
+        holds(status, "containers", "200") == ["TemplateMissing"]
+    });
     daemon.stop();
 }
