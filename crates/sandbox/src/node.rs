@@ -139,6 +139,7 @@ impl Node {
             self.put(name, SUB_IDS)?;
         }
         settings.store(&self.root)?;
+        self.put("etc/pve/storage.cfg", &settings.storage_cfg())?;
         self.pmxcfs().publish_members(settings, true)?;
         self.pmxcfs().restart()
     }

@@ -169,8 +169,9 @@ impl Pmxcfs {
         if counters != before && self.root.etc_pve().join("nodes").exists() {
             let state = serde_json::to_vec(&counters)
                 .map_err(|error| NodeError::Settings { path: path.clone(), error })?;
-            file::replace(&path, &state).map_err(|error| NodeError::io(&path, error))?;
+            // Shown first: what a writer that is killed in between leaves is found again by the next.
             self.publish(&counters)?;
+            file::replace(&path, &state).map_err(|error| NodeError::io(&path, error))?;
         }
         Ok(result)
     }

@@ -131,6 +131,18 @@ pub enum Guest {
 }
 
 impl Settings {
+    /// Returns the storages as Proxmox keeps them in `/etc/pve/storage.cfg`.
+    pub(crate) fn storage_cfg(&self) -> String {
+        let section = |(id, storage): (&String, &Storage)| {
+            let kind = match storage.kind {
+                StorageKind::Dir => "dir",
+                StorageKind::Btrfs => "btrfs",
+            };
+            format!("{kind}: {id}\n\tpath {}\n\tcontent rootdir,vztmpl\n\n", storage.path)
+        };
+        self.storages.iter().map(section).collect()
+    }
+
     /// Reads the settings of a node.
     pub(crate) fn load(root: &Root) -> Result<Self, NodeError> {
         let path = root.settings();
