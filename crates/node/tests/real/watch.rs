@@ -11,7 +11,7 @@ use pctd_core::ids::HostIds;
 use pctd_core::observed::{Drift, Watch};
 use pctd_core::ownership::OwnershipRule;
 use pctd_node::watch::Standing;
-use pctd_node::{News, Watcher};
+use pctd_node::{News, NodePaths, Watcher};
 use rustix::mount::{UnmountFlags, unmount};
 
 use crate::support::{Mounted, OWNER, Tree, ctime, ids, mode, rule, set_ids};
@@ -34,6 +34,17 @@ impl Watching {
     fn new(rule: OwnershipRule) -> Option<Self> {
         let tree = Tree::new();
         let mounted = Mounted::tmpfs(&tree.at(""))?;
+        Some(Self::on(tree, Some(mounted), rule))
+    }
+
+    /// A volume that is one directory of a larger file system.
+    fn part_of_more(rule: OwnershipRule) -> Option<Self> {
+        let Tree { dir, volume, .. } = Tree::new();
+        let mounted = Mounted::tmpfs(dir.path())?;
+        // The root that was opened before is under the mount now.
+        let paths = NodePaths::new(Some(dir.path().into())).unwrap();
+        let tree = Tree { dir, paths, volume };
+        fs::create_dir(tree.at("")).unwrap();
         Some(Self::on(tree, Some(mounted), rule))
     }
 
@@ -144,16 +155,7 @@ fn without_a_rule_events_are_kept_until_there_is_one() {
 
 #[test]
 fn a_tree_that_was_moved_in_is_looked_at_whole_or_left_to_a_walk() {
-    let tree = Tree::new();
-    // The volume is part of a larger file system here.
-    let Some(mounted) = Mounted::tmpfs(&tree.outside("")) else { return };
-    fs::create_dir(tree.at("")).unwrap();
-    let tree = Tree {
-        paths: pctd_node::NodePaths::new(Some(tree.dir.path().into())).unwrap(),
-        dir: tree.dir,
-        volume: tree.volume,
-    };
-    let watching = Watching::on(tree, Some(mounted), rule("0755", "0640"));
+    let Some(watching) = Watching::part_of_more(rule("0755", "0640")) else { return };
     let top = watching.tree.outside("");
     sh(&top, "mkdir -p vol/a/b other/c small/d; echo x > vol/a/b/f; echo x > small/d/f");
     sh(&top, "for n in 1 2 3 4 5 6 7 8 9 10 11 12; do echo x > other/c/$n; done");
@@ -174,15 +176,7 @@ fn a_tree_that_was_moved_in_is_looked_at_whole_or_left_to_a_walk() {
 
 #[test]
 fn what_left_the_volume_is_not_touched() {
-    let tree = Tree::new();
-    let Some(mounted) = Mounted::tmpfs(&tree.outside("")) else { return };
-    fs::create_dir(tree.at("")).unwrap();
-    let tree = Tree {
-        paths: pctd_node::NodePaths::new(Some(tree.dir.path().into())).unwrap(),
-        dir: tree.dir,
-        volume: tree.volume,
-    };
-    let watching = Watching::on(tree, Some(mounted), rule("0755", "0640"));
+    let Some(watching) = Watching::part_of_more(rule("0755", "0640")) else { return };
     let top = watching.tree.outside("");
     sh(&top, "mkdir -p vol/a/b");
     eventually("put right", || is(&watching.tree.at("a/b"), 0o755));
@@ -202,15 +196,7 @@ fn what_left_the_volume_is_not_touched() {
 
 #[test]
 fn a_root_that_is_another_directory_now_is_noticed() {
-    let tree = Tree::new();
-    let Some(mounted) = Mounted::tmpfs(&tree.outside("")) else { return };
-    fs::create_dir(tree.at("")).unwrap();
-    let tree = Tree {
-        paths: pctd_node::NodePaths::new(Some(tree.dir.path().into())).unwrap(),
-        dir: tree.dir,
-        volume: tree.volume,
-    };
-    let watching = Watching::on(tree, Some(mounted), rule("0755", "0640"));
+    let Some(watching) = Watching::part_of_more(rule("0755", "0640")) else { return };
     sh(&watching.tree.outside(""), "mv vol old; mkdir vol; echo x > old/f");
     // Which of the two depends on whether the thread looks between the two commands.
     let why = watching.doubt();
