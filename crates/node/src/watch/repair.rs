@@ -73,6 +73,10 @@ impl<'a> Found<'a> {
 
     /// Looks at one entry, and puts it right where it differs.
     pub(super) fn put_right(&self, rule: &OwnershipRule, name: &CStr, sum: &mut Repaired) {
+        if !rule.looks_below() && !(self.is_root && name == c".") {
+            // Below the root nothing is declared; no walk would look there either.
+            return;
+        }
         let touched = match name.to_bytes() {
             b"." if self.is_root => self.spot(rule).open_entry(&self.dir, Place::Root),
             // Patterns of names are for files, so a directory's own name does not matter.
