@@ -161,7 +161,7 @@ pub(super) fn is_below(dir: BorrowedFd<'_>, root: &FileHandle) -> Result<bool, E
     loop {
         let above = match open_parent(at) {
             // The top of the mount, and the volume was not on the way.
-            Err(Errno::XDEV) => return Ok(false),
+            Err(Errno::XDEV | Errno::NOENT) => return Ok(false),
             result => result?,
         };
         let handle = FileHandle::of(&above)?;

@@ -482,7 +482,8 @@ impl Volumes {
             let mut own = FileHandle::from_bytes(directory);
             loop {
                 at = match open_parent(&at) {
-                    Err(Errno::XDEV) => break,
+                    // Above a bind mount's root, or beside it.
+                    Err(Errno::XDEV | Errno::NOENT) => break,
                     result => result?,
                 };
                 let above = FileHandle::of(&at)?;

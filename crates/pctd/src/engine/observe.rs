@@ -113,7 +113,10 @@ impl Engine {
             }
             plan::plan(desired, &snapshot)
         };
-        self.stand(desired, &plans);
+        // A run that was ended may be one of an older configuration.
+        if !job.is_cancelled() {
+            self.stand(desired, &plans);
+        }
         Ok((snapshot, plans))
     }
 
@@ -134,7 +137,9 @@ impl Engine {
         }
         // What is probably in place can wait; a volume that is not, and its containers, should not.
         let background = job.background && plan.is_some_and(|plan| !plan.needs_audit);
-        let since = self.watched_since(name);
+        // Only of a volume that was in place as declared is a change since then drift.
+        let in_place = plan.is_some_and(|plan| plan.standing.is_some());
+        let since = self.watched_since(name).filter(|_| in_place);
         let watched = self.begin_walk(desired, volume);
         let trace = self.begin_trace(name);
         let progress = |now| job.progress.set(now);
