@@ -12,8 +12,10 @@
 //!
 //! - `mark`: whether a file system tells of every change, and the mark.
 //! - `directories`: which volume a directory lies in. `queue`: what waits to be looked at.
-//! - `catch_up`: what happened while nobody watched. `repair`: one entry. `budget`: how much processor time a volume may cost.
-//! - `worker`: the thread that does it all. `board`: what it and others share.
+//! - `catch_up`: what happened while nobody watched. `repair`: one entry.
+//! - `budget`: how much processor time a volume may cost.
+//! - `worker`: the thread that does it all. `volumes`: what it knows of them, and whose an event is.
+//! - `board`: what it and others share.
 
 mod board;
 mod budget;
@@ -23,6 +25,7 @@ mod mark;
 mod queue;
 mod rate;
 mod repair;
+mod volumes;
 mod worker;
 
 use std::collections::BTreeSet;
@@ -45,7 +48,8 @@ pub use self::catch_up::CaughtUp;
 use self::board::{Shared, Shown};
 use self::mark::Root;
 use self::repair::Held;
-use self::worker::{Command, Volumes, Worker};
+use self::volumes::{Command, Volumes};
+use self::worker::Worker;
 use crate::paths::NodePaths;
 
 /// What the watch has to tell.

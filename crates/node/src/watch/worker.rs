@@ -1,4 +1,4 @@
-//! The thread of the watch: takes events in, finds whose they are, puts entries right.
+//! The thread of the watch: takes events in, puts entries right, sleeps.
 //!
 //! Events are taken in first and always, so that the kernel's queue does not overflow while
 //! entries are put right; volumes then take turns, a slice each, within their budgets. The thread
@@ -11,22 +11,18 @@ use std::sync::mpsc::Receiver;
 use std::time::{Duration, Instant};
 
 use pctd_core::ids::VolumeName;
-use pctd_sys::fanotify::{Entry, Event, Group, Place};
-use pctd_sys::handle::{self, FileHandle};
+use pctd_sys::fanotify::{Event, Group};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{CWD, Mode, OFlags, openat};
 use rustix::io::Errno;
-use rustix::time::{ClockId, clock_gettime};
 
 use super::News;
 use super::board::Shared;
-use super::budget::Budget;
-use super::directories::{Directories, Location};
-use super::mark::{OpenRoot, Root};
-use super::queue::{Look, Queue, Slice};
+use super::mark::Root;
+use super::queue::{Look, Slice};
 use super::repair::{Found, Held, Repaired};
+use super::volumes::{Command, Mounts, Volumes, Watched, cpu_time};
 use crate::paths::NodePaths;
-use crate::stat::open_parent;
 use crate::walk::entry::ProcFds;
 
 /// One read of events: about a thousand.
@@ -35,8 +31,6 @@ const BUFFER: usize = 64 * 1024;
 const READS: usize = 64;
 /// How many entries are put right before events are taken in again.
 const SLICE: usize = 256;
-/// How many entries of one volume may wait; about 8 MiB of names.
-const WAITING: usize = 64 * 1024;
 /// Between two takings-in while a volume is over its budget: its many changes of one file become
 /// one event in the kernel meanwhile. Even a quarter of a million changes a second do not overflow
 /// its queue in this time.
@@ -47,34 +41,6 @@ const STAYS_OPEN: Duration = Duration::from_millis(50);
 /// How often at most a volume's repairs are told of.
 const TELL: Duration = Duration::from_secs(1);
 
-/// What the thread is told.
-#[derive(Debug)]
-pub(super) enum Command {
-    /// Watch this volume; its events are kept until there is a rule.
-    Arm(VolumeName, Root),
-    /// Hold its entries to this rule, or keep its events until there is one again.
-    Rule { volume: VolumeName, rule: Option<Arc<Held>>, percent: u32 },
-    /// Look at these entries of it as if events had come in.
-    Look(VolumeName, Vec<Slice>),
-    /// Watch it no longer.
-    Forget(VolumeName),
-}
-
-/// The thread's own picture of a volume.
-#[derive(Debug)]
-struct Watched {
-    root: Root,
-    rule: Option<Arc<Held>>,
-    queue: Queue,
-    budget: Budget,
-    untold: u64,
-    told: Option<Instant>,
-    /// Whether the root directory may be another one by now.
-    unsure: bool,
-    /// The root directory, while there is work in it, and since when.
-    open: Option<(OpenRoot, Instant)>,
-}
-
 /// See the module.
 pub(super) struct Worker {
     pub(super) paths: NodePaths,
@@ -83,15 +49,6 @@ pub(super) struct Worker {
     pub(super) commands: Receiver<Command>,
     pub(super) shared: Arc<Shared>,
     pub(super) volumes: Volumes,
-}
-
-/// What the thread knows of all volumes.
-#[derive(Debug, Default)]
-pub(super) struct Volumes {
-    by_name: BTreeMap<VolumeName, Watched>,
-    directories: Directories,
-    /// The processor time of this thread that was taken out of somebody's budget, or is nobody's.
-    paid: Duration,
 }
 
 impl Worker {
@@ -336,203 +293,8 @@ fn slice(
     }
 }
 
-impl Volumes {
-    /// Returns the processor time since the last time, which is to be paid for now.
-    fn spent(&mut self) -> Duration {
-        let now = cpu_time();
-        now.saturating_sub(std::mem::replace(&mut self.paid, now))
-    }
-
-    fn obey(&mut self, command: Command, shared: &Shared) {
-        match command {
-            Command::Arm(name, root) => {
-                self.directories.clear();
-                let now = Instant::now();
-                let watched = Watched {
-                    root,
-                    rule: None,
-                    queue: Queue::new(WAITING),
-                    budget: Budget::new(1, now),
-                    untold: 0,
-                    told: None,
-                    unsure: false,
-                    open: None,
-                };
-                self.by_name.insert(name, watched);
-            }
-            Command::Rule { volume, rule, percent } => {
-                let Some(watched) = self.by_name.get_mut(&volume) else { return };
-                watched.budget.set_percent(percent, Instant::now());
-                watched.rule = rule;
-                if watched.rule.is_some() {
-                    shared.tell_doubt(&volume);
-                }
-            }
-            Command::Look(name, slices) => {
-                let Some(watched) = self.by_name.get_mut(&name) else { return };
-                for (directory, entry, look) in slices.iter().flat_map(Slice::entries) {
-                    if !watched.queue.push(directory.as_bytes(), entry, look) {
-                        return shared.doubt(&name, "more changed than could be kept in mind");
-                    }
-                }
-            }
-            Command::Forget(name) => self.forget(&name),
-        }
-    }
-
-    fn forget(&mut self, name: &VolumeName) {
-        self.directories.clear();
-        self.by_name.remove(name);
-    }
-
-    /// Lets an entry wait for its turn; returns the volume it is in, if any.
-    fn enter(
-        &mut self,
-        entry: &Entry<'_>,
-        mounts: &mut Mounts<'_>,
-        shared: &Shared,
-    ) -> Option<VolumeName> {
-        let moved_dir = entry.is_dir && entry.from.is_some();
-        let from = entry.from.and_then(|from| self.volume_of(&from, mounts, shared));
-        let volume = self.volume_of(&entry.place, mounts, shared);
-        if moved_dir {
-            // Everything below it has another way up now.
-            self.directories.clear();
-        }
-        let Some(name) = volume else {
-            if entry.is_dir {
-                self.doubt_the_way(entry);
-            }
-            return None;
-        };
-        let watched = self.by_name.get_mut(&name)?;
-        let came_in = moved_dir && from.as_ref() != Some(&name);
-        let look = if came_in { Look::Tree } else { Look::Entry };
-        if !watched.queue.push(entry.place.directory, entry.place.name, look) {
-            shared.doubt(&name, "more changed than could be kept in mind");
-        }
-        Some(name)
-    }
-
-    /// A directory that was made or moved outside of all volumes may be on the way to one.
-    fn doubt_the_way(&mut self, entry: &Entry<'_>) {
-        let names = [Some(entry.place.name), entry.from.map(|from| from.name)];
-        for watched in self.by_name.values_mut() {
-            let mut on_the_way = watched.root.host_path.split('/').map(str::as_bytes);
-            watched.unsure |=
-                on_the_way.any(|part| names.iter().flatten().any(|name| name.to_bytes() == part));
-        }
-    }
-
-    /// Returns the volume that a directory lies in.
-    fn volume_of(
-        &mut self,
-        place: &Place<'_>,
-        mounts: &mut Mounts<'_>,
-        shared: &Shared,
-    ) -> Option<VolumeName> {
-        let Place { file_system, directory, .. } = *place;
-        if let Some(known) = self.directories.get(file_system, directory) {
-            return match known {
-                Location::In(volume) => Some(volume.clone()),
-                Location::Elsewhere => None,
-            };
-        }
-        match self.find(file_system, directory, mounts) {
-            Ok(volume) => {
-                let handle = FileHandle::from_bytes(directory);
-                let at = volume.clone().map_or(Location::Elsewhere, Location::In);
-                self.directories.remember(file_system, handle, at);
-                volume
-            }
-            // Gone by now, and what was in it with it.
-            Err(Errno::STALE | Errno::NOENT) => None,
-            Err(errno) => {
-                let on_it = self.by_name.iter().filter(|(_, w)| w.root.file_system == file_system);
-                let why = format!("a directory that changed cannot be found: {errno}");
-                on_it.for_each(|(name, _)| shared.doubt(name, &why));
-                None
-            }
-        }
-    }
-
-    fn find(
-        &self,
-        file_system: u64,
-        directory: &[u8],
-        mounts: &mut Mounts<'_>,
-    ) -> Result<Option<VolumeName>, Errno> {
-        let on_it = || self.by_name.iter().filter(|(_, w)| w.root.file_system == file_system);
-        // By mount: one way up per mount that holds volumes of this file system.
-        let mut tried = Vec::new();
-        for (_, watched) in on_it() {
-            if tried.contains(&watched.root.mount) {
-                continue;
-            }
-            tried.push(watched.root.mount);
-            let Some(root) = mounts.get(&watched.root) else { continue };
-            let is = |handle: &[u8]| {
-                let here = |w: &Watched| w.root.mount == watched.root.mount;
-                on_it().find(|(_, w)| here(w) && w.root.handle.as_bytes() == handle)
-            };
-            if let Some((name, _)) = is(directory) {
-                return Ok(Some(name.clone()));
-            }
-            let mut at = handle::open_dir(&root.fd, directory)?;
-            let mut own = FileHandle::from_bytes(directory);
-            loop {
-                at = match open_parent(&at) {
-                    // Above a bind mount's root, or beside it.
-                    Err(Errno::XDEV | Errno::NOENT) => break,
-                    result => result?,
-                };
-                let above = FileHandle::of(&at)?;
-                if above == own {
-                    break;
-                }
-                let known = self.directories.get(file_system, above.as_bytes());
-                if let Some(name) = is(above.as_bytes()).map(|(name, _)| name) {
-                    return Ok(Some(name.clone()));
-                }
-                if let Some(Location::In(name)) = known {
-                    return Ok(Some(name.clone()));
-                }
-                own = above;
-            }
-        }
-        Ok(None)
-    }
-}
-
-/// Root directories that are open for one taking-in of events, by mount.
-struct Mounts<'a> {
-    paths: &'a NodePaths,
-    open: BTreeMap<u64, Option<OpenRoot>>,
-}
-
-impl<'a> Mounts<'a> {
-    fn new(paths: &'a NodePaths) -> Self {
-        Self { paths, open: BTreeMap::new() }
-    }
-
-    fn get(&mut self, root: &Root) -> Option<&OpenRoot> {
-        self.open.entry(root.mount).or_insert_with(|| root.open(self.paths).ok()).as_ref()
-    }
-
-    /// Returns whether a root on this mount was asked for in vain.
-    fn is_lost(&self, mount: u64) -> bool {
-        self.open.get(&mount).is_some_and(Option::is_none)
-    }
-}
-
 /// Opens the table of mounts, whose changes poll tells of (`proc_pid_mounts(5)`).
 fn open_mount_table() -> Option<OwnedFd> {
     let flags = OFlags::RDONLY | OFlags::CLOEXEC;
     openat(CWD, "/proc/self/mountinfo", flags, Mode::empty()).ok()
-}
-
-/// Returns the processor time this thread has used.
-fn cpu_time() -> Duration {
-    let time = clock_gettime(ClockId::ThreadCPUTime);
-    Duration::try_from(time).unwrap_or_default()
 }
