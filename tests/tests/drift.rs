@@ -221,6 +221,37 @@ fn an_edit_of_the_declaration_is_what_counts_from_then_on() {
 }
 
 #[test]
+fn an_edit_that_would_change_many_is_asked_about_however_young_they_are() {
+    let Some(this) = Drifting::new() else { return };
+    let daemon = this.watched(r#""confirm_above": 10"#, ALWAYS);
+    for n in 0..30 {
+        this.world.file(&format!("/tank/data/{n}"), 0, 0o600);
+    }
+    this.becomes("/tank/data/29", "4242:4242 0664");
+    eventually("none is wrong", || wrong(&this.world.host("/tank/data")).is_empty());
+    // All of them changed since the volume is watched; that makes a typing error no drift.
+    let is_held = |status: &Value| {
+        holds(status, "volumes", "data").contains(&"ConfirmationRequired".to_owned())
+    };
+    this.declare(r#""confirm_above": 10"#, &ALWAYS.replace("4242:4242", "5353:5353"));
+    daemon.until("held", is_held);
+    this.declare(r#""confirm_above": 10"#, ALWAYS);
+    until_watched(&daemon);
+    // Nor does another path, with young entries of its own.
+    this.world.dir("/tank/precious", 0, 0o755);
+    for n in 0..30 {
+        this.world.file(&format!("/tank/precious/{n}"), 7, 0o600);
+    }
+    let precious = r#""data": {"host_path": "/tank/precious", "mounts": {"100": "/data"},"#;
+    let settings = format!(r#"{CALM}, "confirm_above": 10"#);
+    this.world.volumes(&settings, &format!("{precious} {ALWAYS}}}"));
+    daemon.until("held", is_held);
+    assert_eq!(this.world.owner("/tank/precious/7"), "7:7 0600");
+    assert_eq!(this.world.owner("/tank/data/7"), "4242:4242 0664");
+    daemon.stop();
+}
+
+#[test]
 fn once_means_once() {
     let Some(this) = Drifting::new() else { return };
     this.world.file("/tank/data/before", 100_999, 0o600);
@@ -477,6 +508,23 @@ fn after_a_restart_directories_tell_what_changed_before_the_walk_does() {
     let daemon = this.world.pctd.spawn(&[("RUST_LOG", "debug")]);
     this.becomes("/tank/data/a/b/old", "5353:5353 0664");
     assured(&daemon, "Walk");
+    assert!(!daemon.log().contains("compared the directories"), "{}", daemon.log());
+    daemon.stop();
+}
+
+#[test]
+fn after_a_restart_another_directory_under_the_path_is_believed_nothing() {
+    let Some(this) = Drifting::new() else { return };
+    let daemon = this.watched("", ALWAYS);
+    daemon.until("walked", |status| status["volumes"]["data"]["assurance"] == "Walk");
+    daemon.stop();
+    // With the right owner and mode, so that nothing but the walk can tell.
+    fs::rename(this.world.host("/tank/data"), this.world.host("/tank/old")).unwrap();
+    this.world.dir("/tank/data/a", 4242, 0o775);
+    this.world.dir("/tank/data", 4242, 0o775);
+    this.world.file("/tank/data/a/f", 7, 0o600);
+    let daemon = this.world.pctd.start();
+    this.becomes("/tank/data/a/f", "4242:4242 0664");
     assert!(!daemon.log().contains("compared the directories"), "{}", daemon.log());
     daemon.stop();
 }

@@ -30,8 +30,8 @@ mod worker;
 
 use std::collections::BTreeSet;
 use std::os::fd::OwnedFd;
+use std::sync::Arc;
 use std::sync::mpsc::{Sender, channel};
-use std::sync::{Arc, Mutex};
 use std::time::{Instant, SystemTime};
 
 use pctd_core::desired::Volume;
@@ -46,7 +46,7 @@ use rustix::io::Errno;
 pub use self::catch_up::CaughtUp;
 
 use self::board::{Shared, Shown};
-use self::mark::Root;
+use self::mark::{Marks, Root};
 use self::repair::Held;
 use self::volumes::{Command, Volumes};
 use self::worker::Worker;
@@ -86,7 +86,7 @@ pub struct Standing {
 #[derive(Debug)]
 pub struct Watcher {
     paths: NodePaths,
-    group: Arc<Group>,
+    marks: Arc<Marks>,
     wake: Arc<OwnedFd>,
     commands: Sender<Command>,
     shared: Arc<Shared>,
@@ -116,10 +116,12 @@ impl Watcher {
         let group = Arc::new(Group::new(Queue::Bounded)?);
         let wake = Arc::new(eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?);
         let (commands, receiver) = channel();
-        let shared = Arc::new(Shared { entries: Mutex::default(), news: Box::new(news) });
+        let shared = Arc::new(Shared::new(news));
+        let marks = Arc::new(Marks::new(Arc::clone(&group)));
         let worker = Worker {
             paths: paths.clone(),
-            group: Arc::clone(&group),
+            group,
+            marks: Arc::clone(&marks),
             wake: Arc::clone(&wake),
             commands: receiver,
             shared: Arc::clone(&shared),
@@ -129,39 +131,45 @@ impl Watcher {
             .name("watch".to_owned())
             .spawn(move || worker.run())
             .map_err(WatchError::Thread)?;
-        Ok(Self { paths, group, wake, commands, shared })
+        Ok(Self { paths, marks, wake, commands, shared })
     }
 
-    /// Arms a volume if it is not, so that what changes from now on is seen: to be called before a
-    /// walk. What was in doubt so far is the walk's to find. Returns whether the volume is held to
-    /// a rule, so that what changes from now on is put right without that walk.
-    pub fn begin_walk(&self, volume: &Volume) -> bool {
-        let (armed, holds) = self.shared.with(&volume.name, |entry| {
+    /// Arms a volume, so that what changes from now on is seen: to be called before a walk. What was
+    /// in doubt so far is the walk's to find. Returns whether the volume is held to this very rule,
+    /// so that what changes from now on is put right without that walk.
+    pub fn begin_walk(&self, volume: &Volume, rule: &OwnershipRule) -> bool {
+        let now = self.marks.arm(&self.paths, &volume.host_path);
+        let held = self.shared.with(&volume.name, |entry| {
             entry.doubt = None;
-            let armed = entry.armed.as_ref().is_ok_and(|root| root.host_path == volume.host_path);
-            (armed, entry.standing.as_ref().is_some_and(|standing| standing.rule.is_some()))
+            let same = now.is_ok() && entry.armed == now;
+            same.then(|| {
+                let standing = entry.standing.as_ref();
+                standing.is_some_and(|standing| standing.rule.as_ref() == Some(rule))
+            })
         });
-        if !armed {
-            self.arm(volume);
-        }
-        armed && holds
+        held.unwrap_or_else(|| {
+            self.armed(volume, now, None);
+            false
+        })
     }
 
-    /// Holds a volume to a rule from now on, arming it if it is not.
+    /// Holds a volume to a rule from now on. Where it is not armed any more, or was elsewhere, it is
+    /// armed, and in doubt: nobody knows what happened meanwhile. What happened before this process
+    /// began is the walk's to find that every volume gets then.
     pub fn hold(&self, volume: &Volume, standing: Standing) {
-        let same = self.shared.with(&volume.name, |entry| {
+        let name = &volume.name;
+        let changes = self.shared.mount_changes();
+        let (armed, same, refused) = self.shared.with(name, |entry| {
             let armed = entry.armed.as_ref().is_ok_and(|root| root.host_path == volume.host_path);
-            armed && entry.standing.as_ref() == Some(&standing)
+            let refused = entry.refused.as_ref() == Some(&(volume.host_path.clone(), changes));
+            (armed, entry.standing.as_ref() == Some(&standing), refused)
         });
-        if same {
+        if refused || armed && same {
             return;
         }
-        let name = &volume.name;
-        let armed = self.shared.with(name, |entry| {
-            entry.armed.as_ref().is_ok_and(|root| root.host_path == volume.host_path)
-        });
         if !armed {
-            self.arm(volume);
+            let now = self.marks.arm(&self.paths, &volume.host_path);
+            self.armed(volume, now, Some("it was not watched for a while"));
         }
         let confirm_above = standing.confirm_above;
         let held = |rule| Arc::new(Held { rule, confirm_above });
@@ -207,8 +215,9 @@ impl Watcher {
 
     /// Watches a volume no longer.
     pub fn forget(&self, name: &VolumeName) {
-        if self.shared.entries().remove(name).is_some() {
-            self.send(Command::Forget(name.clone()));
+        let was = self.shared.entries().remove(name);
+        if let Some(was) = was {
+            self.disarm(name.clone(), &was);
         }
     }
 
@@ -219,15 +228,10 @@ impl Watcher {
 
     /// Watches no volume but these.
     pub fn keep(&self, wanted: &BTreeSet<VolumeName>) {
-        let gone = {
-            let mut entries = self.shared.entries();
-            let gone: Vec<_> =
-                entries.keys().filter(|name| !wanted.contains(*name)).cloned().collect();
-            entries.retain(|name, _| wanted.contains(name));
-            gone
-        };
-        for name in gone {
-            self.send(Command::Forget(name));
+        let unwanted = |name: &VolumeName, _: &mut Shown| !wanted.contains(name);
+        let gone: Vec<_> = self.shared.entries().extract_if(.., unwanted).collect();
+        for (name, was) in gone {
+            self.disarm(name, &was);
         }
     }
 
@@ -249,19 +253,35 @@ impl Watcher {
         }
     }
 
-    fn arm(&self, volume: &Volume) {
+    /// Enters what came of arming a volume.
+    fn armed(&self, volume: &Volume, armed: Result<Root, String>, doubt: Option<&str>) {
         let name = &volume.name;
-        let armed = Root::arm(&self.paths, &self.group, &volume.host_path);
-        if let Ok(root) = &armed {
-            // Events that came since the mark wait in the group until the thread knows whose.
-            self.send(Command::Arm(name.clone(), root.clone()));
-        } else {
-            self.send(Command::Forget(name.clone()));
-        }
+        let command = match &armed {
+            // Events that came since the mark are looked at after this.
+            Ok(root) => Command::Arm(name.clone(), root.clone()),
+            Err(_) => Command::Forget(name.clone()),
+        };
+        self.send(command);
+        let changes = self.shared.mount_changes();
         self.shared.with(name, |entry| {
             let since = armed.is_ok().then(SystemTime::now);
-            *entry = Shown { armed, since, ..Shown::default() };
+            let refused = armed.is_err().then(|| (volume.host_path.clone(), changes));
+            let again = armed.is_ok() && self.shared.arm_again(name);
+            let doubt = doubt.filter(|_| again).map(str::to_owned);
+            *entry = Shown { armed, since, refused, doubt, ..Shown::default() };
         });
+    }
+
+    /// Lets the thread forget a volume, and the kernel its file system if it was the last on it.
+    fn disarm(&self, name: VolumeName, was: &Shown) {
+        self.send(Command::Forget(name));
+        if let Ok(root) = &was.armed {
+            let others = || {
+                let entries = self.shared.entries();
+                entries.values().filter_map(|entry| entry.armed.clone().ok()).collect()
+            };
+            self.marks.disarm(&self.paths, root, others);
+        }
     }
 
     fn send(&self, command: Command) {

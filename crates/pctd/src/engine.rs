@@ -41,6 +41,8 @@ pub(crate) struct Engine {
     memory: Mutex<Memory>,
     /// Only the daemon watches.
     watcher: Option<Watcher>,
+    /// What was desired at the last look at everything; for the watch.
+    in_force: Mutex<Desired>,
 }
 
 /// What is remembered between runs, and only in this process.
@@ -81,7 +83,7 @@ impl Engine {
     /// Returns the engine of this node.
     pub(crate) fn new(paths: NodePaths, options: NodeOptions) -> Self {
         let node = Node::open(paths, options.clone());
-        Self { node, options, memory: Mutex::default(), watcher: None }
+        Self { node, options, memory: Mutex::default(), watcher: None, in_force: Mutex::default() }
     }
 
     /// Returns the node it works on.
@@ -154,9 +156,13 @@ impl Engine {
     fn remember_walk(&self, plans: &Plans, key: &Key, verdict: &Verdict) {
         let Key::Volume(name) = key else { return };
         let trace = self.memory().traces.remove(name);
-        let basis = plans.volumes.get(name).map(|plan| plan.basis);
+        // With a rule that holds from now on: else nothing below the root was judged.
+        let walked = plans
+            .volumes
+            .get(name)
+            .is_some_and(|plan| plan.basis == Basis::Walk && plan.standing.is_some());
         if *verdict == Verdict::Converged
-            && basis == Some(Basis::Walk)
+            && walked
             && let Some(record) = self.node.ledger().ledger().volumes.get(name)
         {
             if let Some(Err(error)) = trace.map(|trace| trace.keep(record)) {
@@ -262,7 +268,7 @@ fn owes_records(desired: &Desired, plans: &Plans, key: &Key) -> bool {
     let is_made = desired.containers.get(ctid).is_some_and(|def| def.source.is_some());
     let records = plans.containers.get(ctid).map_or(&[][..], |plan| &plan.records);
     let counts = |record: &LedgerEntry| match record {
-        LedgerEntry::MakeEnded(_) => true,
+        LedgerEntry::MakeEnded(_) | LedgerEntry::StartSettled(_) => true,
         LedgerEntry::Seen(_) => is_made,
         _ => false,
     };
@@ -319,7 +325,12 @@ impl Reconciler for Engine {
     }
 
     fn reconcile(&self, desired: &Desired, key: &Key, job: &Job) -> Outcome {
-        self.run(desired, key, job)
+        let outcome = self.run(desired, key, job);
+        if let Key::Volume(name) = key {
+            // What a walk noted that did not come to a good end is of no use.
+            self.memory().traces.remove(name);
+        }
+        outcome
     }
 
     fn drift(&self, volume: &VolumeName) -> Option<Drift> {

@@ -293,12 +293,16 @@ fn plan_directory(
     // Single entries are put right as they drift only where everything was right before: what a
     // first pass would change, it must be asked about as a whole.
     if is_managed(&rule) && plan.holds.is_empty() && (in_place || is_done) {
-        plan.standing = Some(match volume.enforce {
+        let standing = match volume.enforce {
             Enforce::Always | Enforce::Adopt => rule.clone(),
             Enforce::Once => {
                 OwnershipRule { scope: foreign_scope(desired, snapshot, volume), ..rule.clone() }
             }
-        });
+        };
+        // While it is not known what containers can own, nothing below is judged: neither is it
+        // right then, nor must what changes be taken for looked at.
+        let is_judged = !standing.recurse || standing.scope != Scope::RootOnly;
+        plan.standing = is_judged.then_some(standing);
     }
     plan.rule = Some(rule);
     certificate::plan(&mut plan, snapshot, volume, &observed.certificates);

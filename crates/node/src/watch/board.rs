@@ -1,6 +1,7 @@
 //! What the thread of the watch and everybody else share: one entry per volume.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
@@ -12,8 +13,12 @@ use super::{News, Standing};
 
 /// What the thread and everybody else know of the volumes.
 pub(super) struct Shared {
-    pub(super) entries: Mutex<BTreeMap<VolumeName, Shown>>,
-    pub(super) news: Box<dyn Fn(News) + Send + Sync>,
+    entries: Mutex<BTreeMap<VolumeName, Shown>>,
+    news: Box<dyn Fn(News) + Send + Sync>,
+    /// Counts changes of the table of mounts.
+    mounts: AtomicU64,
+    /// Volumes that were armed before.
+    armed_before: Mutex<BTreeSet<VolumeName>>,
 }
 
 impl std::fmt::Debug for Shared {
@@ -29,6 +34,9 @@ pub(super) struct Shown {
     pub(super) standing: Option<Standing>,
     /// When it was armed.
     pub(super) since: Option<SystemTime>,
+    /// The host path that could not be armed, and when by the count of mount changes: asking
+    /// again before something was mounted is of no use.
+    pub(super) refused: Option<(String, u64)>,
     /// What only a walk can settle.
     pub(super) doubt: Option<String>,
     pub(super) counts: Counts,
@@ -45,11 +53,33 @@ pub(super) struct Counts {
 impl Default for Shown {
     fn default() -> Self {
         let armed = Err("it is not watched yet".to_owned());
-        Self { armed, standing: None, since: None, doubt: None, counts: Counts::default() }
+        let counts = Counts::default();
+        Self { armed, standing: None, since: None, refused: None, doubt: None, counts }
     }
 }
 
 impl Shared {
+    pub(super) fn new(news: impl Fn(News) + Send + Sync + 'static) -> Self {
+        let (entries, mounts) = (Mutex::default(), AtomicU64::default());
+        Self { entries, news: Box::new(news), mounts, armed_before: Mutex::default() }
+    }
+
+    /// Notes that a volume is armed; returns whether it was before, by this process.
+    pub(super) fn arm_again(&self, name: &VolumeName) -> bool {
+        let mut before = self.armed_before.lock().unwrap_or_else(PoisonError::into_inner);
+        !before.insert(name.clone())
+    }
+
+    /// Notes that something was mounted or unmounted.
+    pub(super) fn mounts_changed(&self) {
+        self.mounts.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Returns how often something was.
+    pub(super) fn mount_changes(&self) -> u64 {
+        self.mounts.load(Ordering::Relaxed)
+    }
+
     pub(super) fn entries(&self) -> MutexGuard<'_, BTreeMap<VolumeName, Shown>> {
         // Each field is valid by itself, so a panic elsewhere leaves nothing half done here.
         self.entries.lock().unwrap_or_else(PoisonError::into_inner)

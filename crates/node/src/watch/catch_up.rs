@@ -44,10 +44,11 @@ pub(super) fn compare(
     let open = root.open(paths).ok()?;
     let traced = || trace::read(paths, volume, record);
     let mut sum = CaughtUp { directories: 0, changed: 0 };
-    let mut changed = Vec::new();
+    let (mut changed, mut has_root) = (Vec::new(), false);
     for entry in traced()? {
         let (directory, before) = entry.ok()?;
         sum.directories += 1;
+        has_root |= directory == root.handle;
         match handle::open_dir(&open.fd, directory.as_bytes()).and_then(|dir| Stat::of(&dir)) {
             Ok(stat) if stat.changed == before => {}
             // Gone: the directory it was in changed, too.
@@ -61,6 +62,10 @@ pub(super) fn compare(
         if changed.len() > MOST_CHANGED {
             return None;
         }
+    }
+    if !has_root {
+        // Another directory has the volume's path by now; its trace would be of the old one.
+        return None;
     }
     if changed.is_empty() {
         return Some((sum, Vec::new()));

@@ -4,7 +4,8 @@
 //! concerns no volume. Before anything is changed, the way up from the open directory is followed
 //! anew ([`super::repair`]), so an answer that has grown old costs a look at most.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
+use std::sync::Arc;
 
 use pctd_core::ids::VolumeName;
 use pctd_sys::handle::FileHandle;
@@ -12,13 +13,22 @@ use pctd_sys::handle::FileHandle;
 /// How many directories are remembered at most; a few MiB.
 const LIMIT: usize = 16 * 1024;
 
-/// Where a directory is.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Location {
-    /// In this volume, or its root.
-    In(VolumeName),
-    /// In none.
-    Elsewhere,
+/// The volumes that a directory lies in; mostly one or none.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub(super) struct Location(Arc<[VolumeName]>);
+
+impl Location {
+    /// Returns the volumes, each once.
+    pub(super) fn iter(&self) -> impl Iterator<Item = &VolumeName> {
+        self.0.iter()
+    }
+}
+
+impl FromIterator<VolumeName> for Location {
+    fn from_iter<I: IntoIterator<Item = VolumeName>>(names: I) -> Self {
+        let each_once: BTreeSet<VolumeName> = names.into_iter().collect();
+        Self(each_once.into_iter().collect())
+    }
 }
 
 /// See the module.
@@ -59,15 +69,15 @@ mod tests {
 
     #[test]
     fn answers_are_kept_by_file_system_and_never_too_many() {
-        let media = Location::In("media".parse().unwrap());
+        let media = Location::from_iter(["media".parse().unwrap()]);
         let mut known = Directories::default();
         known.remember(1, FileHandle::from_bytes(b"a"), media.clone());
-        known.remember(2, FileHandle::from_bytes(b"a"), Location::Elsewhere);
+        known.remember(2, FileHandle::from_bytes(b"a"), Location::default());
         assert_eq!(known.get(1, b"a"), Some(&media));
-        assert_eq!(known.get(2, b"a"), Some(&Location::Elsewhere));
+        assert_eq!(known.get(2, b"a"), Some(&Location::default()));
         assert_eq!(known.get(3, b"a"), None);
         for n in 0..2 * LIMIT {
-            known.remember(3, FileHandle::from_bytes(&n.to_ne_bytes()), Location::Elsewhere);
+            known.remember(3, FileHandle::from_bytes(&n.to_ne_bytes()), Location::default());
         }
         assert!(known.len <= LIMIT);
         assert_eq!(known.known.values().map(HashMap::len).sum::<usize>(), known.len);

@@ -4,6 +4,7 @@
 //! and the status says why.
 
 use std::os::fd::OwnedFd;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use pctd_core::desired::RequireMount;
 use pctd_core::observed::FileSystem;
@@ -12,6 +13,7 @@ use pctd_sys::handle::{self, FileHandle};
 use rustix::fs::fstatvfs;
 use rustix::io::Errno;
 
+use crate::answers::Answers;
 use crate::mounts;
 use crate::paths::NodePaths;
 use crate::source;
@@ -40,13 +42,61 @@ pub(super) struct OpenRoot {
     pub(super) stat: Stat,
 }
 
-impl Root {
+/// Makes and takes back the marks.
+#[derive(Debug)]
+pub(super) struct Marks {
+    group: Arc<Group>,
+    answers: Answers,
+    /// One at a time: a mark must not be taken back just when somebody else relies on it.
+    turn: Mutex<()>,
+}
+
+impl Marks {
+    pub(super) fn new(group: Arc<Group>) -> Self {
+        Self { group, answers: Answers::default(), turn: Mutex::default() }
+    }
+
     /// Marks the file system of a host path.
     ///
     /// # Errors
     ///
-    /// In words, why its events cannot be had.
-    pub(super) fn arm(paths: &NodePaths, group: &Group, host_path: &str) -> Result<Self, String> {
+    /// In words, why its events cannot be had; also where the path does not answer.
+    pub(super) fn arm(&self, paths: &NodePaths, host_path: &str) -> Result<Root, String> {
+        let _turn = self.turn();
+        let (group, paths, place) = (Arc::clone(&self.group), paths.clone(), host_path.to_owned());
+        let armed = self.answers.ask(host_path, move || Root::arm(&paths, &group, &place));
+        armed.unwrap_or_else(|error| Err(format!("{host_path}: {error}")))
+    }
+
+    /// Takes the mark of a file system back, unless one of these volumes lies on it.
+    pub(super) fn disarm(
+        &self,
+        paths: &NodePaths,
+        root: &Root,
+        others: impl FnOnce() -> Vec<Root>,
+    ) {
+        let _turn = self.turn();
+        if others().iter().any(|other| other.file_system == root.file_system) {
+            return;
+        }
+        let (group, paths, root) = (Arc::clone(&self.group), paths.clone(), root.clone());
+        let place = root.host_path.clone();
+        // Where the directory is another one by now, or does not answer, its file system was mostly
+        // unmounted, and the mark went with it. Else events come that concern nobody.
+        let _taken_back = self
+            .answers
+            .ask(&place, move || root.open(&paths).map(|open| group.unmark_file_system(&open.fd)));
+    }
+
+    fn turn(&self) -> MutexGuard<'_, ()> {
+        // It guards no data.
+        self.turn.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Root {
+    /// Marks the file system of a host path.
+    fn arm(paths: &NodePaths, group: &Group, host_path: &str) -> Result<Self, String> {
         let (fd, stat) = source::open_root(paths, host_path)?;
         let on = mounts::file_system(paths, &fd, &RequireMount::No)
             .map_err(|error| format!("{host_path}: {error}"))?;
@@ -57,9 +107,9 @@ impl Root {
         let cannot = |errno: Errno| explain(kind, errno);
         let handle = FileHandle::of(&fd).map_err(cannot)?;
         let file_system = fstatvfs(&fd).map_err(cannot)?.f_fsid;
-        group.mark_file_system(&fd).map_err(cannot)?;
         // A handle that cannot be opened again would make every event useless.
         handle::open_dir(&fd, handle.as_bytes()).map_err(cannot)?;
+        group.mark_file_system(&fd).map_err(cannot)?;
         let host_path = host_path.to_owned();
         Ok(Self { host_path, handle, file_system, mount: stat.mount, on })
     }

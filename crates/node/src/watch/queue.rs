@@ -40,13 +40,15 @@ pub(super) struct Queue {
     order: VecDeque<FileHandle>,
     names: HashMap<FileHandle, BTreeMap<CString, Look>>,
     len: usize,
+    /// How many of them are trees.
+    trees: usize,
     limit: usize,
 }
 
 impl Queue {
     /// Returns an empty queue for this many entries.
     pub(super) fn new(limit: usize) -> Self {
-        Self { order: VecDeque::new(), names: HashMap::new(), len: 0, limit }
+        Self { order: VecDeque::new(), names: HashMap::new(), len: 0, trees: 0, limit }
     }
 
     /// Adds an entry; where there is no room any more, all are given up and it returns false.
@@ -65,10 +67,12 @@ impl Queue {
             Entry::Vacant(entry) => {
                 entry.insert(look);
                 self.len += 1;
+                self.trees += usize::from(look == Look::Tree);
             }
             Entry::Occupied(mut entry) => {
-                let more = look.max(*entry.get());
-                entry.insert(more);
+                let before = *entry.get();
+                self.trees += usize::from(before == Look::Entry && look == Look::Tree);
+                entry.insert(look.max(before));
             }
         }
         true
@@ -83,6 +87,7 @@ impl Queue {
         while names.len() < limit
             && let Some(next) = waiting.pop_first()
         {
+            self.trees -= usize::from(next.1 == Look::Tree);
             names.push(next);
         }
         if waiting.is_empty() {
@@ -102,6 +107,11 @@ impl Queue {
 
     pub(super) fn len(&self) -> usize {
         self.len
+    }
+
+    /// Returns whether a directory waits that came from elsewhere.
+    pub(super) fn has_trees(&self) -> bool {
+        self.trees > 0
     }
 
     pub(super) fn is_empty(&self) -> bool {
@@ -139,7 +149,9 @@ mod tests {
         for look in [Look::Entry, Look::Tree, Look::Entry] {
             queue.push(b"one", c"a", look);
         }
+        assert!(queue.has_trees());
         assert_eq!(queue.take(9).unwrap().names, [(c"a".to_owned(), Look::Tree)]);
+        assert!(!queue.has_trees());
     }
 
     #[test]

@@ -25,6 +25,11 @@ use crate::walk::{Progress, Walk, WalkMode, walk_below};
 /// of its volume, so that others need not wait for it.
 const TREE_ENTRIES: u64 = 2_000;
 
+/// Why a tree that was moved in is left to a walk.
+const TOO_MUCH: &str = "a large directory was moved in";
+const UNREADABLE: &str = "a directory was moved in that cannot be read";
+const MOVED_ON: &str = "a directory was moved in and on before it was looked at";
+
 /// What the entries of a volume are held to.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Held {
@@ -66,6 +71,10 @@ impl<'a> Found<'a> {
             Err(Errno::STALE | Errno::NOENT) => return Ok(None),
             result => result?,
         };
+        // A btrfs subvolume is on the same mount and yet a file system of its own.
+        if Stat::of(&dir)?.identity.device != root.stat.identity.device {
+            return Ok(None);
+        }
         let is_root = *directory == armed.handle;
         let inside = is_root || is_below(dir.as_fd(), &armed.handle)?;
         Ok(inside.then_some(Self { root, procfs, dir, is_root }))
@@ -73,7 +82,7 @@ impl<'a> Found<'a> {
 
     /// Looks at one entry, and puts it right where it differs.
     pub(super) fn put_right(&self, rule: &OwnershipRule, name: &CStr, sum: &mut Repaired) {
-        if !rule.looks_below() && !(self.is_root && name == c".") {
+        if !(rule.looks_below() || self.is_root && name == c".") {
             // Below the root nothing is declared; no walk would look there either.
             return;
         }
@@ -109,11 +118,14 @@ impl<'a> Found<'a> {
         name: &CStr,
         sum: &mut Repaired,
     ) -> Result<(), &'static str> {
-        const TOO_MUCH: &str = "a large directory was moved in";
-        const UNREADABLE: &str = "a directory was moved in that cannot be read";
+        if !held.rule.looks_below() {
+            return Ok(());
+        }
         let dir = match open_dir_here(&self.dir, name) {
-            // Moved on, or something else by now.
-            Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP | Errno::XDEV) => return Ok(()),
+            // Under its new name it may pass for one that was always here.
+            Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => return Err(MOVED_ON),
+            // Something is mounted over it.
+            Err(Errno::XDEV) => return Ok(()),
             result => result.map_err(|_| UNREADABLE)?,
         };
         let root = fcntl_dupfd_cloexec(&self.root.fd, 0).map_err(|_| UNREADABLE)?;

@@ -3,7 +3,7 @@
 //! Nothing is changed here: an entry that lies in a volume waits in that volume's queue until the
 //! worker has time for it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -24,6 +24,10 @@ use crate::stat::open_parent;
 
 /// How many entries of one volume may wait; about 8 MiB of names.
 const WAITING: usize = 64 * 1024;
+
+/// How much of one core the events of directories in no volume may take, in percent, and those of a
+/// volume without a rule: a file system tells of all or of none.
+const NOBODYS: u32 = 10;
 
 /// What the thread is told.
 #[derive(Debug)]
@@ -58,15 +62,33 @@ pub(super) struct Watched {
 pub(super) struct Volumes {
     pub(super) by_name: BTreeMap<VolumeName, Watched>,
     directories: Directories,
-    /// The processor time of this thread that was taken out of somebody's budget, or is nobody's.
-    pub(super) paid: Duration,
+    /// What the budgets pay for.
+    pub(super) clock: Clock,
+    /// What events cost that are in no volume.
+    nobody: Option<Budget>,
 }
 
 impl Volumes {
-    /// Returns the processor time since the last time, which is to be paid for now.
-    pub(super) fn spent(&mut self) -> Duration {
-        let now = cpu_time();
-        now.saturating_sub(std::mem::replace(&mut self.paid, now))
+    /// Takes what events cost out of the budgets of the volumes they were in, so many of each; the
+    /// rest is nobody's, and has a budget, too.
+    pub(super) fn pay(&mut self, each: Duration, of: &BTreeMap<VolumeName, u32>, in_none: u32) {
+        for (name, events) in of {
+            if let Some(watched) = self.by_name.get_mut(name) {
+                watched.budget.spend(each * *events);
+            }
+        }
+        self.nobodys().spend(each * in_none);
+    }
+
+    /// Returns whether somebody has used up what may be spent: then events are left to gather.
+    pub(super) fn is_overspent(&mut self, now: Instant) -> bool {
+        let overspent = |budget: &mut Budget| !budget.wait(now).is_zero();
+        let nobody = overspent(self.nobodys());
+        nobody || self.by_name.values_mut().any(|watched| overspent(&mut watched.budget))
+    }
+
+    fn nobodys(&mut self) -> &mut Budget {
+        self.nobody.get_or_insert_with(|| Budget::new(NOBODYS, Instant::now()))
     }
 
     pub(super) fn obey(&mut self, command: Command, shared: &Shared) {
@@ -78,7 +100,7 @@ impl Volumes {
                     root,
                     rule: None,
                     queue: Queue::new(WAITING),
-                    budget: Budget::new(1, now),
+                    budget: Budget::new(NOBODYS, now),
                     untold: 0,
                     told: None,
                     unsure: false,
@@ -111,36 +133,38 @@ impl Volumes {
         self.by_name.remove(name);
     }
 
-    /// Lets an entry wait for its turn; returns the volume it is in, if any.
+    /// Lets an entry wait for its turn in every volume it is in, and returns those.
     pub(super) fn enter(
         &mut self,
         entry: &Entry<'_>,
         mounts: &mut Mounts<'_>,
         shared: &Shared,
-    ) -> Option<VolumeName> {
+    ) -> Location {
         let moved_dir = entry.is_dir && entry.from.is_some();
-        let from = entry.from.and_then(|from| self.volume_of(&from, mounts, shared));
-        let volume = self.volume_of(&entry.place, mounts, shared);
+        let location = self.location_of(&entry.place, mounts, shared);
         if moved_dir {
             // Everything below it has another way up now.
             self.directories.clear();
         }
-        let Some(name) = volume else {
-            if entry.is_dir {
-                self.doubt_the_way(entry);
-            }
-            return None;
-        };
-        let watched = self.by_name.get_mut(&name)?;
-        let came_in = moved_dir && from.as_ref() != Some(&name);
-        let look = if came_in { Look::Tree } else { Look::Entry };
-        if !watched.queue.push(entry.place.directory, entry.place.name, look) {
-            shared.doubt(&name, "more changed than could be kept in mind");
+        if entry.is_dir {
+            self.doubt_the_way(entry);
         }
-        Some(name)
+        // Under its old name it may be one that came from elsewhere and was not looked at yet, and
+        // so may be what it lay in: only a new name in the same place says that it did not come.
+        let stayed = entry.from.is_some_and(|from| from.directory == entry.place.directory);
+        for name in location.iter() {
+            let Some(watched) = self.by_name.get_mut(name) else { continue };
+            let came_in = moved_dir && (!stayed || watched.queue.has_trees());
+            let look = if came_in { Look::Tree } else { Look::Entry };
+            if !watched.queue.push(entry.place.directory, entry.place.name, look) {
+                shared.doubt(name, "more changed than could be kept in mind");
+            }
+        }
+        location
     }
 
-    /// A directory that was made or moved outside of all volumes may be on the way to one.
+    /// A directory that was made or moved may be one on the way to a volume, or its root: then the
+    /// volume is looked at anew. In a volume, too, since one may lie in another.
     fn doubt_the_way(&mut self, entry: &Entry<'_>) {
         let names = [Some(entry.place.name), entry.from.map(|from| from.name)];
         for watched in self.by_name.values_mut() {
@@ -150,65 +174,57 @@ impl Volumes {
         }
     }
 
-    /// Returns the volume that a directory lies in.
-    fn volume_of(
+    /// Returns the volumes that a directory lies in.
+    fn location_of(
         &mut self,
         place: &Place<'_>,
         mounts: &mut Mounts<'_>,
         shared: &Shared,
-    ) -> Option<VolumeName> {
+    ) -> Location {
         let Place { file_system, directory, .. } = *place;
         if let Some(known) = self.directories.get(file_system, directory) {
-            return match known {
-                Location::In(volume) => Some(volume.clone()),
-                Location::Elsewhere => None,
-            };
+            return known.clone();
         }
         match self.find(file_system, directory, mounts) {
-            Ok(volume) => {
+            Ok(location) => {
                 let handle = FileHandle::from_bytes(directory);
-                let at = volume.clone().map_or(Location::Elsewhere, Location::In);
-                self.directories.remember(file_system, handle, at);
-                volume
+                self.directories.remember(file_system, handle, location.clone());
+                location
             }
             // Gone by now, and what was in it with it.
-            Err(Errno::STALE | Errno::NOENT) => None,
+            Err(Errno::STALE | Errno::NOENT) => Location::default(),
             Err(errno) => {
-                let on_it = self.by_name.iter().filter(|(_, w)| w.root.file_system == file_system);
                 let why = format!("a directory that changed cannot be found: {errno}");
-                on_it.for_each(|(name, _)| shared.doubt(name, &why));
-                None
+                self.on(file_system).for_each(|(name, _)| shared.doubt(name, &why));
+                Location::default()
             }
         }
     }
 
+    fn on(&self, file_system: u64) -> impl Iterator<Item = (&VolumeName, &Watched)> {
+        self.by_name.iter().filter(move |(_, watched)| watched.root.file_system == file_system)
+    }
+
+    /// Follows the way up from a directory, once for each mount that holds volumes of its file
+    /// system: from one mount, what lies beside its root cannot be seen.
     fn find(
         &self,
         file_system: u64,
         directory: &[u8],
         mounts: &mut Mounts<'_>,
-    ) -> Result<Option<VolumeName>, Errno> {
-        let on_it = || self.by_name.iter().filter(|(_, w)| w.root.file_system == file_system);
-        // By mount: one way up per mount that holds volumes of this file system.
-        let mut tried = Vec::new();
-        for (_, watched) in on_it() {
-            if tried.contains(&watched.root.mount) {
-                continue;
-            }
-            tried.push(watched.root.mount);
-            let Some(root) = mounts.get(&watched.root) else { continue };
-            let is = |handle: &[u8]| {
-                let here = |w: &Watched| w.root.mount == watched.root.mount;
-                on_it().find(|(_, w)| here(w) && w.root.handle.as_bytes() == handle)
-            };
-            if let Some((name, _)) = is(directory) {
-                return Ok(Some(name.clone()));
-            }
+    ) -> Result<Location, Errno> {
+        let mut found = Vec::new();
+        let all: BTreeSet<u64> = self.on(file_system).map(|(_, w)| w.root.mount).collect();
+        for mount in all {
+            let here = || self.on(file_system).filter(|(_, w)| w.root.mount == mount);
+            let Some(root) = mounts.get(mount, here().map(|(_, w)| &w.root)) else { continue };
             let mut at = handle::open_dir(&root.fd, directory)?;
             let mut own = FileHandle::from_bytes(directory);
             loop {
+                let roots = here().filter(|(_, w)| w.root.handle == own);
+                found.extend(roots.map(|(name, _)| name.clone()));
                 at = match open_parent(&at) {
-                    // Above a bind mount's root, or beside it.
+                    // Above the mount's root (EXDEV), or beside it (ENOENT).
                     Err(Errno::XDEV | Errno::NOENT) => break,
                     result => result?,
                 };
@@ -216,17 +232,14 @@ impl Volumes {
                 if above == own {
                     break;
                 }
-                let known = self.directories.get(file_system, above.as_bytes());
-                if let Some(name) = is(above.as_bytes()).map(|(name, _)| name) {
-                    return Ok(Some(name.clone()));
-                }
-                if let Some(Location::In(name)) = known {
-                    return Ok(Some(name.clone()));
+                if let Some(known) = self.directories.get(file_system, above.as_bytes()) {
+                    found.extend(known.iter().cloned());
+                    break;
                 }
                 own = above;
             }
         }
-        Ok(None)
+        Ok(found.into_iter().collect())
     }
 }
 
@@ -241,8 +254,14 @@ impl<'a> Mounts<'a> {
         Self { paths, open: BTreeMap::new() }
     }
 
-    fn get(&mut self, root: &Root) -> Option<&OpenRoot> {
-        self.open.entry(root.mount).or_insert_with(|| root.open(self.paths).ok()).as_ref()
+    /// Returns the first of these roots, all on one mount, that can be opened.
+    fn get<'r>(
+        &mut self,
+        mount: u64,
+        roots: impl IntoIterator<Item = &'r Root>,
+    ) -> Option<&OpenRoot> {
+        let open = || roots.into_iter().find_map(|root| root.open(self.paths).ok());
+        self.open.entry(mount).or_insert_with(open).as_ref()
     }
 
     /// Returns whether a root on this mount was asked for in vain.
@@ -251,8 +270,17 @@ impl<'a> Mounts<'a> {
     }
 }
 
-/// Returns the processor time this thread has used.
-pub(super) fn cpu_time() -> Duration {
-    let time = clock_gettime(ClockId::ThreadCPUTime);
-    Duration::try_from(time).unwrap_or_default()
+/// The processor time of this thread, each bit of which somebody pays for.
+#[derive(Debug, Default)]
+pub(super) struct Clock {
+    paid: Duration,
+}
+
+impl Clock {
+    /// Returns the time since the last call, which is to be paid for now.
+    pub(super) fn spent(&mut self) -> Duration {
+        let time = clock_gettime(ClockId::ThreadCPUTime);
+        let now = Duration::try_from(time).unwrap_or_default();
+        now.saturating_sub(std::mem::replace(&mut self.paid, now))
+    }
 }

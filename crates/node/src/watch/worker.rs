@@ -18,10 +18,10 @@ use rustix::io::Errno;
 
 use super::News;
 use super::board::Shared;
-use super::mark::Root;
+use super::mark::Marks;
 use super::queue::{Look, Slice};
 use super::repair::{Found, Held, Repaired};
-use super::volumes::{Command, Mounts, Volumes, Watched, cpu_time};
+use super::volumes::{Command, Mounts, Volumes, Watched};
 use crate::paths::NodePaths;
 use crate::walk::entry::ProcFds;
 
@@ -38,6 +38,8 @@ const PAUSE: Duration = Duration::from_millis(40);
 /// How long a root directory stays open after there was work in it: most of what one entry costs
 /// is the way there, and changes seldom come alone.
 const STAYS_OPEN: Duration = Duration::from_millis(50);
+/// Why a volume is armed anew.
+const OTHERWISE: &str = "it is mounted otherwise than before";
 /// How often at most a volume's repairs are told of.
 const TELL: Duration = Duration::from_secs(1);
 
@@ -45,6 +47,7 @@ const TELL: Duration = Duration::from_secs(1);
 pub(super) struct Worker {
     pub(super) paths: NodePaths,
     pub(super) group: Arc<Group>,
+    pub(super) marks: Arc<Marks>,
     pub(super) wake: Arc<OwnedFd>,
     pub(super) commands: Receiver<Command>,
     pub(super) shared: Arc<Shared>,
@@ -66,7 +69,7 @@ impl Worker {
             self.look_at_roots();
             let next = self.work(procfs.as_ref().map_err(|errno| *errno));
             self.publish();
-            let timeout = next.map(|wait| if throttled { wait.min(PAUSE) } else { wait });
+            let timeout = if throttled { Some(next.unwrap_or(PAUSE).min(PAUSE)) } else { next };
             if self.sleep(mounts.as_ref(), timeout, throttled) {
                 self.look_at_mounts();
             }
@@ -106,13 +109,17 @@ impl Worker {
         }
     }
 
-    /// Takes in all events that wait; returns whether a volume is over its budget.
+    /// Takes in all events that wait; returns whether they are to be left to gather for a while.
     fn take_in(&mut self, buffer: &mut [u8]) -> bool {
         let own_pid = i32::try_from(std::process::id()).unwrap_or(-1);
-        let mut mounts = Mounts::new(&self.paths);
+        let paths = self.paths.clone();
+        let mut mounts = Mounts::new(&paths);
         for _ in 0..READS {
             let Ok(events) = self.group.read(buffer) else { break };
-            let (mut count, mut others, mut of) =
+            // A volume is armed before it is walked. What happens after that is read after that, so
+            // it finds the volume known, if commands are obeyed in between.
+            self.take_commands();
+            let (mut count, mut in_none, mut of) =
                 (0_u32, 0_u32, BTreeMap::<VolumeName, u32>::new());
             for event in events {
                 count += 1;
@@ -120,10 +127,10 @@ impl Worker {
                     // What a walk or this thread did itself.
                     Event::Entry(entry) if entry.pid == own_pid => {}
                     Event::Entry(entry) => {
-                        others += 1;
-                        if let Some(volume) = self.volumes.enter(&entry, &mut mounts, &self.shared)
-                        {
-                            *of.entry(volume).or_default() += 1;
+                        let location = self.volumes.enter(&entry, &mut mounts, &self.shared);
+                        in_none += u32::from(location.iter().next().is_none());
+                        for name in location.iter() {
+                            *of.entry(name.clone()).or_default() += 1;
                         }
                     }
                     Event::Overflow | Event::Unknown => {
@@ -136,27 +143,20 @@ impl Worker {
             if count == 0 {
                 break;
             }
-            if others == 0 {
-                // What its own repairs cost here is paid by whoever made them necessary.
-                continue;
+            for (name, events) in &of {
+                self.shared.count(name, |counts| counts.events += u64::from(*events));
             }
-            let each = self.volumes.spent() / others;
-            for (name, events) in of {
-                self.shared.count(&name, |counts| counts.events += u64::from(events));
-                if let Some(watched) = self.volumes.by_name.get_mut(&name) {
-                    watched.budget.spend(each * events);
-                }
+            let paying = of.values().sum::<u32>() + in_none;
+            // What its own repairs cost here is paid by whoever made them necessary.
+            if paying > 0 {
+                let each = self.volumes.clock.spent() / paying;
+                self.volumes.pay(each, &of, in_none);
             }
         }
         for watched in self.volumes.by_name.values_mut() {
             watched.unsure |= mounts.is_lost(watched.root.mount);
         }
-        let now = Instant::now();
-        self.volumes.by_name.values_mut().any(|watched| {
-            watched.rule.is_some()
-                && !watched.queue.is_empty()
-                && !watched.budget.wait(now).is_zero()
-        })
+        self.volumes.is_overspent(Instant::now())
     }
 
     /// Puts a slice of every volume right that has work and time; returns when there is more.
@@ -175,11 +175,12 @@ impl Worker {
                 let wait = watched.budget.wait(Instant::now());
                 if wait.is_zero() {
                     slice(&self.paths, &self.shared, name, watched, &rule, procfs);
-                    if watched.open.is_some() {
-                        sooner(STAYS_OPEN);
+                    match (&watched.open, watched.unsure) {
+                        (_, true) => sooner(Duration::ZERO),
+                        (Some(_), _) => sooner(STAYS_OPEN),
+                        (None, _) => {}
                     }
-                    let now = cpu_time();
-                    let spent = now.saturating_sub(std::mem::replace(&mut self.volumes.paid, now));
+                    let spent = self.volumes.clock.spent();
                     watched.budget.spend(spent);
                     self.shared.count(name, |counts| counts.cpu += spent);
                 }
@@ -228,20 +229,18 @@ impl Worker {
     /// Something was mounted or unmounted: a volume may be another directory now, or its file
     /// system one without the mark.
     fn look_at_mounts(&mut self) {
-        let moved = |watched: &Watched| {
-            let again = Root::arm(&self.paths, &self.group, &watched.root.host_path);
-            again.as_ref() != Ok(&watched.root)
-        };
-        let gone: Vec<_> = self
-            .volumes
-            .by_name
-            .iter()
-            .filter(|(_, watched)| moved(watched))
-            .map(|(name, _)| name.clone())
-            .collect();
-        for name in gone {
+        self.shared.mounts_changed();
+        let mut gone = Vec::new();
+        for (name, watched) in &self.volumes.by_name {
+            match self.marks.arm(&self.paths, &watched.root.host_path) {
+                Ok(root) if root == watched.root => {}
+                Ok(_) => gone.push((name.clone(), OTHERWISE.to_owned())),
+                Err(why) => gone.push((name.clone(), why)),
+            }
+        }
+        for (name, why) in gone {
             self.volumes.forget(&name);
-            self.shared.disarm(&name, "it is mounted otherwise than before");
+            self.shared.disarm(&name, &why);
         }
     }
 }
@@ -264,6 +263,7 @@ fn slice(
             Ok(root) => watched.open = Some((root, Instant::now())),
             Err(why) => {
                 watched.open = None;
+                watched.unsure = true;
                 watched.queue.clear();
                 return shared.doubt(name, &why);
             }

@@ -2,11 +2,13 @@
 
 use std::collections::BTreeSet;
 use std::fs;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 use std::process::Command;
 use std::sync::mpsc::{Receiver, channel};
 use std::time::{Duration, Instant};
 
+use pctd_core::desired::Volume;
 use pctd_core::ids::HostIds;
 use pctd_core::observed::{Drift, Watch};
 use pctd_core::ownership::OwnershipRule;
@@ -55,7 +57,7 @@ impl Watching {
         })
         .unwrap();
         tree.repair(&rule);
-        watcher.begin_walk(&tree.volume);
+        watcher.begin_walk(&tree.volume, &rule);
         watcher.hold(&tree.volume, standing(Some(rule)));
         Self { tree, watcher, news, mounted }
     }
@@ -170,8 +172,126 @@ fn a_tree_that_was_moved_in_is_looked_at_whole_or_left_to_a_walk() {
     // More changes than may be made without a question.
     sh(&top, "mv other vol");
     assert_eq!(watching.doubt(), "a large directory was moved in");
-    watching.watcher.begin_walk(&watching.tree.volume);
+    watching.watcher.begin_walk(&watching.tree.volume, &rule("0755", "0640"));
     assert_eq!(watching.drift().doubt, None);
+}
+
+#[test]
+fn a_directory_that_came_in_by_detours_is_looked_at_all_the_same() {
+    let Some(watching) = Watching::part_of_more(rule("0755", "0640")) else { return };
+    let (volume, top) = (&watching.tree.volume, watching.tree.outside(""));
+    // Under another name before anybody looked, and out of a directory that came in after it.
+    for script in ["mv other vol/tmp; mv vol/tmp vol/final", "mv p/d vol/d; mv p vol/p"] {
+        sh(&top, "mkdir -p other p/d; echo x > other/f; echo x > p/d/f; echo x > p/f");
+        watching.watcher.hold(volume, standing(None));
+        sh(&top, script);
+        watching.watcher.hold(volume, standing(Some(rule("0755", "0640"))));
+    }
+    for path in ["final/f", "d/f", "p/f"] {
+        eventually(path, || is(&watching.tree.at(path), 0o640));
+    }
+    assert_eq!(watching.doubt(), "a directory was moved in and on before it was looked at");
+}
+
+#[test]
+fn without_recursion_nothing_below_is_touched() {
+    let flat = OwnershipRule { recurse: false, ..rule("0755", "0640") };
+    let Some(watching) = Watching::new(flat) else { return };
+    sh(&watching.tree.at(""), "mkdir d; echo x > f; chmod 600 f; chmod 700 .");
+    eventually("the root", || is(&watching.tree.at(""), 0o755));
+    eventually("all looked at", || watching.drift().waiting == 0);
+    assert_eq!((ids(watching.tree.at("f")), mode(watching.tree.at("f"))), (HostIds::ROOT, 0o600));
+    assert_eq!(ids(watching.tree.at("d")), HostIds::ROOT);
+}
+
+/// Another volume on the same node.
+fn volume(name: &str, host_path: &str) -> Volume {
+    Volume { name: name.parse().unwrap(), ..crate::support::volume(host_path) }
+}
+
+/// Modes only.
+fn modes(file_mode: &str) -> OwnershipRule {
+    OwnershipRule { owner: None, ..rule("keep", file_mode) }
+}
+
+#[test]
+fn an_entry_of_two_volumes_is_held_to_both() {
+    let Some(watching) = Watching::new(rule("keep", "keep")) else { return };
+    fs::create_dir(watching.tree.at("inner")).unwrap();
+    let inner = volume("inner", "/vol/inner");
+    watching.watcher.begin_walk(&inner, &modes("0600"));
+    watching.watcher.hold(&inner, standing(Some(modes("0600"))));
+    sh(&watching.tree.at(""), "echo x > inner/f; echo x > f; chmod 644 f inner/f");
+    eventually("owner and mode", || is(&watching.tree.at("inner/f"), 0o600));
+    eventually("owner", || is(&watching.tree.at("f"), 0o644));
+    // Whoever may write to the outer one can exchange the inner one's root.
+    sh(&watching.tree.at(""), "mv inner old; mkdir inner");
+    let why = watching.doubt();
+    assert!(why.contains("is another directory now") || why.contains("is missing"), "{why}");
+    watching.watcher.begin_walk(&inner, &modes("0600"));
+    watching.watcher.hold(&inner, standing(Some(modes("0600"))));
+    sh(&watching.tree.at("inner"), "echo x > f; chmod 644 f");
+    eventually("the new one", || is(&watching.tree.at("inner/f"), 0o600));
+}
+
+#[test]
+fn a_bind_mount_beside_a_volume_does_not_make_it_deaf() {
+    let Some(watching) = Watching::part_of_more(rule("0755", "0640")) else { return };
+    for dir in ["beside/a", "bound"] {
+        fs::create_dir_all(watching.tree.outside(dir)).unwrap();
+    }
+    let (from, at) = (watching.tree.outside("beside"), watching.tree.outside("bound"));
+    let Some(_bound) = Mounted::bind(&from, &at) else { return };
+    // What the other mount shows is not below this one's root, and the other way round.
+    let bound = volume("bound", "/bound/a");
+    watching.watcher.begin_walk(&bound, &rule("0755", "0600"));
+    watching.watcher.hold(&bound, standing(Some(rule("0755", "0600"))));
+    sh(&watching.tree.outside(""), "mkdir vol/d; echo x > vol/d/f; echo x > beside/a/f");
+    eventually("of the file system", || is(&watching.tree.at("d/f"), 0o640));
+    eventually("of the bind mount", || is(&watching.tree.outside("beside/a/f"), 0o600));
+}
+
+#[test]
+fn one_that_is_watched_again_is_doubted_and_one_that_is_not_has_no_mark() {
+    let Some(watching) = Watching::new(rule("0755", "0640")) else { return };
+    let (name, volume) = (&watching.tree.volume.name, &watching.tree.volume);
+    let device = fs::metadata(watching.tree.at("")).unwrap().dev();
+    assert_eq!(marks_of(device), 1);
+    watching.watcher.forget(name);
+    assert_eq!(marks_of(device), 0);
+    sh(&watching.tree.at(""), "echo x > f");
+    watching.watcher.hold(volume, standing(Some(rule("0755", "0640"))));
+    assert_eq!(watching.doubt(), "it was not watched for a while");
+    // Another volume on the file system keeps the mark.
+    fs::create_dir(watching.tree.at("inner")).unwrap();
+    watching.watcher.hold(&self::volume("inner", "/vol/inner"), standing(Some(modes("0600"))));
+    watching.watcher.keep(&BTreeSet::from([name.clone()]));
+    assert_eq!(marks_of(device), 1);
+    watching.watcher.keep(&BTreeSet::new());
+    assert_eq!(marks_of(device), 0);
+}
+
+/// Returns how many marks this process has on a file system, by its device number.
+fn marks_of(device: u64) -> usize {
+    let (major, minor) = (rustix::fs::major(device), rustix::fs::minor(device));
+    // As the kernel keeps it (`show_mark_fhandle`): 20 bits for the minor number.
+    let line = format!("fanotify sdev:{:x} ", major << 20 | minor);
+    let of = |fd: fs::DirEntry| {
+        let info = Path::new("/proc/self/fdinfo").join(fd.file_name());
+        let text = fs::read_to_string(info).unwrap_or_default();
+        text.lines().filter(|found| found.starts_with(&line)).count()
+    };
+    fs::read_dir("/proc/self/fd").unwrap().map(|fd| of(fd.unwrap())).sum()
+}
+
+#[test]
+fn only_the_rule_of_a_walk_makes_what_changes_meanwhile_the_watchs() {
+    let Some(watching) = Watching::new(rule("0755", "0640")) else { return };
+    let volume = &watching.tree.volume;
+    assert!(watching.watcher.begin_walk(volume, &rule("0755", "0640")));
+    assert!(!watching.watcher.begin_walk(volume, &rule("0755", "0600")));
+    watching.watcher.pause(&volume.name);
+    assert!(!watching.watcher.begin_walk(volume, &rule("0755", "0640")));
 }
 
 #[test]
@@ -203,7 +323,7 @@ fn a_root_that_is_another_directory_now_is_noticed() {
     assert!(why.contains("is another directory now") || why.contains("is missing"), "{why}");
     std::thread::sleep(QUIET);
     assert_eq!(ids(watching.tree.outside("old/f")), HostIds::ROOT);
-    watching.watcher.begin_walk(&watching.tree.volume);
+    watching.watcher.begin_walk(&watching.tree.volume, &rule("0755", "0640"));
     watching.watcher.hold(&watching.tree.volume, standing(Some(rule("0755", "0640"))));
     sh(&watching.tree.at(""), "echo x > f");
     eventually("put right", || is(&watching.tree.at("f"), 0o640));
@@ -220,7 +340,7 @@ fn a_volume_can_be_unmounted_and_is_armed_anew_when_it_is_back() {
     watching.doubt();
     assert!(matches!(watching.watcher.state(&watching.tree.volume.name), Watch::Walks(_)));
     watching.mounted = Mounted::tmpfs(&watching.tree.at(""));
-    watching.watcher.begin_walk(&watching.tree.volume);
+    watching.watcher.begin_walk(&watching.tree.volume, &rule("0755", "0640"));
     watching.watcher.hold(&watching.tree.volume, standing(Some(rule("0755", "0640"))));
     sh(&watching.tree.at(""), "echo x > f");
     eventually("put right", || is(&watching.tree.at("f"), 0o640));
@@ -233,7 +353,7 @@ fn a_file_system_that_tells_of_nothing_is_walked() {
     let mut volume = tree.volume.clone();
     assert!(matches!(watcher.state(&volume.name), Watch::Walks(_)));
     volume.host_path = "/missing".to_owned();
-    watcher.begin_walk(&volume);
+    watcher.begin_walk(&volume, &rule("keep", "keep"));
     let Watch::Walks(why) = watcher.state(&volume.name) else { panic!() };
     assert_eq!(why, "/missing is missing");
     for dir in ["lower", "upper", "work"] {
@@ -247,7 +367,7 @@ fn a_file_system_that_tells_of_nothing_is_walked() {
     if let Err(errno) = mounted {
         return crate::support::skip("overlayfs", errno);
     }
-    watcher.begin_walk(&tree.volume);
+    watcher.begin_walk(&tree.volume, &rule("keep", "keep"));
     let state = watcher.state(&tree.volume.name);
     unmount(tree.at(""), UnmountFlags::DETACH).unwrap();
     assert_eq!(
@@ -269,7 +389,7 @@ fn a_burst_larger_than_any_queue_is_put_right_or_doubted() {
     std::thread::sleep(QUIET);
     if watching.drift().doubt.is_some() {
         // What a daemon does then.
-        watching.watcher.begin_walk(&watching.tree.volume);
+        watching.watcher.begin_walk(&watching.tree.volume, &rule("0755", "0640"));
         watching.tree.repair(&rule("0755", "0640"));
     }
     let wrong = watching.tree.audit(&rule("0755", "0640")).audit;

@@ -105,19 +105,62 @@ impl Engine {
             })
             .cloned()
             .collect();
-        let plans = if walks.is_empty() {
-            plans
-        } else {
-            for name in &walks {
-                self.walk(desired, &mut snapshot, &plans, name, job)?;
-            }
-            plan::plan(desired, &snapshot)
-        };
-        // A run that was ended may be one of an older configuration.
-        if !job.is_cancelled() {
-            self.stand(desired, &plans);
+        // Before the walk, too: an old rule must not be followed while it is under way.
+        self.stand_unless_ended(desired, &plans, job);
+        if walks.is_empty() {
+            return Ok((snapshot, plans));
         }
+        for name in &walks {
+            self.walk(desired, &mut snapshot, &plans, name, job)?;
+        }
+        let (snapshot, plans) = self.look_after_walks(desired, scope, snapshot, &plans, &walks);
+        self.stand_unless_ended(desired, &plans, job);
         Ok((snapshot, plans))
+    }
+
+    /// Looks at everything but the walks again: they may have taken hours. What one found counts
+    /// only if entries are to be what they were to be then.
+    fn look_after_walks(
+        &self,
+        desired: &Desired,
+        scope: &Scope,
+        before: Snapshot,
+        walked_by: &Plans,
+        walks: &[VolumeName],
+    ) -> (Snapshot, Plans) {
+        let mut snapshot = self.snapshot(desired, scope, before.requests);
+        let plans = plan::plan(desired, &snapshot);
+        self.remember_waits(&mut snapshot, &plans);
+        for name in walks {
+            let (Some(found), Some(now)) =
+                (before.volumes.get(name), snapshot.volumes.get_mut(name))
+            else {
+                continue;
+            };
+            let rule = |plans: &Plans| plans.volumes.get(name).and_then(|plan| plan.rule.clone());
+            let file_system = |source: &SourceState| match source {
+                SourceState::Directory(dir) => Some(dir.file_system.id.clone()),
+                _ => None,
+            };
+            if let SourceState::Unreadable(_) = &found.source {
+                // The walk found out what a look at the root cannot.
+                now.source.clone_from(&found.source);
+            } else if rule(&plans) == rule(walked_by)
+                && file_system(&now.source) == file_system(&found.source)
+            {
+                now.audit.clone_from(&found.audit);
+            }
+        }
+        let plans = plan::plan(desired, &snapshot);
+        (snapshot, plans)
+    }
+
+    /// Tells the watch what these plans say. A run that was ended may be one of an older
+    /// configuration.
+    fn stand_unless_ended(&self, desired: &Desired, plans: &Plans, job: &Job) {
+        if !job.is_cancelled() {
+            self.stand(desired, plans);
+        }
     }
 
     fn walk(
@@ -140,7 +183,7 @@ impl Engine {
         // Only of a volume that was in place as declared is a change since then drift.
         let in_place = plan.is_some_and(|plan| plan.standing.is_some());
         let since = self.watched_since(name).filter(|_| in_place);
-        let watched = self.begin_walk(desired, volume);
+        let watched = self.begin_walk(desired, volume, rule);
         let trace = self.begin_trace(name);
         let progress = |now| job.progress.set(now);
         let request = walk_request(desired, volume, rule, job, &progress);
@@ -151,10 +194,7 @@ impl Engine {
             trace: trace.as_ref(),
             ..request
         }) {
-            Ok(audit) => {
-                observed.watch = self.watch_of(desired, name);
-                observed.audit = Some(audit);
-            }
+            Ok(audit) => observed.audit = Some(audit),
             Err(WalkError::Cancelled) => {}
             Err(WalkError::NoAnswer { source, .. }) => {
                 observed.source = SourceState::Unreadable(source.to_string());

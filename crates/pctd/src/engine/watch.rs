@@ -5,12 +5,13 @@
 //! rule again. What the watch finds out reaches the loop as one more reason to look.
 
 use std::collections::BTreeSet;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 use std::time::{Instant, SystemTime};
 
 use pctd_core::desired::{Desired, Mode, Volume};
 use pctd_core::ids::VolumeName;
 use pctd_core::observed::{Assurance, Drift, Watch};
+use pctd_core::ownership::OwnershipRule;
 use pctd_core::plan::{Basis, Plans, VolumePlan};
 use pctd_node::trace::{self, Trace};
 use pctd_node::watch::{News, Standing, Watcher};
@@ -44,14 +45,21 @@ impl Engine {
 
     /// Arms a volume before it is walked, so that nothing slips in between; returns whether what
     /// changes from now on is put right by the watch.
-    pub(super) fn begin_walk(&self, desired: &Desired, volume: &Volume) -> bool {
+    pub(super) fn begin_walk(
+        &self,
+        desired: &Desired,
+        volume: &Volume,
+        rule: &OwnershipRule,
+    ) -> bool {
         let watcher = self.watcher.as_ref().filter(|_| is_wanted(desired));
-        watcher.is_some_and(|watcher| watcher.begin_walk(volume))
+        watcher.is_some_and(|watcher| watcher.begin_walk(volume, rule))
     }
 
     /// Begins to note the directories of a volume that is walked; only a daemon has use for that.
     pub(super) fn begin_trace(&self, volume: &VolumeName) -> Option<Arc<Trace>> {
         self.watcher.as_ref()?;
+        // One of a walk that did not come to its end must not pass for this one's.
+        self.memory().traces.remove(volume);
         match Trace::begin(self.node.paths(), volume) {
             Ok(trace) => {
                 let trace = Arc::new(trace);
@@ -90,13 +98,22 @@ impl Engine {
         }
     }
 
-    /// Tells the watch what these plans say of its volumes.
+    /// Tells the watch what these plans say of its volumes, where they are what is desired by now:
+    /// a run may end long after an edit.
     pub(super) fn stand(&self, desired: &Desired, plans: &Plans) {
         let Some(watcher) = self.watcher.as_ref().filter(|_| is_wanted(desired)) else { return };
+        // Held to the end: the survey of an edit must not come in between.
+        let in_force = self.in_force.lock().unwrap_or_else(PoisonError::into_inner);
+        if !is_wanted(&in_force) {
+            return;
+        }
         let (cpu_percent, confirm_above) =
             (desired.settings.watch_cpu, desired.settings.confirm_above);
         for (name, plan) in &plans.volumes {
             let Some(volume) = desired.volumes.get(name) else { continue };
+            if in_force.volumes.get(name) != Some(volume) {
+                continue;
+            }
             match plan {
                 VolumePlan { standing: Some(rule), .. } => {
                     let rule = Some(rule.clone());
@@ -112,9 +129,13 @@ impl Engine {
         }
     }
 
-    /// Lets go of volumes that are not desired any more.
+    /// Takes note of what is desired from now on, and lets go of volumes that are not any more.
     pub(super) fn stop_watching_others(&self, desired: &Desired) {
         if let Some(watcher) = &self.watcher {
+            let mut in_force = self.in_force.lock().unwrap_or_else(PoisonError::into_inner);
+            if *in_force != *desired {
+                *in_force = desired.clone();
+            }
             let names = desired.volumes.keys().filter(|_| is_wanted(desired));
             let wanted: BTreeSet<_> = names.cloned().collect();
             watcher.keep(&wanted);
