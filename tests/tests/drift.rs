@@ -128,7 +128,7 @@ fn what_others_write_is_put_right_without_a_walk() {
     this.becomes("/tank/data", "4242:4242 0775");
     daemon
         .until("told", |status| status["volumes"]["data"]["drift"]["repaired"].as_u64() >= Some(6));
-    eventually("logged", || daemon.log().contains("drifted entries right"));
+    eventually("logged", || daemon.log().contains("put right what had drifted"));
     // Not one line for each of many.
     let lines = daemon.log().lines().filter(|line| line.contains("drifted")).count();
     assert!(lines <= 3, "{}", daemon.log());

@@ -31,7 +31,7 @@ impl Engine {
                 STEP = "set_ownership",
                 REASON = "Drift",
                 CHANGED = changed,
-                "{volume}: put {changed} drifted entries right"
+                "{volume}: put right what had drifted: {changed} of its entries"
             ),
             News::Doubt { volume, why } => doubt(volume, why),
         });

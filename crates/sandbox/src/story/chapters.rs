@@ -20,7 +20,7 @@ pub(super) fn the_node_as_it_is(scene: &Scene, stage: &Stage) -> Told {
     for id in [910, 950, 951, 953] {
         let running = if scene.node.is_running(ctid(id)?) { "running" } else { "stopped" };
         let mounts = scene.conf(id)?.lines().filter(|line| line.starts_with("mp")).count();
-        stage.row(&format!("container {id}"), &format!("unprivileged, {running}, {mounts} mounts"));
+        stage.row(&format!("container {id}"), &format!("unprivileged, {running}, bind mounts: {mounts}"));
     }
     for path in ["ssl/phoenix.local.key", "nginx/sites/default.conf", "portainer/portainer.db"] {
         let path = format!("/tank/shared/{path}");
@@ -153,14 +153,14 @@ pub(super) fn drift(scene: &Scene, stage: &Stage, daemon: &Daemon) -> Told {
     stage.holds(&format!("the mount is back after {}", seconds(took)));
     let file = scene.host("/tank/shared/ssl/ca/root.pem");
     let open = fs::File::open(&file)?;
-    rustix::fs::fchown(&open, Some(rustix::fs::Uid::ROOT), Some(rustix::fs::Gid::ROOT))?;
     stage.row("chown root:root", "/tank/shared/ssl/ca/root.pem");
     let begun_wrong = Instant::now();
+    rustix::fs::fchown(&open, Some(rustix::fs::Uid::ROOT), Some(rustix::fs::Gid::ROOT))?;
     let right = || -> Result<bool, Broken> {
         Ok(scene.owner("/tank/shared/ssl/ca/root.pem")?.starts_with("100000:100000"))
     };
     while !right()? && begun_wrong.elapsed() < Duration::from_secs(2) {
-        std::thread::sleep(Duration::from_micros(200));
+        std::thread::sleep(Duration::from_micros(20));
     }
     if right()? {
         let took = begun_wrong.elapsed().as_secs_f64() * 1000.0;
