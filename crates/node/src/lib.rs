@@ -50,13 +50,12 @@ use std::time::Duration;
 
 use pctd_core::conf::Conf;
 use pctd_core::desired::{Certificate, Settings, Volume};
-use pctd_core::ids::{Ctid, MpKey};
+use pctd_core::ids::Ctid;
 use pctd_core::observed::{
     Accounts, MakingFacts, NodeState, ObservedCertificates, ObservedContainer, ObservedPair,
     ObservedVolume, Presence, Running, SourceState, TemplateState,
 };
 use pctd_core::ownership::OwnershipRule;
-use pctd_core::plan::{CloneContainer, ConfigureContainer, CreateContainer};
 use pctd_core::presence::Verdict;
 use pctd_core::vmlist::Fingerprint;
 
@@ -326,37 +325,6 @@ impl Node {
         })
     }
 
-    /// Sets one mount point of a container, if its conf still has this digest.
-    ///
-    /// # Errors
-    ///
-    /// [`PctError`]; the conf may have been written nevertheless.
-    pub fn set_mount(
-        &self,
-        ctid: Ctid,
-        key: MpKey,
-        value: &str,
-        digest: &str,
-    ) -> Result<(), PctError> {
-        self.pct().set_mount(ctid, key, value, digest)
-    }
-
-    /// Deletes one mount point of a container, or takes back what is pending of it, if its conf still
-    /// has this digest.
-    ///
-    /// # Errors
-    ///
-    /// [`PctError`]; the conf may have been written nevertheless.
-    pub fn remove_mount(
-        &self,
-        ctid: Ctid,
-        key: MpKey,
-        what: RemoveWhat,
-        digest: &str,
-    ) -> Result<(), PctError> {
-        self.pct().remove_mount(ctid, key, what, digest)
-    }
-
     /// Returns what is known for making containers: where these templates are, and at which of
     /// these containers, whose confs say that they are being made, a task is at work.
     pub fn making_facts<'t>(
@@ -382,66 +350,6 @@ impl Node {
         }
     }
 
-    /// Makes a container from a template.
-    ///
-    /// # Errors
-    ///
-    /// [`PctError`]; what a call that was cut off leaves is in the conf.
-    pub fn create(
-        &self,
-        ctid: Ctid,
-        container: &CreateContainer,
-        limits: Limits<'_>,
-    ) -> Result<(), PctError> {
-        self.pct().create(ctid, container, limits)
-    }
-
-    /// Makes a container as a clone.
-    ///
-    /// # Errors
-    ///
-    /// As [`Self::create`].
-    pub fn clone_container(
-        &self,
-        ctid: Ctid,
-        clone: &CloneContainer,
-        limits: Limits<'_>,
-    ) -> Result<(), PctError> {
-        self.pct().clone_container(ctid, clone, limits)
-    }
-
-    /// Sets properties of a container, if its conf still has this digest.
-    ///
-    /// # Errors
-    ///
-    /// [`PctError`]; the conf may have been written nevertheless.
-    pub fn configure_container(
-        &self,
-        ctid: Ctid,
-        container: &ConfigureContainer,
-        digest: &str,
-    ) -> Result<(), PctError> {
-        self.pct().configure(ctid, container, digest)
-    }
-
-    /// Reboots a container, giving its guest `timeout` to shut down; returns when that is over.
-    ///
-    /// # Errors
-    ///
-    /// [`PctError`]; the container may be stopped.
-    pub fn reboot(&self, ctid: Ctid, timeout: Duration) -> Result<(), PctError> {
-        self.pct().reboot(ctid, timeout)
-    }
-
-    /// Starts a container.
-    ///
-    /// # Errors
-    ///
-    /// [`PctError`].
-    pub fn start(&self, ctid: Ctid) -> Result<(), PctError> {
-        self.pct().start(ctid)
-    }
-
     /// Returns whether a container would start with this bind source: a directory that is reached
     /// without a link (`PVE::LXC::walk_tree_nofollow_fd`).
     pub fn is_bind_source(&self, path: &str) -> bool {
@@ -449,7 +357,8 @@ impl Node {
         self.answers.ask(path, move || source::is_directory(&paths, &place)).unwrap_or(false)
     }
 
-    fn pct(&self) -> Pct {
+    /// Returns the node's `pct`, as the settings have it by now.
+    pub fn pct(&self) -> Pct {
         let NodeOptions { pct, pct_env, pct_timeout, .. } = self.options();
         Pct { env: pct_env, ..Pct::new(pct.unwrap_or_else(|| self.paths.pct()), pct_timeout) }
     }

@@ -52,6 +52,28 @@ pub struct WalkRequest<'a> {
     pub background: bool,
 }
 
+impl<'a> WalkRequest<'a> {
+    /// Returns a request that nothing ends, limits or follows.
+    pub fn new(volume: &'a Volume, rule: &'a OwnershipRule) -> Self {
+        let Walk { cancel, progress, max_changes, since, watched, threads, background, .. } =
+            Walk::new(WalkMode::Audit, rule);
+        let (file_system, trace) = (None, None);
+        Self {
+            volume,
+            rule,
+            file_system,
+            cancel,
+            progress,
+            max_changes,
+            since,
+            watched,
+            trace,
+            threads,
+            background,
+        }
+    }
+}
+
 impl std::fmt::Debug for WalkRequest<'_> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("WalkRequest").field("volume", &self.volume.name).finish_non_exhaustive()

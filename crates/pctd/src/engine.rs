@@ -241,18 +241,7 @@ fn outcome(view: View, taken: Vec<Step>, verdict: Verdict) -> Outcome {
 
 /// Returns the step to take, or how the run ends because there is none.
 fn next_step(desired: &Desired, view: &View) -> Result<Step, Verdict> {
-    let step = view.steps.iter().find(|step| match step {
-        Step::SetMount(set) => !set.after_volume,
-        Step::CreateContainer(_)
-        | Step::CloneContainer(_)
-        | Step::ConfigureContainer(_)
-        | Step::CreateDirectory { .. }
-        | Step::SetOwnership(_)
-        | Step::CreateCertificate(_)
-        | Step::RemoveMount(_)
-        | Step::RebootContainer { .. }
-        | Step::StartContainer {} => true,
-    });
+    let step = view.steps.iter().find(|step| !step.waits_for_volume());
     match step {
         Some(step) if desired.settings.mode == Mode::Enforce => Ok(step.clone()),
         _ if !view.holds.is_empty() => Err(Verdict::Held),

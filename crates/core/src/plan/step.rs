@@ -173,6 +173,12 @@ pub enum Effective {
 }
 
 impl Step {
+    /// Returns whether it is not to be taken before a step of a volume: what is mounted must have
+    /// its owner.
+    pub fn waits_for_volume(&self) -> bool {
+        matches!(self, Self::SetMount(set) if set.after_volume)
+    }
+
     /// The names of all steps.
     pub const NAMES: &[&str] = &[
         "create_container",

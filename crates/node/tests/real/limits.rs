@@ -97,20 +97,7 @@ fn entries_that_appear_after_the_audit_are_not_changed_beyond_the_limit() {
     let node = Node::open(tree.paths.clone(), NodeOptions::default());
     tree.file("old");
     let rule = rule("keep", "keep");
-    let cancel = false.into();
-    let request = WalkRequest {
-        volume: &tree.volume,
-        rule: &rule,
-        file_system: None,
-        cancel: &cancel,
-        progress: &|_| {},
-        max_changes: None,
-        since: None,
-        watched: false,
-        trace: None,
-        threads: None,
-        background: false,
-    };
+    let request = WalkRequest::new(&tree.volume, &rule);
     let audit = node.audit(request).unwrap();
     assert_eq!(audit.changes, 2, "the root and the file");
     for n in 0..50 {

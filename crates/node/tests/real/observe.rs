@@ -82,17 +82,9 @@ fn a_walk_is_made_only_on_the_file_system_it_was_planned_for() {
     let cancel = false.into();
     let volume = &tree.volume;
     let request = WalkRequest {
-        volume,
-        rule: &rule,
         file_system: Some("ext4:elsewhere"),
         cancel: &cancel,
-        progress: &|_| {},
-        max_changes: None,
-        since: None,
-        watched: false,
-        trace: None,
-        threads: None,
-        background: false,
+        ..WalkRequest::new(volume, &rule)
     };
     let error = node.repair(request).unwrap_err();
     assert!(matches!(error, WalkError::FileSystemChanged { .. }), "{error}");

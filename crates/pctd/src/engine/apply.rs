@@ -162,7 +162,7 @@ impl Engine {
         }
         let digest = container.conf.digest.to_string();
         let begun = Instant::now();
-        let called = self.node.set_mount(ctid, set.key, &set.value, &digest);
+        let called = self.node.pct().set_mount(ctid, set.key, &set.value, &digest);
         // Whatever the exit code: a failing `pct set` may have written, and one that succeeded
         // may have been overwritten since (proxmox.md 7, 5). Only the conf tells.
         let Some(now) = self.observe_one(ctid) else {

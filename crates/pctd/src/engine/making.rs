@@ -29,7 +29,7 @@ impl Engine {
     ) -> StepEnd {
         let from = container.template.as_str();
         self.make(desired, ctid, Making::Create, from, job, |limits| {
-            self.node.create(ctid, container, limits)
+            self.node.pct().create(ctid, container, limits)
         })
     }
 
@@ -45,7 +45,7 @@ impl Engine {
         let Some(_only) = Cloning::begin(self, clone.from) else { return StepEnd::Refused };
         let from = clone.from.to_string();
         let end = self.make(desired, ctid, Making::Clone, &from, job, |limits| {
-            self.node.clone_container(ctid, clone, limits)
+            self.node.pct().clone_container(ctid, clone, limits)
         });
         if !matches!(end, StepEnd::Done) {
             return end;
@@ -130,7 +130,7 @@ impl Engine {
         };
         let digest = container.conf.digest.to_string();
         let begun = Instant::now();
-        let called = self.node.configure_container(ctid, step, &digest);
+        let called = self.node.pct().configure(ctid, step, &digest);
         let Some(now) = self.observe_one(ctid) else {
             return StepEnd::Failed(format!("{ctid} could not be read after pct set"));
         };

@@ -331,19 +331,8 @@ pub(super) fn walk_request<'a>(
     job: &'a Job,
     progress: &'a (dyn Fn(Progress) + Sync),
 ) -> WalkRequest<'a> {
-    WalkRequest {
-        volume,
-        rule,
-        file_system: None,
-        cancel: &job.cancel,
-        progress,
-        max_changes: None,
-        since: None,
-        watched: false,
-        trace: None,
-        threads: desired.settings.walk_threads,
-        background: false,
-    }
+    let (cancel, threads) = (&*job.cancel, desired.settings.walk_threads);
+    WalkRequest { cancel, progress, threads, ..WalkRequest::new(volume, rule) }
 }
 
 /// Returns how long ago each restart was; a clock that was set back makes it "just now".

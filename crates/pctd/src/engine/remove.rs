@@ -30,7 +30,7 @@ impl Engine {
         let digest = container.conf.digest.to_string();
         let what = if *pending { RemoveWhat::Pending } else { RemoveWhat::Mount };
         let begun = Instant::now();
-        let called = self.node.remove_mount(ctid, *key, what, &digest);
+        let called = self.node.pct().remove_mount(ctid, *key, what, &digest);
         // A `pct` that failed may have written, and one that succeeded may have made another value
         // current instead (proxmox.md 11); only the conf tells.
         let Some(now) = self.observe_one(ctid) else {

@@ -57,7 +57,7 @@ impl Engine {
             own.join(", ")
         );
         let begun = Instant::now();
-        let called = self.node.reboot(ctid, desired.settings.restart_timeout);
+        let called = self.node.pct().reboot(ctid, desired.settings.restart_timeout);
         if self.comes_back(ctid, container) {
             let elapsed = u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX);
             info!(CTID = %ctid, STEP = "reboot_container", ELAPSED_MS = elapsed, "{ctid}: restarted");
@@ -85,7 +85,7 @@ impl Engine {
 
     /// Starts a container that a restart of pctd's left stopped.
     pub(super) fn start_again(&self, ctid: Ctid) -> StepEnd {
-        let called = self.node.start(ctid);
+        let called = self.node.pct().start(ctid);
         // Whatever the exit code: somebody else may have started it.
         let is_running = self.observe_one(ctid).is_some_and(|now| now.running != Running::No);
         match called {
@@ -176,7 +176,8 @@ impl Engine {
                 continue;
             }
             let digest = now.conf.digest.to_string();
-            let put = self.node.set_mount(ctid, *key, &old, &digest).map_err(|e| e.to_string());
+            let put =
+                self.node.pct().set_mount(ctid, *key, &old, &digest).map_err(|e| e.to_string());
             let was_own = self.node.ledger().ledger().is_own_mount(ctid, *key, old.as_bytes());
             let entry = if was_own {
                 LedgerEntry::MountWritten { ctid, key: *key, value: old }
@@ -187,7 +188,7 @@ impl Engine {
                 why.extend(["; ", &key.to_string(), " could not be put back: ", &error]);
             }
         }
-        match self.node.start(ctid) {
+        match self.node.pct().start(ctid) {
             Ok(()) => {
                 why.push_str("; its old mounts were put back and it was started");
                 (why, true)

@@ -678,18 +678,7 @@ impl Node {
 
 /// The step a daemon would take of these: a mount waits for its volume.
 pub(crate) fn executable<'s>(desired: &Desired, steps: &'s [Step]) -> Option<&'s Step> {
-    let mut ready = steps.iter().filter(|step| match step {
-        Step::SetMount(set) => !set.after_volume,
-        Step::CreateContainer(_)
-        | Step::CloneContainer(_)
-        | Step::ConfigureContainer(_)
-        | Step::CreateDirectory { .. }
-        | Step::SetOwnership(_)
-        | Step::CreateCertificate(_)
-        | Step::RemoveMount(_)
-        | Step::RebootContainer { .. }
-        | Step::StartContainer {} => true,
-    });
+    let mut ready = steps.iter().filter(|step| !step.waits_for_volume());
     ready.next().filter(|_| desired.settings.mode == Mode::Enforce)
 }
 
