@@ -1,12 +1,14 @@
 //! The planner: from what is wanted and what is there to the steps between them. Pure.
 //!
 //! [`plan`] takes one snapshot and plans every volume and container in it. Volumes come first,
-//! because a container may only mount what is owned ([`volume::Readiness`]). A plan without
+//! because a container may only mount what is owned ([`Readiness`]). A plan without
 //! steps and holds is what *converged* means; nothing else is.
 //!
 //! - [`step`]: what may be done. [`hold`]: why something is not done. [`notice`]: what else to know.
 //! - `owner`: whose a volume is to be, through the id maps of its containers.
-//! - [`volume`]: directory, owner and modes; `certificate`: what is kept in it. `mounts`, [`container`]: mount points and restarts; `prune`: what is no longer declared.
+//! - `planned`: what planning one container or volume comes to.
+//! - `volume`: directory, owner and modes; `certificate`: what is kept in it.
+//! - `mounts`, `container`: mount points and restarts; `prune`: what is no longer declared.
 //! - `definition`: containers that are absent or just made. `fields`: what of a definition drifts.
 
 use std::collections::BTreeMap;
@@ -16,26 +18,25 @@ use crate::ids::{Ctid, Key, VolumeName};
 use crate::observed::{NodeState, Snapshot};
 
 mod certificate;
-pub mod container;
+mod container;
 mod definition;
 mod fields;
 pub mod hold;
 mod mounts;
 pub mod notice;
 mod owner;
+mod planned;
 mod prune;
 pub mod step;
-pub mod volume;
+mod volume;
 
-pub use container::ContainerPlan;
-pub use fields::FieldDrift;
 pub use hold::{Hold, Missing, NotReady, Recheck, SourceLack};
 pub use notice::{Notice, Reason, WhyKept};
+pub use planned::{Basis, ContainerPlan, FieldDrift, Readiness, VolumePlan};
 pub use step::{
     CloneContainer, ConfigureContainer, CreateCertificate, CreateContainer, Effective, RemoveMount,
     SetMount, SetOwnership, Step,
 };
-pub use volume::{Basis, Readiness, VolumePlan};
 
 /// The plans of everything in a snapshot.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]

@@ -8,8 +8,8 @@ use crate::ledger::{CertificateRecord, LedgerEntry, PairRecord};
 use crate::observed::{ObservedCertificates, ObservedPair, PairFile, Snapshot};
 use crate::plan::hold::Hold;
 use crate::plan::notice::Notice;
+use crate::plan::planned::{Readiness, VolumePlan};
 use crate::plan::step::{CreateCertificate, Step};
-use crate::plan::volume::{Readiness, VolumePlan};
 
 /// Plans the certificates of a volume whose directory is there and whose owner is known.
 pub(crate) fn plan(

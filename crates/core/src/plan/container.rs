@@ -9,31 +9,13 @@ use crate::ids::{Ctid, MpKey, VolumeName};
 use crate::ledger::LedgerEntry;
 use crate::observed::{Cluster, ObservedContainer, Presence, Running, Snapshot};
 use crate::plan::definition;
-use crate::plan::fields::FieldDrift;
 use crate::plan::hold::{Hold, NotReady};
 use crate::plan::mounts::{MountPlan, MountTable};
 use crate::plan::notice::Notice;
 use crate::plan::owner;
+use crate::plan::planned::{ContainerPlan, Readiness, VolumePlan};
 use crate::plan::prune;
 use crate::plan::step::Step;
-use crate::plan::volume::{Readiness, VolumePlan};
-
-/// What is to be done for a container.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct ContainerPlan {
-    /// The steps, in the order they are to be taken.
-    pub steps: Vec<Step>,
-    /// Why what differs is left.
-    pub holds: Vec<Hold>,
-    /// What an admin should know though nothing differs.
-    pub notices: Vec<Notice>,
-    /// What to enter into the ledger, since it was seen to be in place.
-    pub records: Vec<LedgerEntry>,
-    /// Volumes whose own holds keep a mount of this container from being written.
-    pub waits_for: Vec<VolumeName>,
-    /// Fields of its definition that differ and are not managed.
-    pub drift: Vec<FieldDrift>,
-}
 
 /// Plans one container on one snapshot whose volumes have been planned.
 pub(crate) fn plan(

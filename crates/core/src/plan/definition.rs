@@ -14,9 +14,9 @@ use crate::desired::{ContainerDef, Definition, Desired, Source};
 use crate::ids::Ctid;
 use crate::ledger::{LedgerEntry, Making, Memory};
 use crate::observed::{Cluster, ObservedContainer, Presence, Running, Snapshot, TemplateState};
-use crate::plan::container::ContainerPlan;
 use crate::plan::fields::{self, drifts, future, options_of, startup_of};
 use crate::plan::hold::{Hold, Missing, NotReady, SourceLack};
+use crate::plan::planned::ContainerPlan;
 use crate::plan::step::{CloneContainer, ConfigureContainer, CreateContainer, Step};
 
 /// Options of an interface that say where it is in the network.

@@ -9,22 +9,9 @@ use crate::conf::{Conf, Section};
 use crate::desired::definition::{Property, listed};
 use crate::desired::{Definition, Field};
 use crate::observed::{ObservedContainer, Running};
-use crate::plan::container::ContainerPlan;
 use crate::plan::notice::Notice;
+use crate::plan::planned::{ContainerPlan, FieldDrift};
 use crate::plan::step::{ConfigureContainer, Step};
-
-/// A field of a definition that a container does not have as declared, and that is not managed.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct FieldDrift {
-    /// The field.
-    pub field: Field,
-    /// The property of the conf.
-    pub property: &'static str,
-    /// What is declared.
-    pub declared: String,
-    /// What is there.
-    pub found: Option<String>,
-}
 
 /// Plans the fields of a container that is whole.
 pub(super) fn plan(

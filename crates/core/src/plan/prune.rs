@@ -10,9 +10,9 @@ use crate::desired::Desired;
 use crate::ids::{Ctid, MpKey};
 use crate::ledger::{LedgerEntry, Memory};
 use crate::observed::{Removal, Snapshot};
-use crate::plan::container::ContainerPlan;
 use crate::plan::hold::Hold;
 use crate::plan::notice::{Notice, WhyKept};
+use crate::plan::planned::ContainerPlan;
 use crate::plan::step::{Effective, RemoveMount, Step};
 
 /// Plans what goes of one conf; returns the keys whose removal waits for a restart.

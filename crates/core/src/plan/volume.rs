@@ -7,81 +7,15 @@ use crate::desired::{Desired, Enforce, RequireMount, Volume};
 use crate::ids::HostIds;
 use crate::ledger::{LedgerEntry, Memory, VolumeRecord};
 use crate::observed::{
-    Assurance, Audit, FileSystem, ObservedVolume, Presence, Snapshot, SourceDir, SourceState,
+    Audit, FileSystem, ObservedVolume, Presence, Snapshot, SourceDir, SourceState,
 };
 use crate::ownership::{EntryKind, EntryStat, OwnershipRule, Place, Scope};
 use crate::plan::certificate;
 use crate::plan::hold::{Hold, Missing};
 use crate::plan::notice::Notice;
 use crate::plan::owner::{self, OwnerDecision};
+use crate::plan::planned::{Basis, Readiness, VolumePlan};
 use crate::plan::step::{SetOwnership, Step};
-
-/// What is to be done for a volume, and what that means for the containers that mount it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct VolumePlan {
-    /// The steps, in the order they are to be taken.
-    pub steps: Vec<Step>,
-    /// Why what differs is left.
-    pub holds: Vec<Hold>,
-    /// What an admin should know though nothing differs.
-    pub notices: Vec<Notice>,
-    /// What to enter into the ledger, since it was seen to be in place.
-    pub records: Vec<LedgerEntry>,
-    /// Whether containers may mount it.
-    pub readiness: Readiness,
-    /// The rule for its entries, once it is known whose they are to be.
-    pub rule: Option<OwnershipRule>,
-    /// The rule that entries are held to as they change, where the volume was in place already.
-    pub standing: Option<OwnershipRule>,
-    /// Whether a read-only walk is needed before more can be said.
-    pub needs_audit: bool,
-    /// What its ownership rests on.
-    pub basis: Basis,
-}
-
-/// Whether a volume may be mounted.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Readiness {
-    /// It is as declared, or differs for a reason that waiting will not cure.
-    Ready,
-    /// It will be once its own steps are taken.
-    Soon,
-    /// Not before a hold is gone.
-    Held,
-}
-
-/// What a volume's condition `Owned` rests on.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Basis {
-    /// Nothing is declared of it, or there is nobody to own it for.
-    NotManaged,
-    /// A walk of every entry in this very observation.
-    Walk,
-    /// The root directory, and what is known from before.
-    Before(Assurance),
-    /// It is not in place, or not known to be.
-    None,
-}
-
-impl VolumePlan {
-    fn new(readiness: Readiness, basis: Basis) -> Self {
-        Self {
-            steps: Vec::new(),
-            holds: Vec::new(),
-            notices: Vec::new(),
-            records: Vec::new(),
-            readiness,
-            rule: None,
-            standing: None,
-            needs_audit: false,
-            basis,
-        }
-    }
-
-    fn held(hold: Hold) -> Self {
-        Self { holds: vec![hold], ..Self::new(Readiness::Held, Basis::None) }
-    }
-}
 
 /// Plans one volume on one snapshot.
 pub(crate) fn plan(desired: &Desired, snapshot: &Snapshot, volume: &Volume) -> VolumePlan {

@@ -20,7 +20,10 @@ pub(super) fn the_node_as_it_is(scene: &Scene, stage: &Stage) -> Told {
     for id in [910, 950, 951, 953] {
         let running = if scene.node.is_running(ctid(id)?) { "running" } else { "stopped" };
         let mounts = scene.conf(id)?.lines().filter(|line| line.starts_with("mp")).count();
-        stage.row(&format!("container {id}"), &format!("unprivileged, {running}, bind mounts: {mounts}"));
+        stage.row(
+            &format!("container {id}"),
+            &format!("unprivileged, {running}, bind mounts: {mounts}"),
+        );
     }
     for path in ["ssl/phoenix.local.key", "nginx/sites/default.conf", "portainer/portainer.db"] {
         let path = format!("/tank/shared/{path}");
