@@ -38,6 +38,10 @@ const PENDING_FLOOR: usize = 16;
 /// error; only an attacker gets that far.
 const SWAPS_FOLLOWED: u32 = 8;
 
+/// After so many entries in a row that differ, the next one is opened without a look at its name
+/// first: most volumes are all right or all wrong, and the look is a tenth of what a repair costs.
+const ALL_WRONG: u32 = 16;
+
 /// Walks a volume.
 ///
 /// # Errors
@@ -116,6 +120,8 @@ pub(super) struct Engine<'a> {
     tally: Tally,
     /// What of the tally the others know.
     published: Progress,
+    /// How many entries in a row were found to differ.
+    wrong_in_a_row: u32,
 }
 
 /// What became of an entry that was taken for something other than a directory.
@@ -128,7 +134,8 @@ enum Leaf {
 
 impl<'a> Engine<'a> {
     pub(super) fn new(crew: &'a Crew<'a>, hire: &'a dyn Fn() -> bool) -> Self {
-        Self { crew, hire, tally: Tally::default(), published: Progress::default() }
+        let (tally, published) = (Tally::default(), Progress::default());
+        Self { crew, hire, tally, published, wrong_in_a_row: 0 }
     }
 
     /// Returns what was counted.
@@ -301,6 +308,10 @@ impl<'a> Engine<'a> {
 
     /// Looks at an entry that is no directory.
     fn leaf(&mut self, spot: Spot<'_>, name: &CStr) -> Leaf {
+        if self.wrong_in_a_row >= ALL_WRONG {
+            // It will have to be opened anyway.
+            return self.opened_leaf(spot, name);
+        }
         let stat = match Stat::at(spot.fd(), name) {
             Ok(stat) => stat,
             Err(errno) => {
@@ -320,14 +331,18 @@ impl<'a> Engine<'a> {
             self.tally.entry();
             return Leaf::Dealt;
         }
-        self.differing_leaf(spot, name).unwrap_or_else(|errno| {
+        self.opened_leaf(spot, name)
+    }
+
+    /// Opens an entry and decides about what is open: its name may stand for another now.
+    fn opened_leaf(&mut self, spot: Spot<'_>, name: &CStr) -> Leaf {
+        self.try_open_leaf(spot, name).unwrap_or_else(|errno| {
             self.failed(spot, name, errno);
             Leaf::Dealt
         })
     }
 
-    /// Opens an entry that looked different and decides anew: its name may stand for another now.
-    fn differing_leaf(&mut self, spot: Spot<'_>, name: &CStr) -> Result<Leaf, Errno> {
+    fn try_open_leaf(&mut self, spot: Spot<'_>, name: &CStr) -> Result<Leaf, Errno> {
         let fd = match open_path_here(spot.fd(), name) {
             Err(Errno::XDEV) => {
                 self.tally.nested_mount(spot.path(Some(name)));
@@ -340,7 +355,13 @@ impl<'a> Engine<'a> {
             return Ok(Leaf::Directory);
         }
         self.tally.entry();
-        self.put_right(|| spot.path(Some(name)), Place::Below(name.to_bytes()), &fd, &stat)?;
+        let place = Place::Below(name.to_bytes());
+        if entry::decide(self.crew.walk.rule, place, &stat.entry).is_none() {
+            self.wrong_in_a_row = 0;
+            return Ok(Leaf::Dealt);
+        }
+        self.wrong_in_a_row = self.wrong_in_a_row.saturating_add(1);
+        self.put_right(|| spot.path(Some(name)), place, &fd, &stat)?;
         Ok(Leaf::Dealt)
     }
 
