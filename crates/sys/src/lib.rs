@@ -8,6 +8,7 @@
 //! - [`fanotify`]: what changes on a whole file system, as it happens.
 //! - [`handle`]: names of files that need no open fd.
 //! - [`io_priority`]: how a thread stands in line for the disk.
+//! - [`xattr`]: whether an open file has an attribute (`getxattrat`).
 
 #![cfg(target_os = "linux")]
 
@@ -19,6 +20,7 @@ pub mod chmod;
 pub mod fanotify;
 pub mod handle;
 pub mod io_priority;
+pub mod xattr;
 
 /// Turns what a call returned into a result; to be called right after it, on the same thread.
 fn check(returned: c_long) -> Result<c_long, Errno> {

@@ -380,7 +380,7 @@ impl<'a> Engine<'a> {
         if crew.is_the_watchs(stat.changed) {
             return Ok(());
         }
-        let finding = entry::examine(&fd, stat, change)?;
+        let finding = entry::examine(&crew.procfs, &fd, stat, change)?;
         let repair = finding.change.filter(|_| crew.walk.mode == WalkMode::Repair);
         if repair.is_some() && !crew.may_change() {
             self.tally.limited();

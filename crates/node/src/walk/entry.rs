@@ -6,14 +6,14 @@
 //! `fchmodat2`, or before Linux 6.6 through the magic link in `/proc/self/fd`; either leads to the
 //! same inode and to no other.
 
-use std::ffi::CString;
+use std::ffi::{CStr, CString};
 use std::fmt;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::LazyLock;
 
 use pctd_core::ids::HostIds;
 use pctd_core::ownership::{Change, EntryKind, EntryStat, OwnershipRule, Place};
-use pctd_sys::chmod;
+use pctd_sys::{chmod, xattr};
 use rustix::fs::{
     AtFlags, CWD, Gid, Mode, OFlags, PROC_SUPER_MAGIC, ResolveFlags, Uid, chmodat, chownat,
     fstatfs, getxattr_query, openat, openat2,
@@ -96,6 +96,8 @@ pub(crate) struct ProcFds {
     dir: OwnedFd,
     /// Whether modes are set without it: one call that looks up no name.
     by_fd: bool,
+    /// Whether attributes are asked for in it: one name to look up instead of four.
+    by_dir: bool,
 }
 
 impl ProcFds {
@@ -108,7 +110,7 @@ impl ProcFds {
         }
         let resolve = ResolveFlags::NO_XDEV | ResolveFlags::BENEATH;
         let dir = openat2(&proc, "self/fd", flags, Mode::empty(), resolve)?;
-        Ok(Self { dir, by_fd: *HAS_FCHMODAT2 })
+        Ok(Self { dir, by_fd: *HAS_FCHMODAT2, by_dir: xattr::is_supported() })
     }
 
     fn chmod(&self, fd: impl AsFd, mode: u32) -> Result<(), Errno> {
@@ -120,8 +122,12 @@ impl ProcFds {
     }
 
     /// Returns whether an open file has an extended attribute.
-    fn has_xattr(fd: impl AsFd, attribute: &'static str) -> Result<bool, Errno> {
-        let link = format!("/proc/self/fd/{}", DecInt::from_fd(&fd).as_str());
+    fn has_xattr(&self, fd: impl AsFd, attribute: &CStr) -> Result<bool, Errno> {
+        let name = DecInt::from_fd(&fd);
+        if self.by_dir {
+            return xattr::has_at(&self.dir, name.as_c_str(), attribute);
+        }
+        let link = format!("/proc/self/fd/{}", name.as_str());
         let link = CString::new(link).map_err(|_| Errno::INVAL)?;
         match getxattr_query(link.as_c_str(), attribute) {
             Ok(_) => Ok(true),
@@ -132,8 +138,13 @@ impl ProcFds {
 }
 
 /// Looks closer at an entry that differs; `fd` is open on what `stat` describes.
-pub(super) fn examine(fd: impl AsFd, stat: &Stat, change: Change) -> Result<Finding, Errno> {
-    let acl = change.mode.is_some() && ProcFds::has_xattr(&fd, "system.posix_acl_access")?;
+pub(super) fn examine(
+    procfs: &ProcFds,
+    fd: impl AsFd,
+    stat: &Stat,
+    change: Change,
+) -> Result<Finding, Errno> {
+    let acl = change.mode.is_some() && procfs.has_xattr(&fd, c"system.posix_acl_access")?;
     let change = Change { mode: change.mode.filter(|_| !acl), ..change };
     let mode = stat.entry.mode;
     let file = stat.entry.kind == EntryKind::File;
@@ -141,7 +152,7 @@ pub(super) fn examine(fd: impl AsFd, stat: &Stat, change: Change) -> Result<Find
         && file
         && (mode_after_chown(&stat.entry) != mode
             // Capabilities are of no use to a file that cannot be executed.
-            || (mode & EXECUTE != 0 && ProcFds::has_xattr(&fd, "security.capability")?));
+            || (mode & EXECUTE != 0 && procfs.has_xattr(&fd, c"security.capability")?));
     Ok(Finding {
         change: (change.owner.is_some() || change.mode.is_some()).then_some(change),
         mode,
@@ -224,10 +235,30 @@ mod tests {
         std::fs::symlink_metadata(path).unwrap().mode() & 0o7777
     }
 
-    /// With the call of newer kernels, where there is one, and through `/proc`.
-    fn both_ways() -> Vec<ProcFds> {
-        let all = [false, true].map(|by_fd| ProcFds { by_fd, ..ProcFds::open().unwrap() });
-        all.into_iter().filter(|procfs| !procfs.by_fd || *HAS_FCHMODAT2).collect()
+    /// With the calls of newer kernels, where there are any, and through `/proc`.
+    fn both_ways() -> [ProcFds; 2] {
+        let old = ProcFds { by_fd: false, by_dir: false, ..ProcFds::open().unwrap() };
+        [old, ProcFds::open().unwrap()]
+    }
+
+    #[test]
+    fn both_ways_see_the_attributes_of_the_open_file() {
+        let dir = tempfile::tempdir().unwrap();
+        let [name, moved] = ["name", "moved"].map(|n| dir.path().join(n));
+        std::fs::write(&name, "").unwrap();
+        let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let fd = openat(CWD, &name, flags, Mode::empty()).unwrap();
+        std::fs::rename(&name, &moved).unwrap();
+        std::fs::write(&name, "").unwrap();
+        let none = rustix::fs::XattrFlags::empty();
+        if let Err(errno) = rustix::fs::setxattr(&moved, "trusted.pctd", b"1", none) {
+            assert!(matches!(errno, Errno::PERM | Errno::OPNOTSUPP), "{errno}");
+            return;
+        }
+        for procfs in both_ways() {
+            assert_eq!(procfs.has_xattr(&fd, c"trusted.pctd"), Ok(true), "{procfs:?}");
+            assert_eq!(procfs.has_xattr(&fd, c"trusted.other"), Ok(false), "{procfs:?}");
+        }
     }
 
     #[test]

@@ -48,7 +48,7 @@ impl Spot<'_> {
         let Some(change) = entry::decide(self.rule, place, &stat.entry) else {
             return Ok(Touched::InPlace);
         };
-        let Some(change) = entry::examine(&fd, &stat, change)?.change else {
+        let Some(change) = entry::examine(self.procfs, &fd, &stat, change)?.change else {
             return Ok(Touched::InPlace);
         };
         Ok(match entry::apply(self.procfs, &fd, &stat, change) {
