@@ -256,6 +256,10 @@ impl Watcher {
     /// Enters what came of arming a volume.
     fn armed(&self, volume: &Volume, armed: Result<Root, String>, doubt: Option<&str>) {
         let name = &volume.name;
+        let armed = armed.and_then(|root| match self.shared.ended() {
+            Some(why) => Err(why.to_owned()),
+            None => Ok(root),
+        });
         let command = match &armed {
             // Events that came since the mark are looked at after this.
             Ok(root) => Command::Arm(name.clone(), root.clone()),

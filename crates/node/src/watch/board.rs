@@ -1,7 +1,7 @@
 //! What the thread of the watch and everybody else share: one entry per volume.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
@@ -11,12 +11,17 @@ use super::mark::Root;
 use super::rate::Rate;
 use super::{News, Standing};
 
+/// Why nothing is watched when the thread met a defect.
+const ENDED: &str = "the watch ended unexpectedly; restart pctd";
+
 /// What the thread and everybody else know of the volumes.
 pub(super) struct Shared {
     entries: Mutex<BTreeMap<VolumeName, Shown>>,
     news: Box<dyn Fn(News) + Send + Sync>,
     /// Counts changes of the table of mounts.
     mounts: AtomicU64,
+    /// Whether the thread ended though it was not asked to.
+    ended: AtomicBool,
     /// Volumes that were armed before.
     armed_before: Mutex<BTreeSet<VolumeName>>,
 }
@@ -60,8 +65,22 @@ impl Default for Shown {
 
 impl Shared {
     pub(super) fn new(news: impl Fn(News) + Send + Sync + 'static) -> Self {
-        let (entries, mounts) = (Mutex::default(), AtomicU64::default());
-        Self { entries, news: Box::new(news), mounts, armed_before: Mutex::default() }
+        let (entries, armed_before) = (Mutex::default(), Mutex::default());
+        let (mounts, ended) = (AtomicU64::default(), AtomicBool::default());
+        Self { entries, news: Box::new(news), mounts, ended, armed_before }
+    }
+
+    /// Notes that the thread has ended: nothing is watched from now on.
+    pub(super) fn end(&self) {
+        self.ended.store(true, Ordering::Relaxed);
+        for entry in self.entries().values_mut() {
+            *entry = Shown { armed: Err(ENDED.to_owned()), ..Shown::default() };
+        }
+    }
+
+    /// Returns why nothing can be watched any more, if so.
+    pub(super) fn ended(&self) -> Option<&'static str> {
+        self.ended.load(Ordering::Relaxed).then_some(ENDED)
     }
 
     /// Notes that a volume is armed; returns whether it was before, by this process.

@@ -57,6 +57,7 @@ pub(super) struct Worker {
 impl Worker {
     /// Runs until nobody can send commands any more.
     pub(super) fn run(mut self) {
+        let _told = TellEnd(Arc::clone(&self.shared));
         let mounts = open_mount_table();
         // Of the kernel's own file system; it keeps nobody from unmounting anything.
         let procfs = ProcFds::open();
@@ -115,7 +116,14 @@ impl Worker {
         let paths = self.paths.clone();
         let mut mounts = Mounts::new(&paths);
         for _ in 0..READS {
-            let Ok(events) = self.group.read(buffer) else { break };
+            let events = match self.group.read(buffer) {
+                Ok(events) => events,
+                Err(errno) => {
+                    // Nothing that is known of; in any case not at once again.
+                    self.doubt_all(&format!("events cannot be read: {errno}"));
+                    return true;
+                }
+            };
             // A volume is armed before it is walked. What happens after that is read after that, so
             // it finds the volume known, if commands are obeyed in between.
             self.take_commands();
@@ -133,11 +141,7 @@ impl Worker {
                             *of.entry(name.clone()).or_default() += 1;
                         }
                     }
-                    Event::Overflow | Event::Unknown => {
-                        for name in self.volumes.by_name.keys() {
-                            self.shared.doubt(name, "events were lost");
-                        }
-                    }
+                    Event::Overflow | Event::Unknown => self.doubt_all("events were lost"),
                 }
             }
             if count == 0 {
@@ -157,6 +161,12 @@ impl Worker {
             watched.unsure |= mounts.is_lost(watched.root.mount);
         }
         self.volumes.is_overspent(Instant::now())
+    }
+
+    fn doubt_all(&self, why: &str) {
+        for name in self.volumes.by_name.keys() {
+            self.shared.doubt(name, why);
+        }
     }
 
     /// Puts a slice of every volume right that has work and time; returns when there is more.
@@ -241,6 +251,17 @@ impl Worker {
         for (name, why) in gone {
             self.volumes.forget(&name);
             self.shared.disarm(&name, &why);
+        }
+    }
+}
+
+/// Says when the thread ends unasked, so that nobody relies on a watch that is none.
+struct TellEnd(Arc<Shared>);
+
+impl Drop for TellEnd {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.0.end();
         }
     }
 }

@@ -379,6 +379,23 @@ fn a_file_system_that_tells_of_nothing_is_walked() {
 }
 
 #[test]
+fn a_watch_that_met_a_defect_does_not_pass_for_one() {
+    let tree = Tree::new();
+    let Some(_mounted) = Mounted::tmpfs(&tree.at("")) else { return };
+    let watcher = Watcher::start(tree.paths.clone(), |news| panic!("as told: {news:?}")).unwrap();
+    let (volume, rule) = (&tree.volume, rule("0755", "0640"));
+    watcher.begin_walk(volume, &rule);
+    watcher.hold(volume, standing(Some(rule.clone())));
+    sh(&tree.at(""), "echo x > f");
+    let ended = || watcher.state(&volume.name);
+    let why = "the watch ended unexpectedly; restart pctd".to_owned();
+    eventually("said so", || ended() == Watch::Walks(why.clone()));
+    assert!(!watcher.begin_walk(volume, &rule));
+    watcher.hold(volume, standing(Some(rule)));
+    assert_eq!(ended(), Watch::Walks(why));
+}
+
+#[test]
 fn a_burst_larger_than_any_queue_is_put_right_or_doubted() {
     let Some(watching) = Watching::new(rule("0755", "0640")) else { return };
     sh(
