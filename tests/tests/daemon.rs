@@ -11,7 +11,8 @@ use std::time::{Duration, Instant};
 use pctd_core::ids::Ctid;
 use pctd_sandbox::{Node, NodeOptions};
 use pctd_tests::daemon::{Daemon, Pctd, eventually, states};
-use pctd_tests::world::skip;
+use pctd_tests::world::{own, skip};
+use rustix::fs::chmod;
 use rustix::process::Signal;
 
 const CONFIG: &str = r#"{
@@ -194,6 +195,46 @@ fn a_bad_edit_is_refused_and_the_last_good_configuration_stays_in_force() {
     house.configure(CONFIG);
     daemon.until("the good one is accepted", |status| status["config"]["valid"] == true);
     assert_eq!(daemon.status()["config"]["generation"], 1, "an equal one is no new generation");
+    daemon.stop();
+}
+
+#[test]
+fn a_configuration_that_others_could_change_is_refused_and_the_last_good_one_stays() {
+    let Some(house) = House::new() else { return };
+    let daemon = converged(&house);
+    let (dir, file) = (house.path("/etc/pctd"), house.path("/etc/pctd/config.json"));
+    let refused = |said: &str| {
+        daemon.until("it is refused", |status| {
+            let error = status["config"]["error"].as_str();
+            status["config"]["valid"] == false && error.is_some_and(|error| error.contains(said))
+        });
+        assert!(house.node.pct(["set", "100", "--delete", "mp0"]).unwrap().is_success());
+        eventually("the old configuration is still enforced", || house.is_mounted());
+    };
+    let accepted = || daemon.until("accepted", |status| status["config"]["valid"] == true);
+
+    chmod(&file, 0o664.into()).unwrap();
+    refused("group 0 may write to");
+    chmod(&file, 0o644.into()).unwrap();
+    accepted();
+    chmod(&dir, 0o777.into()).unwrap();
+    refused("everybody may write to");
+    chmod(&dir, 0o755.into()).unwrap();
+    accepted();
+    own(&file, 1000, 0);
+    refused("belongs to uid 1000; run `chown -h root ");
+    own(&file, 0, 0);
+    accepted();
+    assert_eq!(daemon.status()["config"]["generation"], 1, "an equal one is no new generation");
+
+    // What somebody else may have written is not in force until the admin says that it is meant.
+    chmod(&file, 0o666.into()).unwrap();
+    let written = CONFIG.replace("/data\"}}", "/elsewhere\"}}");
+    assert_ne!(written, CONFIG);
+    fs::write(&file, written).unwrap();
+    refused("everybody may write to");
+    chmod(&file, 0o644.into()).unwrap();
+    daemon.until("accepted", |status| status["config"]["generation"] == 2);
     daemon.stop();
 }
 

@@ -17,6 +17,7 @@
 //!   without waiting for ever.
 //! - [`trace`]: what a walk leaves behind, to tell after a restart what it need not look at first.
 //! - [`watch`]: drift below a volume, noticed and put right as it happens.
+//! - [`trusted`]: files that decide what root does, read where nobody else can have written them.
 //! - [`pct`]: the `pct` program.
 //! - [`ledger`]: what pctd did, on disk; the lock of the node.
 //!
@@ -37,6 +38,7 @@ pub mod pve;
 pub mod source;
 mod stat;
 pub mod trace;
+pub mod trusted;
 pub mod walk;
 mod walks;
 pub mod watch;

@@ -51,6 +51,11 @@ impl NodePaths {
         self.root.as_fd()
     }
 
+    /// Returns what stands before every path of the node; empty for the machine itself.
+    pub(crate) fn prefix(&self) -> &Path {
+        &self.prefix
+    }
+
     /// Returns where a path of the node (`/etc/pve`) is found, for messages and for trusted paths.
     pub fn host(&self, path: &str) -> PathBuf {
         let below = path.trim_start_matches('/');

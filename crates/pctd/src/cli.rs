@@ -15,7 +15,7 @@ use pctd_core::report;
 use pctd_node::{NodeOptions, NodePaths};
 use serde::Serialize;
 
-use crate::config_files::{ConfigPaths, chain};
+use crate::config_files::{ConfigPaths, Trust, chain};
 use crate::daemon;
 use crate::engine::Engine;
 use crate::log::{self, Verbosity};
@@ -138,11 +138,19 @@ const fn verbosity(global: &Global, usual: Verbosity) -> Verbosity {
     }
 }
 
+/// Returns where the configuration is that is in force, or is to be.
 fn config_paths(global: &Global) -> Result<ConfigPaths, Failure> {
     let absolute: io::Result<Vec<PathBuf>> =
         global.config.iter().map(std::path::absolute).collect();
+    named_paths(global, absolute?)
+}
+
+/// Returns these paths, or where the configuration is by default.
+fn named_paths(global: &Global, named: Vec<PathBuf>) -> Result<ConfigPaths, Failure> {
     let paths = NodePaths::new(global.root.clone())?;
-    Ok(ConfigPaths::new(absolute?, &paths.config_dir()))
+    let directory = paths.config_dir();
+    let trust = if global.allow_insecure_config { Trust::Anybody } else { Trust::Root(paths) };
+    Ok(ConfigPaths::new(named, &directory, trust))
 }
 
 fn open_engine(global: &Global) -> Result<Engine, Failure> {

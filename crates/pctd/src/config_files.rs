@@ -1,18 +1,33 @@
 //! Reading configuration files: which there are, and what they say together.
 
 use std::fs;
-use std::io;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
 use pctd_core::config::{self, Loaded, Problems, Strictness};
+use pctd_node::NodePaths;
+use pctd_node::trusted::{Flaw, ReadError, Reading};
+
+/// What of a directory is read.
+const SUFFIX: &str = ".json";
 
 /// Where configuration is read from, in the order it is merged.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub(crate) struct ConfigPaths {
     paths: Vec<PathBuf>,
     /// Whether the paths were named; the default ones may be missing.
     named: bool,
+    /// Whose files are believed.
+    trust: Trust,
+}
+
+/// Who may have written what is put in force.
+#[derive(Debug, Clone)]
+pub(crate) enum Trust {
+    /// Root alone; the way to the files is judged, on this node.
+    Root(NodePaths),
+    /// Anybody, because the admin said so.
+    Anybody,
 }
 
 /// The bytes of one file under the name it is shown by.
@@ -22,29 +37,45 @@ pub(crate) type FileBytes = (String, Vec<u8>);
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum ConfigError {
     /// A file or directory cannot be read.
-    #[error("cannot read {path}")]
-    Read {
-        /// The path.
-        path: String,
-        /// What the kernel said.
-        source: io::Error,
-    },
+    #[error(transparent)]
+    Read(#[from] ReadError),
     /// Not even one file was found.
     #[error("no configuration found: neither {0} exists; name it with --config")]
     Nothing(String),
+    /// Others than root could have written it.
+    #[error("{}", insecure(.0))]
+    Insecure(Vec<Flaw>),
     /// The files say something that cannot be put in force.
     #[error("{0}")]
     Invalid(Problems),
 }
 
+fn insecure(flaws: &[Flaw]) -> String {
+    let flaws: Vec<String> = flaws.iter().map(ToString::to_string).collect();
+    format!(
+        "others than root could change the configuration: {}; where that is meant, \
+         --allow-insecure-config allows it",
+        flaws.join("; ")
+    )
+}
+
+/// What was read.
+#[derive(Debug)]
+pub(crate) struct Files {
+    /// The files.
+    pub(crate) files: Vec<FileBytes>,
+    /// Why they must not be put in force; none: they may be.
+    pub(crate) flaws: Vec<Flaw>,
+}
+
 impl ConfigPaths {
     /// Returns the paths that were named, or the default ones in `directory`.
-    pub(crate) fn new(named: Vec<PathBuf>, directory: &Path) -> Self {
+    pub(crate) fn new(named: Vec<PathBuf>, directory: &Path, trust: Trust) -> Self {
         if named.is_empty() {
             let paths = vec![directory.join("config.json"), directory.join("conf.d")];
-            Self { paths, named: false }
+            Self { paths, named: false, trust }
         } else {
-            Self { paths: named, named: true }
+            Self { paths: named, named: true, trust }
         }
     }
 
@@ -79,27 +110,36 @@ impl ConfigPaths {
     /// # Errors
     ///
     /// A named path that cannot be read, or nothing to read at all.
-    pub(crate) fn read(&self) -> Result<Vec<FileBytes>, ConfigError> {
-        let mut files = Vec::new();
+    pub(crate) fn read(&self) -> Result<Files, ConfigError> {
+        let mut reading = Reading::default();
         for path in &self.paths {
-            for file in self.files_of(path)? {
-                files.push((file.display().to_string(), read(&file)?));
+            let read = match &self.trust {
+                Trust::Root(paths) => reading.add(paths, path, SUFFIX),
+                Trust::Anybody => Self::read_unjudged(path, &mut reading),
+            };
+            match read {
+                Err(error) if !self.named && error.is_missing(path) => {}
+                read => read?,
             }
         }
-        if files.is_empty() {
+        if reading.files.is_empty() {
             let tried: Vec<_> = self.paths.iter().map(|path| path.display().to_string()).collect();
             return Err(ConfigError::Nothing(tried.join(" nor ")));
         }
-        Ok(files)
+        let shown = |(path, bytes): (PathBuf, Vec<u8>)| (path.display().to_string(), bytes);
+        Ok(Files { files: reading.files.into_iter().map(shown).collect(), flaws: reading.flaws })
     }
 
-    /// Reads and validates.
+    /// Reads and validates what nobody but root can have written.
     ///
     /// # Errors
     ///
     /// As [`Self::read`], and everything that is wrong with the files at once.
     pub(crate) fn load(&self) -> Result<(Loaded, Vec<String>), ConfigError> {
-        let files = self.read()?;
+        let Files { files, flaws } = self.read()?;
+        if !flaws.is_empty() {
+            return Err(ConfigError::Insecure(flaws));
+        }
         let names = files.iter().map(|(name, _)| name.clone()).collect();
         config::load(&files, Strictness::Lenient)
             .map(|loaded| (loaded, names))
@@ -108,34 +148,34 @@ impl ConfigPaths {
 
     /// Returns the files there are now, as far as they can be listed; for a status.
     pub(crate) fn files(&self) -> Vec<PathBuf> {
-        let listed = |path: &PathBuf| self.files_of(path).unwrap_or_else(|_| vec![path.clone()]);
+        let listed = |path: &PathBuf| files_of(path).unwrap_or_else(|_| vec![path.clone()]);
         self.paths.iter().flat_map(listed).collect()
     }
 
-    fn files_of(&self, path: &Path) -> Result<Vec<PathBuf>, ConfigError> {
-        let missing = |error: &io::Error| error.kind() == io::ErrorKind::NotFound && !self.named;
-        match fs::metadata(path) {
-            Err(error) if missing(&error) => Ok(Vec::new()),
-            Err(source) => Err(ConfigError::Read { path: path.display().to_string(), source }),
-            Ok(metadata) if !metadata.is_dir() => Ok(vec![path.to_path_buf()]),
-            Ok(_) => {
-                let entries = fs::read_dir(path).and_then(Iterator::collect::<io::Result<Vec<_>>>);
-                let entries = entries.map_err(|source| ConfigError::Read {
-                    path: path.display().to_string(),
-                    source,
-                })?;
-                let is_json = |file: &PathBuf| file.extension().is_some_and(|e| e == "json");
-                let mut files: Vec<_> =
-                    entries.iter().map(fs::DirEntry::path).filter(is_json).collect();
-                files.sort();
-                Ok(files)
-            }
+    fn read_unjudged(path: &Path, reading: &mut Reading) -> Result<(), ReadError> {
+        for file in files_of(path)? {
+            let bytes = fs::read(&file);
+            let bytes = bytes.map_err(|source| ReadError { path: file.clone(), source })?;
+            reading.files.push((file, bytes));
         }
+        Ok(())
     }
 }
 
-fn read(file: &Path) -> Result<Vec<u8>, ConfigError> {
-    fs::read(file).map_err(|source| ConfigError::Read { path: file.display().to_string(), source })
+fn files_of(path: &Path) -> Result<Vec<PathBuf>, ReadError> {
+    let failed = |source| ReadError { path: path.to_path_buf(), source };
+    if !fs::metadata(path).map_err(failed)?.is_dir() {
+        return Ok(vec![path.to_path_buf()]);
+    }
+    let mut files = Vec::new();
+    for entry in fs::read_dir(path).map_err(failed)? {
+        let file = entry.map_err(failed)?.path();
+        if file.extension().is_some_and(|extension| extension == "json") {
+            files.push(file);
+        }
+    }
+    files.sort();
+    Ok(files)
 }
 
 /// Returns a name for the state of a directory that changes when it is another one: (device, inode).

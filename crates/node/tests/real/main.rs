@@ -13,5 +13,6 @@ mod observe;
 mod source;
 mod support;
 mod threads;
+mod trusted;
 mod walk;
 mod watch;

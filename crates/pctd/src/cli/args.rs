@@ -25,6 +25,10 @@ pub(crate) struct Global {
     /// Default: /etc/pctd/config.json and /etc/pctd/conf.d.
     #[arg(long, global = true, value_name = "PATH")]
     pub(crate) config: Vec<PathBuf>,
+    /// Accept a configuration that others than root could change, by its mode, its owner or a
+    /// directory on the way to it.
+    #[arg(long, global = true)]
+    pub(crate) allow_insecure_config: bool,
     /// Put every path of the node below this directory.
     #[arg(long, global = true, value_name = "DIR")]
     pub(crate) root: Option<PathBuf>,

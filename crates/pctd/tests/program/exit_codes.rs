@@ -98,6 +98,30 @@ fn what_cannot_be_read_is_1() {
 }
 
 #[test]
+fn a_configuration_that_others_can_change_is_1_unless_it_is_allowed() {
+    let root = Root::node();
+    root.declare("/data");
+    let path = root.path("etc/pctd/config.json");
+    rustix::fs::chmod(&path, 0o666.into()).unwrap();
+    let said = format!(
+        "everybody may write to {path} (mode 0666); run `chmod go-w {path}`",
+        path = path.display()
+    );
+    for arguments in [["plan"].as_slice(), &["apply"], &["apply", "data"]] {
+        let ran = root.pctd(arguments);
+        assert_fails(&ran, &said);
+        assert!(ran.stderr.contains("--allow-insecure-config"), "{ran:?}");
+    }
+    let ran = root.pctd(&["check"]);
+    assert_eq!((ran.code, ran.stderr.as_str()), (FAILED, ""), "{ran:?}");
+    let place = format!("{}:1:1: error: the file: {said}", path.display());
+    assert!(ran.stdout.contains(&place) && ran.stdout.contains("Refused: 1 problem"), "{ran:?}");
+    let check = root.pctd(&["check", "--allow-insecure-config"]);
+    assert_eq!((check.code, check.stderr.as_str()), (DONE, ""), "{check:?}");
+    assert_eq!(root.pctd(&["plan", "--allow-insecure-config"]).code, DONE);
+}
+
+#[test]
 fn without_a_daemon_status_is_1_and_says_what_to_do() {
     let root = Root::node();
     root.declare("/data");
