@@ -9,7 +9,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::desired::Desired;
 use crate::ids::{Ctid, VolumeName};
-use crate::observed::{Assurance, ObservedVolume, Presence, Snapshot, SourceState, Watch};
+use crate::observed::{
+    Assurance, NodeState, ObservedVolume, Presence, Snapshot, SourceState, Watch,
+};
 use crate::plan::{Basis, Hold, Plans, VolumePlan, owner_of};
 
 /// Whether something is so.
@@ -111,7 +113,11 @@ pub fn of_container(
         },
     );
     add("Mapped", mapped(desired, ctid, container));
-    add("Mounted", mounted(desired, plans, ctid));
+    let mounting = match &snapshot.node {
+        NodeState::Up(cluster) => desired.on_node(&cluster.node),
+        NodeState::Unknown(_) => Cow::Borrowed(desired),
+    };
+    add("Mounted", mounted(&mounting, plans, ctid));
     conditions
 }
 
@@ -181,6 +187,9 @@ fn watched(observed: Option<&ObservedVolume>, plan: Option<&VolumePlan>) -> Cond
         (_, Some(VolumePlan { basis: Basis::NotManaged, .. })) => {
             Condition::new(Truth::False, "NotManaged", "nothing is declared, so nothing drifts")
         }
+        (_, Some(VolumePlan { basis: Basis::OtherNode, .. })) => {
+            Condition::new(Truth::False, "OtherNodeActs", "another node looks after it")
+        }
         (Some(Watch::Walks(why)), _) => Condition::new(
             Truth::False,
             "PeriodicVerify",
@@ -212,6 +221,9 @@ fn present(source: Option<&SourceState>, plan: &VolumePlan) -> Condition {
                 Condition::held,
             )
         }
+        Some(SourceState::OfOtherNodes) => {
+            Condition::new(Truth::False, "NotNeeded", "it does not exist on this node")
+        }
         Some(SourceState::Missing { .. }) => match plan.holds.first() {
             Some(hold) => Condition::held(hold),
             None if plan.steps.is_empty() => {
@@ -238,6 +250,11 @@ fn owned(plan: &VolumePlan) -> Condition {
             "NotManaged",
             "nothing is declared, or nobody here mounts it",
         ),
+        Basis::OtherNode => Condition::new(
+            Truth::True,
+            "OtherNodeActs",
+            "the root directory is right; another node looks after the rest",
+        ),
         Basis::Walk => Condition::new(Truth::True, "Verified", "every entry was looked at"),
         Basis::Before(assurance) => {
             let message = match assurance {
@@ -256,7 +273,7 @@ fn owned(plan: &VolumePlan) -> Condition {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeMap;
+    use std::collections::{BTreeMap, BTreeSet};
     use std::sync::Arc;
 
     use super::*;
@@ -311,12 +328,14 @@ mod tests {
             let files = [("config.json".to_owned(), text.into_bytes())];
             let desired =
                 load(&files, Strictness::Lenient).map_err(|e| e.to_string()).unwrap().desired;
-            let cluster = Cluster { node: "pve".to_owned(), quorate: true };
+            let cluster =
+                Cluster { node: "pve".to_owned(), quorate: true, online: BTreeSet::new() };
             let source = directory(HostIds::new(100_000, 100_000));
             let audit = Some(Audit { entries: 10, ..Audit::default() });
             let snapshot = Snapshot {
                 node: NodeState::Up(cluster),
                 containers: BTreeMap::new(),
+                elsewhere: BTreeMap::new(),
                 volumes: BTreeMap::from([(
                     volume(),
                     ObservedVolume { audit, ..ObservedVolume::new(source) },
@@ -401,7 +420,7 @@ mod tests {
         let drift = |changes| Some(Audit { entries: 10, changes, ..Audit::default() });
         let kept = || World::declared("", "");
         let fixed = || World::declared(r#""owner": "container_root", "create": false,"#, "");
-        let cases = [
+        let cases = vec![
             (
                 "everything is in place",
                 World::new(),

@@ -2,6 +2,7 @@
 //!
 //! Built by [`crate::config`]; a value of these types has passed every check that needs no node.
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::num::NonZeroUsize;
 use std::time::Duration;
@@ -25,6 +26,17 @@ pub struct Desired {
 }
 
 impl Desired {
+    /// Returns what of this is wanted on one node of a cluster: without the volumes of other nodes.
+    #[must_use]
+    pub fn on_node(&self, node: &str) -> Cow<'_, Self> {
+        if self.volumes.values().all(|volume| volume.is_on(node)) {
+            return Cow::Borrowed(self);
+        }
+        let mut own = self.clone();
+        own.volumes.retain(|_, volume| volume.is_on(node));
+        Cow::Owned(own)
+    }
+
     /// Returns the volumes that `ctid` mounts, each with how.
     pub fn mounts_of(&self, ctid: Ctid) -> impl Iterator<Item = (&Volume, &Mount)> {
         self.volumes.values().filter_map(move |v| v.mounts.get(&ctid).map(|mount| (v, mount)))
@@ -310,11 +322,47 @@ pub struct Volume {
     pub create: bool,
     /// What must be mounted first.
     pub require_mount: RequireMount,
+    /// The nodes it exists on; none named: every node.
+    pub nodes: BTreeSet<String>,
+    /// Whether it is one directory for all of them; absent: its file system tells.
+    pub shared: Option<bool>,
     /// Where it is mounted, by container.
     pub mounts: BTreeMap<Ctid, Mount>,
     /// The certificates kept in it, in the order given.
     pub certificates: Vec<Certificate>,
 }
+
+impl Volume {
+    /// Returns whether the volume exists on this node.
+    pub fn is_on(&self, node: &str) -> bool {
+        self.nodes.is_empty() || self.nodes.contains(node)
+    }
+
+    /// Returns whether what lies on a file system of this type is one directory for all nodes.
+    ///
+    /// What is not said is told by the type. To take a directory of one node for shared costs a word in
+    /// the configuration; to take a shared one for a node's own would let two nodes undo each other.
+    pub fn is_shared(&self, file_system: &str) -> bool {
+        self.shared.unwrap_or_else(|| SHARED_KINDS.contains(&file_system))
+    }
+}
+
+/// The types of file systems that are there for sharing between machines, as mountinfo has them.
+const SHARED_KINDS: [&str; 13] = [
+    "nfs",
+    "nfs4",
+    "cifs",
+    "smb3",
+    "ceph",
+    "fuse.ceph",
+    "fuse.ceph-fuse",
+    "fuse.glusterfs",
+    "beegfs",
+    "gfs2",
+    "gpfs",
+    "lustre",
+    "ocfs2",
+];
 
 /// A self-signed key and certificate kept in a volume.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -18,6 +18,9 @@ pub struct Snapshot {
     pub node: NodeState,
     /// Every container the run needs, the ones that share volumes with it included.
     pub containers: BTreeMap<Ctid, Presence>,
+    /// The confs of containers on other nodes that mount a volume which all nodes see, or why one
+    /// could not be read.
+    pub elsewhere: BTreeMap<Ctid, Result<Conf, String>>,
     /// Every volume the run needs.
     pub volumes: BTreeMap<VolumeName, ObservedVolume>,
     /// What pctd did before.
@@ -116,6 +119,8 @@ pub struct Cluster {
     pub node: String,
     /// Whether writes to `/etc/pve` are possible.
     pub quorate: bool,
+    /// The nodes of the cluster that are reached; empty where there is no cluster.
+    pub online: BTreeSet<String>,
 }
 
 /// Where a container is.
@@ -289,6 +294,20 @@ pub enum SourceState {
     },
     /// It could not be looked at.
     Unreadable(String),
+    /// It was not looked at, because the volume does not exist on this node.
+    OfOtherNodes,
+}
+
+impl SourceState {
+    /// Returns the file system it is on, or would be made on, where that is known.
+    pub const fn file_system(&self) -> Option<&FileSystem> {
+        match self {
+            Self::Directory(SourceDir { file_system, .. }) | Self::Missing { file_system } => {
+                Some(file_system)
+            }
+            _ => None,
+        }
+    }
 }
 
 /// The root directory of a volume.

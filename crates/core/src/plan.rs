@@ -7,6 +7,7 @@
 //! - [`step`]: what may be done. [`hold`]: why something is not done. [`notice`]: what else to know.
 //! - `owner`: whose a volume is to be, through the id maps of its containers.
 //! - `planned`: what planning one container or volume comes to.
+//! - `sharing`: which node acts on a directory that all nodes of a cluster see.
 //! - `volume`: directory, owner and modes; `certificate`: what is kept in it.
 //! - `mounts`, `container`: mount points and restarts; `prune`: what is no longer declared.
 //! - `definition`: containers that are absent or just made. `fields`: what of a definition drifts.
@@ -27,6 +28,7 @@ pub mod notice;
 mod owner;
 mod planned;
 mod prune;
+mod sharing;
 pub mod step;
 mod volume;
 
@@ -93,10 +95,17 @@ pub fn plan(desired: &Desired, snapshot: &Snapshot) -> Plans {
         }
     };
     for name in snapshot.volumes.keys() {
-        if let Some(wanted) = desired.volumes.get(name) {
-            plans.volumes.insert(name.clone(), volume::plan(desired, snapshot, wanted));
-        }
+        let Some(wanted) = desired.volumes.get(name) else { continue };
+        let planned = if wanted.is_on(&cluster.node) {
+            volume::plan(desired, snapshot, cluster, wanted)
+        } else {
+            let notices = vec![Notice::OfOtherNodes { nodes: wanted.nodes.clone() }];
+            VolumePlan { notices, ..VolumePlan::new(Readiness::Ready, Basis::NotManaged) }
+        };
+        plans.volumes.insert(name.clone(), planned);
     }
+    // For its containers it is as if nobody had declared it.
+    let desired = &*desired.on_node(&cluster.node);
     for ctid in snapshot.containers.keys() {
         let planned = container::plan(desired, snapshot, cluster, &plans.volumes, *ctid);
         plans.containers.insert(*ctid, planned);

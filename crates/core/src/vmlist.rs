@@ -103,36 +103,55 @@ pub fn parse_starttime(text: &[u8]) -> Result<u64, Unparsable> {
     Ok(serde_json::from_slice::<Raw>(text)?.starttime)
 }
 
-/// Reads from `.members` whether the cluster is quorate; a node without a cluster always is.
-///
-/// # Errors
-///
-/// [`Unparsable`] where it is not the JSON that pmxcfs writes.
-pub fn parse_quorate(text: &[u8]) -> Result<bool, Unparsable> {
-    #[derive(Deserialize)]
-    struct Raw {
-        cluster: Option<RawCluster>,
-    }
-    #[derive(Deserialize)]
-    struct RawCluster {
-        quorate: u8,
-    }
-    let raw: Raw = serde_json::from_slice(text)?;
-    Ok(raw.cluster.is_none_or(|cluster| cluster.quorate != 0))
+/// `.members`: this node and those it is in a cluster with.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Members {
+    /// The name of this node.
+    pub node: Option<String>,
+    /// Whether it is in a cluster.
+    pub clustered: bool,
+    /// Whether the cluster has a quorum here; a node without a cluster always has.
+    pub quorate: bool,
+    /// The nodes of the cluster that are reached.
+    pub online: BTreeSet<String>,
 }
 
-/// Returns whether the `.members` of a node says that it is in a cluster.
-///
-/// # Errors
-///
-/// The text is not what pmxcfs writes.
-pub fn parse_clustered(text: &[u8]) -> Result<bool, Unparsable> {
-    #[derive(Deserialize)]
-    struct Raw {
-        cluster: Option<serde::de::IgnoredAny>,
+impl Members {
+    /// What a node without `.members` is: only a cluster has something to say there.
+    pub const STANDALONE: Self =
+        Self { node: None, clustered: false, quorate: true, online: BTreeSet::new() };
+
+    /// Reads `.members`.
+    ///
+    /// # Errors
+    ///
+    /// [`Unparsable`] where it is not the JSON that pmxcfs writes.
+    pub fn parse(text: &[u8]) -> Result<Self, Unparsable> {
+        #[derive(Deserialize)]
+        struct Raw {
+            nodename: Option<String>,
+            cluster: Option<RawCluster>,
+            #[serde(default)]
+            nodelist: BTreeMap<String, RawMember>,
+        }
+        #[derive(Deserialize)]
+        struct RawCluster {
+            quorate: u8,
+        }
+        #[derive(Deserialize)]
+        struct RawMember {
+            #[serde(default)]
+            online: u8,
+        }
+        let raw: Raw = serde_json::from_slice(text)?;
+        let online = raw.nodelist.into_iter().filter(|(_, member)| member.online != 0);
+        Ok(Self {
+            node: raw.nodename,
+            clustered: raw.cluster.is_some(),
+            quorate: raw.cluster.is_none_or(|cluster| cluster.quorate != 0),
+            online: online.map(|(name, _)| name).collect(),
+        })
     }
-    let raw: Raw = serde_json::from_slice(text)?;
-    Ok(raw.cluster.is_some())
 }
 
 /// What a poll remembers, to tell at the next one which guests to look at again.
@@ -154,6 +173,15 @@ impl Fingerprint {
         // After a restart of pmxcfs an equal number may stand for another content.
         let restarted = self.starttime != other.starttime;
         ids.filter(|id| restarted || self.vmlist.get(*id) != other.vmlist.get(*id)).collect()
+    }
+
+    /// Returns the ids that came to `node` or left it between the two.
+    pub fn moved(&self, other: &Self, node: &str) -> BTreeSet<Ctid> {
+        let here = |fingerprint: &Self, id: &Ctid| {
+            fingerprint.vmlist.get(*id).is_some_and(|guest| guest.node == node)
+        };
+        let ids = self.vmlist.guests.keys().chain(other.vmlist.guests.keys());
+        ids.filter(|id| here(self, id) != here(other, id)).copied().collect()
     }
 }
 
@@ -216,14 +244,19 @@ mod tests {
         let version = br#"{"starttime":1700000000,"clinfo":2,"vmlist":138,"kvstore":{}}"#;
         assert_eq!(parse_starttime(version), Ok(1_700_000_000));
         assert!(parse_starttime(b"{}").is_err());
-        for (text, expected) in [
-            (r#"{"nodename":"vm","version":0}"#, true),
-            (r#"{"nodename":"a","cluster":{"name":"c","nodes":2,"quorate":1}}"#, true),
-            (r#"{"nodename":"a","cluster":{"name":"c","nodes":2,"quorate":0}}"#, false),
-        ] {
-            assert_eq!(parse_quorate(text.as_bytes()), Ok(expected), "{text}");
+        let alone = Members { node: Some("vm".to_owned()), ..Members::STANDALONE };
+        assert_eq!(Members::parse(br#"{"nodename":"vm","version":0}"#), Ok(alone));
+        for quorate in [false, true] {
+            let text = format!(
+                r#"{{"nodename":"a","version":4,"cluster":{{"name":"c","version":2,"nodes":2,"quorate":{}}},
+                "nodelist":{{"a":{{"id":1,"online":1,"ip":"10.0.0.1"}},"b":{{"id":2,"online":0}}}}}}"#,
+                u8::from(quorate)
+            );
+            let (node, online) = (Some("a".to_owned()), BTreeSet::from(["a".to_owned()]));
+            let expected = Members { node, clustered: true, quorate, online };
+            assert_eq!(Members::parse(text.as_bytes()), Ok(expected), "{text}");
         }
-        assert!(parse_quorate(br#"{"cluster":{}}"#).is_err());
+        assert!(Members::parse(br#"{"cluster":{}}"#).is_err());
     }
 
     #[test]
@@ -234,6 +267,15 @@ mod tests {
         assert_eq!(before.changed(&after), expected);
         assert_eq!(after.changed(&before), expected);
         assert_eq!(before.changed(&before), BTreeSet::new());
+    }
+
+    #[test]
+    fn what_came_or_went_has_moved_whatever_its_number() {
+        let before = fingerprint(1, &[(100, "a", 9), (101, "a", 4), (102, "b", 4), (103, "b", 1)]);
+        let after = fingerprint(2, &[(100, "a", 2), (101, "b", 4), (102, "a", 4), (104, "a", 1)]);
+        let expected: BTreeSet<_> = [101, 102, 104].map(ctid).into();
+        assert_eq!(before.moved(&after, "a"), expected);
+        assert_eq!(before.moved(&before, "a"), BTreeSet::new());
     }
 
     #[test]

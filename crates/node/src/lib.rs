@@ -224,6 +224,15 @@ impl Node {
         Ok(verdicts.into_iter().map(presence).collect())
     }
 
+    /// Returns the confs of these containers, each on the node that `.vmlist` names for it.
+    pub fn confs_elsewhere<'n>(
+        &self,
+        containers: impl IntoIterator<Item = (Ctid, &'n str)>,
+    ) -> BTreeMap<Ctid, Result<Conf, String>> {
+        let read = |(ctid, node)| (ctid, pve::conf_elsewhere(&self.paths, node, ctid));
+        containers.into_iter().map(read).collect()
+    }
+
     /// Returns the host's users and groups.
     ///
     /// # Errors

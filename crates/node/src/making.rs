@@ -11,7 +11,7 @@ use std::path::Path;
 use bstr::ByteSlice as _;
 use pctd_core::ids::Ctid;
 use pctd_core::observed::TemplateState;
-use pctd_core::vmlist::parse_clustered;
+use pctd_core::vmlist::Members;
 
 use crate::mounts;
 use crate::paths::NodePaths;
@@ -135,7 +135,7 @@ fn storages(text: &str) -> BTreeMap<String, Storage> {
 /// Returns whether this node is in a cluster; one that cannot be told is.
 pub fn is_clustered(paths: &NodePaths) -> bool {
     match std::fs::read(paths.members()) {
-        Ok(text) => parse_clustered(&text).unwrap_or(true),
+        Ok(text) => Members::parse(&text).map_or(true, |members| members.clustered),
         Err(error) => error.kind() != io::ErrorKind::NotFound,
     }
 }

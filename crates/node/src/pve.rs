@@ -8,10 +8,11 @@ use std::io;
 use std::path::Path;
 use std::time::Duration;
 
+use pctd_core::conf::Conf;
 use pctd_core::ids::Ctid;
 use pctd_core::observed::Cluster;
 use pctd_core::presence::{ConfDir, ConfRead, Evidence, Verdict, judge};
-use pctd_core::vmlist::{Fingerprint, Vmlist, parse_quorate, parse_starttime};
+use pctd_core::vmlist::{Fingerprint, Members, Vmlist, parse_starttime};
 use rustix::fs::{CWD, Mode, lstat, readlinkat, stat};
 
 use crate::paths::NodePaths;
@@ -46,12 +47,19 @@ pub fn read(paths: &NodePaths, node: Option<&str>) -> Result<Pve, String> {
         starttime: read_parsed(&paths.version(), parse_starttime)?,
         vmlist: read_parsed(&paths.vmlist(), Vmlist::parse)?,
     };
+    let members = members(&paths.members())?;
     let node = match node {
         Some(node) => node.to_owned(),
         None => local_name(&paths.local())?,
     };
-    let quorate = members_quorate(&paths.members())? && writable(paths)?;
-    Ok(Pve { cluster: Cluster { node, quorate }, fingerprint })
+    if let Some(own) = members.node.filter(|own| members.clustered && *own != node) {
+        // One configuration for all nodes must not make each of them act as the same one.
+        return Err(format!(
+            "this node of the cluster is {own}, and not {node}; take `node` out of the settings"
+        ));
+    }
+    let (quorate, online) = (members.quorate && writable(paths)?, members.online);
+    Ok(Pve { cluster: Cluster { node, quorate, online }, fingerprint })
 }
 
 fn read_parsed<T, E: std::fmt::Display>(
@@ -73,12 +81,11 @@ fn local_name(local: &Path) -> Result<String, String> {
     name.map(str::to_owned).ok_or_else(|| at(local, &"does not lead to a directory of nodes/"))
 }
 
-fn members_quorate(members: &Path) -> Result<bool, String> {
-    match std::fs::read(members) {
-        // Only a cluster has something to say there.
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(true),
-        Err(error) => Err(at(members, &error)),
-        Ok(text) => parse_quorate(&text).map_err(|error| at(members, &error)),
+fn members(path: &Path) -> Result<Members, String> {
+    match std::fs::read(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Members::STANDALONE),
+        Err(error) => Err(at(path, &error)),
+        Ok(text) => Members::parse(&text).map_err(|error| at(path, &error)),
     }
 }
 
@@ -139,6 +146,20 @@ fn locate_once(
     judge(Evidence { ctid, node, vmlist, dir, conf })
 }
 
+/// Returns the conf of a container that `.vmlist` has on another node.
+///
+/// # Errors
+///
+/// The reason, with the path, why it cannot be read or parsed.
+pub fn conf_elsewhere(paths: &NodePaths, node: &str, ctid: Ctid) -> Result<Conf, String> {
+    let path = paths.conf(node, ctid);
+    match read_conf(&path, CONF_ATTEMPTS) {
+        ConfRead::Bytes(bytes) => Conf::parse(ctid, &bytes).map_err(|error| at(&path, &error)),
+        ConfRead::Missing => Err(at(&path, &"is not there")),
+        ConfRead::Failed(reason) => Err(reason),
+    }
+}
+
 fn conf_dir(dir: &Path) -> ConfDir {
     let first = std::fs::read_dir(dir).and_then(|mut entries| entries.next().transpose());
     match first {
@@ -164,6 +185,7 @@ fn read_conf(path: &Path, attempts: u32) -> ConfRead {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
     use std::fs;
     use std::os::unix::fs::symlink;
     use std::sync::atomic::{AtomicBool, Ordering};
@@ -194,7 +216,10 @@ mod tests {
     fn a_node_that_is_up_has_a_name_and_a_quorum() {
         let (_dir, paths) = node();
         let pve = read(&paths, None).unwrap();
-        assert_eq!(pve.cluster, Cluster { node: "vm".into(), quorate: true });
+        assert_eq!(
+            pve.cluster,
+            Cluster { node: "vm".into(), quorate: true, online: BTreeSet::new() }
+        );
         assert_eq!(read(&paths, Some("renamed")).unwrap().cluster.node, "renamed");
         assert_eq!(locate(&paths, &pve, ctid(100)), Verdict::Here(b"arch: amd64\n".to_vec()));
         assert_eq!(locate(&paths, &pve, ctid(101)), Verdict::OnNode("other".into()));
@@ -235,6 +260,19 @@ mod tests {
         let dir = rustix::fs::open(paths.node_dir("vm"), rustix::fs::OFlags::RDONLY, Mode::empty());
         rustix::fs::fchmod(dir.unwrap(), Mode::from_raw_mode(0o555)).unwrap();
         assert!(!read(&paths, None).unwrap().cluster.quorate);
+    }
+
+    #[test]
+    fn a_node_of_a_cluster_is_nobody_else() {
+        let (_dir, paths) = node();
+        let members = r#"{"nodename":"vm","cluster":{"name":"c","nodes":2,"quorate":1},
+            "nodelist":{"vm":{"id":1,"online":1},"b":{"id":2,"online":0}}}"#;
+        fs::write(paths.members(), members).unwrap();
+        let online = BTreeSet::from(["vm".to_owned()]);
+        let cluster = Cluster { node: "vm".into(), quorate: true, online };
+        assert_eq!(read(&paths, Some("vm")).unwrap().cluster, cluster);
+        let refused = read(&paths, Some("b")).unwrap_err();
+        assert!(refused.contains("is vm, and not b"), "{refused}");
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! The walk of `pctd-node` as a process: what the daemon does, with nothing around it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::num::NonZeroUsize;
 use std::path::Path;
 use std::process::ExitCode;
@@ -69,6 +69,8 @@ fn volume(host_path: &str) -> Volume {
         recurse: true,
         create: false,
         require_mount: RequireMount::No,
+        nodes: BTreeSet::new(),
+        shared: None,
         mounts: BTreeMap::new(),
         certificates: Vec::new(),
     }

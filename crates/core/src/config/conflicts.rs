@@ -21,25 +21,33 @@ pub(super) fn check(volumes: &BTreeMap<VolumeName, Declared>, report: &mut Repor
 }
 
 fn check_targets(volumes: &BTreeMap<VolumeName, Declared>, report: &mut Report<'_>) {
-    let mut taken: BTreeMap<(Ctid, &str), (&VolumeName, &Spot)> = BTreeMap::new();
+    let mut taken: BTreeMap<(Ctid, &str), Vec<(&Declared, &Spot)>> = BTreeMap::new();
     for (name, declared) in volumes {
         for (ctid, mount) in &declared.volume.mounts {
             let spot = declared.mount_spots.get(ctid).unwrap_or(&declared.spot);
-            let Some((other, first)) = taken.get(&(*ctid, mount.target.as_str())) else {
-                taken.insert((*ctid, &mount.target), (name, spot));
+            let before = taken.entry((*ctid, mount.target.as_str())).or_default();
+            let meets = |(other, _): &&(&Declared, _)| meet(&other.volume, &declared.volume);
+            let Some((other, first)) = before.iter().find(meets).copied() else {
+                before.push((declared, spot));
                 continue;
             };
             let first = report.place(first).position();
             report.problem(
                 spot,
                 Complaint::new(format!(
-                    "the volumes `{other}` ({first}) and `{name}` are both mounted at {} in the container {ctid}",
+                    "the volumes `{}` ({first}) and `{name}` are both mounted at {} in the container {ctid}",
+                    other.volume.name,
                     shown(&mount.target)
                 ))
                 .or("mount one of them at another path"),
             );
         }
     }
+}
+
+/// Returns whether there is a node on which both exist.
+fn meet(a: &Volume, b: &Volume) -> bool {
+    a.nodes.is_empty() || b.nodes.is_empty() || !a.nodes.is_disjoint(&b.nodes)
 }
 
 /// Two declarations that differ would undo each other's work for ever.
@@ -64,7 +72,7 @@ fn check_pair(outer: &Declared, inner: &Declared, report: &mut Report<'_>) {
     let same_path = outer.volume.host_path == inner.volume.host_path;
     let (a, b) = (&outer.volume, &inner.volume);
     let shared = Shared::of(a, b);
-    if !shared.any() || (!same_path && !a.recurse) {
+    if !shared.any() || (!same_path && !a.recurse) || !meet(a, b) {
         return;
     }
     let relation = if same_path { "is" } else { "lies in" };

@@ -255,6 +255,8 @@ fn declare(point: &MountPoint, name: VolumeName) -> Declared {
         recurse: true,
         create: true,
         require_mount: RequireMount::No,
+        nodes: BTreeSet::new(),
+        shared: None,
         mounts: BTreeMap::new(),
         certificates: Vec::new(),
     };

@@ -234,16 +234,31 @@ pub(super) static VOLUME: Table = Table {
             Shape::Choice(&["adopt", "once", "always"]),
             "Which entries are touched: only those no container can own, all when the declaration changes, or all.",
         ),
-        Field::new("recurse", Shape::Boolean, "Whether anything below the directory itself is touched.")
-            .default("true"),
+        Field::new(
+            "recurse",
+            Shape::Boolean,
+            "Whether anything below the directory itself is touched.",
+        )
+        .default("true"),
         Field::new("create", Shape::Boolean, "Whether the directory is made when it is missing.")
             .default("true"),
         Field::new(
             "require_mount",
             Shape::Either(&[Shape::Boolean, Shape::Text(&syntax::MOUNT_POINT)]),
-            "Whether host_path must not be on the root file system; or a path that must be a mount point.",
-        )
-        .default("false"),
+            "Whether host_path must not be on the root file system; or a path that must be a mount point. \
+             Without it true for what is declared \"shared\", else false.",
+        ),
+        Field::new(
+            "nodes",
+            Shape::List(&Shape::Text(&syntax::NODE)),
+            "The nodes of a cluster it exists on; without it, all.",
+        ),
+        Field::new(
+            "shared",
+            Shape::Boolean,
+            "Whether it is one directory that all nodes see, of which one node sets owners and modes: the one with the \
+             lowest container that mounts it. Without it, what the type of the file system says (NFS, CIFS, CephFS, ...).",
+        ),
         Field::new(
             "mounts",
             Shape::Map(

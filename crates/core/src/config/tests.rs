@@ -3,7 +3,7 @@
 mod anything;
 mod volumes;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::{Value, json};
 
@@ -70,6 +70,8 @@ fn plain(name: &str, host_path: &str, mounts: &[(u32, &str)]) -> Volume {
         recurse: true,
         create: true,
         require_mount: RequireMount::No,
+        nodes: BTreeSet::new(),
+        shared: None,
         mounts: mounts.iter().map(|(id, target)| (ctid(*id), mount(target, &[]))).collect(),
         certificates: Vec::new(),
     }

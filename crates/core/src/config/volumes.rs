@@ -106,6 +106,8 @@ fn volume(
         recurse: flag("recurse").unwrap_or(true),
         create: flag("create").unwrap_or(true),
         require_mount: require_mount(node),
+        nodes: nodes(node),
+        shared: flag("shared"),
         mounts,
         certificates: certificates::read(node, report),
         name,
@@ -113,6 +115,7 @@ fn volume(
     certificates::keep_keys_closed(&mut volume, node, report);
     check_owner_ctid(&volume, node, report);
     check_require_mount(&volume, node, report);
+    check_nodes(node, report);
     Some(Declared { volume, spot, path_spot: path.spot, mount_spots, seeded })
 }
 
@@ -198,12 +201,22 @@ fn mount(node: &Node<'_>) -> Option<Mount> {
 }
 
 fn require_mount(node: &Node<'_>) -> RequireMount {
-    let Some(node) = node.get("require_mount") else { return RequireMount::No };
+    let Some(node) = node.get("require_mount") else {
+        // What all nodes see is not on the root disk of one: there it is only not mounted.
+        let is_shared = node.get("shared").and_then(|node| node.boolean()) == Some(true);
+        return if is_shared { RequireMount::NotRoot } else { RequireMount::No };
+    };
     match (node.boolean(), node.text()) {
         (Some(true), _) => RequireMount::NotRoot,
         (_, Some(path)) => RequireMount::At(path.to_owned()),
         _ => RequireMount::No,
     }
+}
+
+fn nodes(node: &Node<'_>) -> BTreeSet<String> {
+    let names = node.get("nodes");
+    let names = names.iter().flat_map(Node::items).filter_map(|item| item.text());
+    names.map(str::to_owned).collect()
 }
 
 /// Reads a container id written as text or as a number.
@@ -233,6 +246,17 @@ fn check_owner_ctid(volume: &Volume, node: &Node<'_>, report: &mut Report<'_>) {
         );
     } else if !matches!(volume.owner, Owner::Container { .. }) {
         report.warn(&at.spot, "no effect: the owner is not one inside the containers");
+    }
+}
+
+fn check_nodes(node: &Node<'_>, report: &mut Report<'_>) {
+    let Some(at) = node.get("nodes") else { return };
+    if at.items().next().is_none() {
+        report.problem(
+            &at.spot,
+            Complaint::new("no node is named, so the volume would exist nowhere".to_owned())
+                .or("name the nodes, or leave the key out for all of them"),
+        );
     }
 }
 

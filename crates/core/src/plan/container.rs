@@ -48,6 +48,10 @@ pub(crate) fn plan(
             if snapshot.ledger.making.contains_key(&ctid) {
                 plan.records.push(LedgerEntry::MakeEnded(ctid));
             }
+            if snapshot.ledger.start_owed.contains(&ctid) {
+                // Whether it runs is the other node's from now on, and an admin's when it comes back.
+                plan.records.push(LedgerEntry::StartSettled(ctid));
+            }
         }
         Some(Presence::Unknown(why)) => {
             plan.holds.push(Hold::ContainerUnknown { why: why.clone() });

@@ -3,6 +3,7 @@
 //! A hold is a result, not an error. Its name is stable and its message says what to do next.
 
 use crate::ids::{Ctid, HostIds, MpKey, VolumeName};
+use crate::plan::notice::acting;
 
 /// Why something that differs is left as it is for now.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -122,8 +123,20 @@ pub enum Hold {
         ctid: Ctid,
     },
     /// The cluster is without quorum.
-    #[error("this node has no quorum, so confs cannot be written; ownership goes on")]
+    #[error(
+        "this node has no quorum, so confs cannot be written and shared storage is left alone; ownership of local directories goes on"
+    )]
     NoQuorum,
+    /// Another node is to set the owners and modes of a volume that all nodes see, and has not.
+    #[error("{}, and has not yet; see `pctd status` there", acting(.node, *.ctid, *.offline))]
+    OtherNodeActs {
+        /// The lowest container that mounts the volume.
+        ctid: Ctid,
+        /// The node it is on.
+        node: String,
+        /// Whether that node is known to be down.
+        offline: bool,
+    },
     /// The conf is privileged and the declaration is not, or the other way round.
     #[error("{}", mismatch(*.ctid, *.wanted_unprivileged, *.clone_of))]
     UnprivilegedMismatch {
@@ -497,6 +510,7 @@ reasons! {
     Busy: Backoff,
     Protected: Calm,
     NoQuorum: Calm,
+    OtherNodeActs: Backoff,
     UnprivilegedMismatch: Calm,
     IdmapNotReady: Backoff,
     OwnerConflict: Calm,

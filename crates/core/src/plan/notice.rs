@@ -31,6 +31,30 @@ pub enum Notice {
         /// The volume.
         volume: crate::ids::VolumeName,
     },
+    /// A volume with `enforce: once` on shared storage that this node has not had before.
+    #[error(
+        "another node may have set every entry before, so only entries that no container can own are set, as with \"adopt\"; `pctd apply {volume}` sets them all"
+    )]
+    DoneElsewhere {
+        /// The volume.
+        volume: crate::ids::VolumeName,
+    },
+    /// Another node sets the owners and modes of a volume that all nodes see.
+    #[error("{}", acting(node, *.ctid, *.offline))]
+    OtherNodeActs {
+        /// The lowest container that mounts the volume.
+        ctid: crate::ids::Ctid,
+        /// The node it is on.
+        node: String,
+        /// Whether that node is known to be down.
+        offline: bool,
+    },
+    /// The volume does not exist on this node.
+    #[error("it exists on {} only", .nodes.iter().map(String::as_str).collect::<Vec<_>>().join(", "))]
+    OfOtherNodes {
+        /// The nodes it exists on.
+        nodes: std::collections::BTreeSet<String>,
+    },
     /// A running container uses another map than its conf holds.
     #[error(
         "the id map in the conf is not the one in force; it takes effect when the container restarts"
@@ -89,12 +113,25 @@ impl Notice {
             Self::AclKeepsMode { .. } => "AclKeepsMode",
             Self::HardLinks { .. } => "HardLinks",
             Self::LedgerLost { .. } => "LedgerLost",
+            Self::DoneElsewhere { .. } => "DoneElsewhere",
+            Self::OtherNodeActs { .. } => "OtherNodeActs",
+            Self::OfOtherNodes { .. } => "OfOtherNodes",
             Self::IdmapPendingRestart => "IdmapPendingRestart",
             Self::PropertyPendingRestart { .. } => "PropertyPendingRestart",
             Self::KeepAttrs { .. } => "KeepAttrs",
             Self::CertificateForeign { .. } => "CertificateForeign",
             Self::Prunable { .. } => "Prunable",
         }
+    }
+}
+
+/// Returns who looks after a volume on shared storage.
+pub(super) fn acting(node: &str, ctid: crate::ids::Ctid, offline: bool) -> String {
+    let who = format!("node {node} sets its owners and modes, because container {ctid} is there");
+    if offline {
+        format!("{who}; it is offline, and nobody does until it is back or {ctid} is moved")
+    } else {
+        who
     }
 }
 

@@ -3,13 +3,14 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use crate::conf::{IdLine, MountClass, MountIdMap, MountPoint, normalise_path};
+use crate::conf::{Conf, IdLine, MountClass, MountIdMap, MountPoint, normalise_path};
 use crate::desired::{Desired, IdmapFallback, IdmapSource, Owner, Volume};
 use crate::idmap::{IdMap, IdRange};
 use crate::ids::{Ctid, HostIds};
 use crate::ledger::Memory;
 use crate::observed::{ObservedContainer, Presence, Running, Snapshot};
 use crate::plan::hold::{Hold, NotReady};
+use crate::plan::sharing;
 
 /// `nobody:nogroup` of Debian, the seed's fallback.
 const NOBODY: HostIds = HostIds::new(65_534, 65_534);
@@ -25,7 +26,7 @@ pub(crate) enum OwnerDecision {
     Wait(Vec<Hold>),
     /// Not to be told; only a change of the declaration or of a container helps.
     Blocked(Hold),
-    /// No container that mounts the volume is on this node, so there is nobody to own it for.
+    /// No container that counts for the volume exists, so there is nobody to own it for.
     NobodyHere,
 }
 
@@ -39,28 +40,12 @@ pub(crate) fn map_of(
 ) -> Result<IdMap, NotReady> {
     let conf = &container.conf;
     let stopped = container.running == Running::No;
-    if conf.lock().is_some_and(|lock| *lock == "create") {
-        return Err(NotReady::BeingCreated);
-    }
-    if !conf.has_rootfs() {
-        return Err(NotReady::Incomplete);
-    }
+    whole(conf)?;
     // `pct create` drops the lock line while it still works; only its flock tells (proxmox.md 7).
     if stopped && container.flock_held {
         return Err(NotReady::Busy);
     }
-    let wants_unprivileged =
-        desired.containers.get(&ctid).and_then(|def| def.unprivileged).unwrap_or(false);
-    if wants_unprivileged && !conf.is_effectively_unprivileged() {
-        return Err(NotReady::Privileged);
-    }
-    if desired.settings.idmap_source == IdmapSource::Explicit && !conf.has_custom_idmap() {
-        return Err(NotReady::NotExplicit);
-    }
-    let declared = conf.effective_idmap().map_err(|error| NotReady::Invalid(error.to_string()))?;
-    if let Some(overlap) = conf.idmap_overlap() {
-        return Err(NotReady::Invalid(overlap));
-    }
+    let declared = declared_map(desired, ctid, conf)?;
     match &container.running {
         // While a container starts, its monitor's children still have the host's ids. Taking those
         // for the container's would give its volumes to the host's root.
@@ -74,24 +59,63 @@ pub(crate) fn map_of(
     }
 }
 
+/// Returns whether a conf is no longer being made.
+fn whole(conf: &Conf) -> Result<(), NotReady> {
+    if conf.lock().is_some_and(|lock| *lock == "create") {
+        return Err(NotReady::BeingCreated);
+    }
+    if !conf.has_rootfs() {
+        return Err(NotReady::Incomplete);
+    }
+    Ok(())
+}
+
+/// Returns the id map that a conf declares.
+fn declared_map(desired: &Desired, ctid: Ctid, conf: &Conf) -> Result<IdMap, NotReady> {
+    let wants_unprivileged =
+        desired.containers.get(&ctid).and_then(|def| def.unprivileged).unwrap_or(false);
+    if wants_unprivileged && !conf.is_effectively_unprivileged() {
+        return Err(NotReady::Privileged);
+    }
+    if desired.settings.idmap_source == IdmapSource::Explicit && !conf.has_custom_idmap() {
+        return Err(NotReady::NotExplicit);
+    }
+    let declared = conf.effective_idmap().map_err(|error| NotReady::Invalid(error.to_string()))?;
+    match conf.idmap_overlap() {
+        Some(overlap) => Err(NotReady::Invalid(overlap)),
+        None => Ok(declared),
+    }
+}
+
 /// Returns whether a running container still uses another map than its conf holds.
 pub(crate) fn map_waits_for_restart(container: &ObservedContainer) -> bool {
     let Running::Yes { map: Some(in_force), .. } = &container.running else { return false };
     container.conf.effective_idmap().is_ok_and(|declared| !in_force.same_mapping(&declared))
 }
 
-/// Returns the maps of the containers here that mount a volume, ready or not.
-pub(crate) fn maps_here(
+/// Returns the maps of the containers that count for a volume, ready or not: those here that mount it,
+/// and where all nodes see it, those of other nodes, by their confs.
+pub(crate) fn maps_of(
     desired: &Desired,
     snapshot: &Snapshot,
     volume: &Volume,
 ) -> BTreeMap<Ctid, Result<IdMap, NotReady>> {
+    let is_shared = sharing::is_shared(snapshot, volume);
     let mut maps = BTreeMap::new();
     for ctid in volume.mounts.keys() {
         match snapshot.containers.get(ctid) {
             Some(Presence::Here(container)) => {
                 let map = map_of(desired, *ctid, container);
-                maps.insert(*ctid, map.map(|map| on_disk(map, container, *ctid, volume)));
+                maps.insert(*ctid, map.map(|map| on_disk(map, &container.conf, *ctid, volume)));
+            }
+            Some(Presence::OnNode(node)) if is_shared && volume.is_on(node) => {
+                let map = match snapshot.elsewhere.get(ctid) {
+                    Some(Ok(conf)) => whole(conf)
+                        .and_then(|()| declared_map(desired, *ctid, conf))
+                        .map(|map| on_disk(map, conf, *ctid, volume)),
+                    Some(Err(_)) | None => Err(NotReady::Unknown),
+                };
+                maps.insert(*ctid, map);
             }
             Some(Presence::Unknown(_)) | None => {
                 maps.insert(*ctid, Err(NotReady::Unknown));
@@ -104,15 +128,14 @@ pub(crate) fn maps_here(
 
 /// Returns the map as it is on the disk below a volume, where the container's mount of it carries
 /// an `idmap=` of its own: the ids it names come from there, all others from the container's map.
-fn on_disk(map: IdMap, container: &ObservedContainer, ctid: Ctid, volume: &Volume) -> IdMap {
+fn on_disk(map: IdMap, conf: &Conf, ctid: Ctid, volume: &Volume) -> IdMap {
     let Some(mount) = volume.mounts.get(&ctid) else { return map };
     let is_it = |mp: &&MountPoint| {
         mp.class == MountClass::Bind
             && normalise_path(&mp.volume) == volume.host_path.as_bytes()
             && normalise_path(&mp.target) == mount.target.as_bytes()
     };
-    let mut mounts =
-        container.conf.mounts().values().filter_map(|entry| entry.parsed.as_ref().ok());
+    let mut mounts = conf.mounts().values().filter_map(|entry| entry.parsed.as_ref().ok());
     match mounts.find(is_it).and_then(MountPoint::idmap) {
         None => map,
         Some(MountIdMap::Passthrough) => {
@@ -172,7 +195,7 @@ fn container_owner(
     volume: &Volume,
     inside: HostIds,
 ) -> OwnerDecision {
-    let mut maps = maps_here(desired, snapshot, volume);
+    let mut maps = maps_of(desired, snapshot, volume);
     if let Some(decider) = volume.owner_ctid {
         let map = maps.remove(&decider).unwrap_or(Err(NotReady::NotHere));
         return match map {

@@ -82,6 +82,8 @@ pub enum Basis {
     Walk,
     /// The root directory, and what is known from before.
     Before(Assurance),
+    /// The root directory; another node of the cluster looks after the rest.
+    OtherNode,
     /// It is not in place, or not known to be.
     None,
 }

@@ -7,18 +7,24 @@ use crate::desired::{Desired, Enforce, RequireMount, Volume};
 use crate::ids::HostIds;
 use crate::ledger::{LedgerEntry, Memory, VolumeRecord};
 use crate::observed::{
-    Audit, FileSystem, ObservedVolume, Presence, Snapshot, SourceDir, SourceState,
+    Audit, Cluster, FileSystem, ObservedVolume, Presence, Snapshot, SourceDir, SourceState,
 };
 use crate::ownership::{EntryKind, EntryStat, OwnershipRule, Place, Scope};
 use crate::plan::certificate;
-use crate::plan::hold::{Hold, Missing};
+use crate::plan::hold::{Hold, Missing, NotReady};
 use crate::plan::notice::Notice;
 use crate::plan::owner::{self, OwnerDecision};
 use crate::plan::planned::{Basis, Readiness, VolumePlan};
+use crate::plan::sharing::{self, Actor};
 use crate::plan::step::{SetOwnership, Step};
 
 /// Plans one volume on one snapshot.
-pub(crate) fn plan(desired: &Desired, snapshot: &Snapshot, volume: &Volume) -> VolumePlan {
+pub(crate) fn plan(
+    desired: &Desired,
+    snapshot: &Snapshot,
+    cluster: &Cluster,
+    volume: &Volume,
+) -> VolumePlan {
     let Some(observed) = snapshot.volumes.get(&volume.name) else {
         let why = "it was not observed".to_owned();
         let path = volume.host_path.clone();
@@ -27,6 +33,23 @@ pub(crate) fn plan(desired: &Desired, snapshot: &Snapshot, volume: &Volume) -> V
     let decision = owner::decide(desired, snapshot, volume);
     if decision == OwnerDecision::NobodyHere || lives_elsewhere(snapshot, volume) {
         return VolumePlan::new(Readiness::Ready, Basis::NotManaged);
+    }
+    if sharing::is_shared(snapshot, volume) {
+        if !cluster.quorate {
+            // What is read may be old, and others may have gone on without this node.
+            let holds = vec![Hold::NoQuorum];
+            return VolumePlan { holds, ..VolumePlan::new(Readiness::Ready, Basis::None) };
+        }
+        match sharing::actor(snapshot, volume) {
+            Actor::ThisNode => {}
+            Actor::Other { ctid, node } => {
+                let acts = sharing::Acts { ctid, node, offline: !cluster.online.contains(node) };
+                return sharing::plan_beside(desired, snapshot, volume, observed, decision, acts);
+            }
+            Actor::Unknown(ctid) => {
+                return VolumePlan::held(Hold::IdmapNotReady { ctid, why: NotReady::Unknown });
+            }
+        }
     }
     match &observed.source {
         SourceState::Directory(dir) => match source_hold(snapshot, volume, &dir.file_system) {
@@ -48,7 +71,7 @@ fn lives_elsewhere(snapshot: &Snapshot, volume: &Volume) -> bool {
 }
 
 /// Returns why nothing may be done on this file system, if so.
-fn source_hold(snapshot: &Snapshot, volume: &Volume, on: &FileSystem) -> Option<Hold> {
+pub(super) fn source_hold(snapshot: &Snapshot, volume: &Volume, on: &FileSystem) -> Option<Hold> {
     let wanted = match &volume.require_mount {
         RequireMount::No => None,
         RequireMount::NotRoot => {
@@ -71,7 +94,7 @@ fn source_hold(snapshot: &Snapshot, volume: &Volume, on: &FileSystem) -> Option<
     })
 }
 
-fn unusable_source(volume: &Volume, source: &SourceState) -> Hold {
+pub(super) fn unusable_source(volume: &Volume, source: &SourceState) -> Hold {
     let path = volume.host_path.clone();
     match source {
         SourceState::Symlink { link, resolved } => Hold::PathUnsafe {
@@ -90,9 +113,10 @@ fn unusable_source(volume: &Volume, source: &SourceState) -> Hold {
             ),
         },
         SourceState::Unreadable(why) => Hold::SourceUnreadable { path, why: why.clone() },
-        SourceState::NotDirectory | SourceState::Directory(_) | SourceState::Missing { .. } => {
-            Hold::SourceNotDirectory { path }
-        }
+        SourceState::NotDirectory
+        | SourceState::Directory(_)
+        | SourceState::Missing { .. }
+        | SourceState::OfOtherNodes => Hold::SourceNotDirectory { path },
     }
 }
 
@@ -123,7 +147,7 @@ fn plan_missing(
             plan.holds = holds;
         }
         Ok(owner) => {
-            let rule = rule(desired, snapshot, volume, owner);
+            let rule = rule(desired, snapshot, volume, owner, None);
             // A directory made by a step is root's, and closed until a declared mode is set.
             let mode = if rule.dir_mode.is_keep() { 0o755 } else { 0o700 };
             let fresh = EntryStat { kind: EntryKind::Directory, ids: HostIds::ROOT, mode };
@@ -156,13 +180,20 @@ fn forgotten(snapshot: &Snapshot, volume: &Volume) -> Option<Hold> {
     })
 }
 
-fn resolve(decision: OwnerDecision) -> Result<Option<HostIds>, Vec<Hold>> {
+pub(super) fn resolve(decision: OwnerDecision) -> Result<Option<HostIds>, Vec<Hold>> {
     match decision {
         OwnerDecision::Keep | OwnerDecision::NobodyHere => Ok(None),
         OwnerDecision::Ids(ids) => Ok(Some(ids)),
         OwnerDecision::Wait(holds) => Err(holds),
         OwnerDecision::Blocked(hold) => Err(vec![hold]),
     }
+}
+
+/// Plans a volume of which it is not known whose it is to be.
+pub(super) fn undecided(holds: Vec<Hold>) -> VolumePlan {
+    // A missing map will turn up; a conflict will not, and need not keep services down.
+    let readiness = if holds.iter().any(is_waiting) { Readiness::Held } else { Readiness::Ready };
+    VolumePlan { holds, ..VolumePlan::new(readiness, Basis::None) }
 }
 
 const fn is_waiting(hold: &Hold) -> bool {
@@ -179,15 +210,12 @@ fn plan_directory(
 ) -> VolumePlan {
     let owner = match resolve(decision) {
         Ok(owner) => owner,
-        Err(holds) => {
-            // A missing map will turn up; a conflict will not, and need not keep services down.
-            let waits = holds.iter().any(is_waiting);
-            let readiness = if waits { Readiness::Held } else { Readiness::Ready };
-            return VolumePlan { holds, ..VolumePlan::new(readiness, Basis::None) };
-        }
+        Err(holds) => return undecided(holds),
     };
-    let rule = rule(desired, snapshot, volume, owner);
-    let assumed = once(snapshot, volume, &rule) == Once::Assumed;
+    let root = EntryStat { kind: EntryKind::Directory, ids: dir.ids, mode: dir.mode };
+    let rule = rule(desired, snapshot, volume, owner, Some(&root));
+    let is_shared = sharing::is_shared(snapshot, volume);
+    let assumed = once(snapshot, volume, &rule, Some(&root)) == Once::Assumed;
     let record = VolumeRecord {
         declaration: declaration(volume, &rule),
         owner,
@@ -196,10 +224,13 @@ fn plan_directory(
     };
     let mut plan = VolumePlan::new(Readiness::Ready, Basis::NotManaged);
     if assumed && is_managed(&rule) {
-        plan.notices.push(Notice::LedgerLost { volume: volume.name.clone() });
+        let volume = volume.name.clone();
+        plan.notices.push(match &snapshot.memory {
+            Memory::Whole if is_shared => Notice::DoneElsewhere { volume },
+            Memory::Whole | Memory::Lost(_) => Notice::LedgerLost { volume },
+        });
     }
     if is_managed(&rule) {
-        let root = EntryStat { kind: EntryKind::Directory, ids: dir.ids, mode: dir.mode };
         let root_differs = rule.decide(Place::Root, &root).is_some();
         let done = snapshot.ledger.volumes.get(&volume.name) == Some(&record);
         match &observed.audit {
@@ -300,19 +331,20 @@ fn judge(
 }
 
 /// Returns whether the rule says anything at all.
-const fn is_managed(rule: &OwnershipRule) -> bool {
+pub(super) const fn is_managed(rule: &OwnershipRule) -> bool {
     rule.owner.is_some()
         || !rule.dir_mode.is_keep()
         || !rule.file_mode.is_keep()
         || !rule.file_modes.is_empty()
 }
 
-/// Returns the rule for the entries of a volume whose owner is known.
-fn rule(
+/// Returns the rule for the entries of a volume whose owner is known, and whose root directory is so.
+pub(super) fn rule(
     desired: &Desired,
     snapshot: &Snapshot,
     volume: &Volume,
     owner: Option<HostIds>,
+    root: Option<&EntryStat>,
 ) -> OwnershipRule {
     let mut rule = OwnershipRule {
         owner,
@@ -325,7 +357,7 @@ fn rule(
     let all = match volume.enforce {
         Enforce::Always => true,
         Enforce::Adopt => false,
-        Enforce::Once => once(snapshot, volume, &rule) == Once::Due,
+        Enforce::Once => once(snapshot, volume, &rule, root) == Once::Due,
     };
     if !all {
         rule.scope = foreign_scope(desired, snapshot, volume);
@@ -340,16 +372,26 @@ enum Once {
     Due,
     /// Every entry was set.
     Done,
-    /// The ledger was lost: every entry may have been set, and what services made since is theirs.
+    /// The ledger was lost, or another node had the volume: every entry may have been set, and what
+    /// services made since is theirs.
     Assumed,
 }
 
-fn once(snapshot: &Snapshot, volume: &Volume, rule: &OwnershipRule) -> Once {
+fn once(
+    snapshot: &Snapshot,
+    volume: &Volume,
+    rule: &OwnershipRule,
+    root: Option<&EntryStat>,
+) -> Once {
     if volume.enforce != Enforce::Once {
         return Once::Done;
     }
     let state = match snapshot.ledger.volumes.get(&volume.name) {
-        None if snapshot.memory == Memory::Whole => Once::Due,
+        None if snapshot.memory == Memory::Whole
+            && !sharing::may_be_done(snapshot, volume, rule, root) =>
+        {
+            Once::Due
+        }
         None => Once::Assumed,
         Some(record) if record.declaration != declaration(volume, rule) => Once::Due,
         Some(record) if record.assumed => Once::Assumed,
@@ -361,9 +403,9 @@ fn once(snapshot: &Snapshot, volume: &Volume, rule: &OwnershipRule) -> Once {
     }
 }
 
-/// Returns what lies outside the maps of every container here that mounts the volume.
+/// Returns what lies outside the maps of every container that counts for the volume.
 fn foreign_scope(desired: &Desired, snapshot: &Snapshot, volume: &Volume) -> Scope {
-    let maps = owner::maps_here(desired, snapshot, volume);
+    let maps = owner::maps_of(desired, snapshot, volume);
     let known: Result<Vec<_>, _> = maps.into_values().collect();
     match known {
         // While one map is unknown, so is what its container owns.

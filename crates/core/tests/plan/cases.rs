@@ -64,6 +64,7 @@ pub(crate) fn all() -> Vec<Case> {
     cases.extend(sources());
     cases.extend(certificates());
     cases.extend(crate::definitions::all());
+    cases.extend(crate::cluster::all());
     cases
 }
 

@@ -4,6 +4,7 @@
 #![expect(clippy::too_many_lines, reason = "a table is as long as its cases are many")]
 
 mod cases;
+mod cluster;
 mod definitions;
 mod laws;
 mod world;

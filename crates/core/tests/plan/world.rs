@@ -1,6 +1,6 @@
 //! A small world for the planner: a configuration, confs and directories as short texts.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -76,10 +76,11 @@ impl World {
             _ => None,
         });
         let templates = templates.collect();
-        let cluster = Cluster { node: "pve".to_owned(), quorate: true };
+        let cluster = Cluster { node: "pve".to_owned(), quorate: true, online: BTreeSet::new() };
         let snapshot = Snapshot {
             node: NodeState::Up(cluster),
             containers: desired.ctids().into_iter().map(|id| (id, Presence::Absent)).collect(),
+            elsewhere: BTreeMap::new(),
             volumes: desired.volumes.keys().map(|name| (name.clone(), directory(name))).collect(),
             ledger: Arc::new(Ledger::default()),
             memory: Memory::Whole,

@@ -61,7 +61,7 @@ fn containers_are_observed_with_their_locks_and_sockets() {
 #[test]
 fn nothing_is_known_of_any_container_while_pmxcfs_is_down() {
     let (_tree, node) = node();
-    let up = NodeState::Up(Cluster { node: "vm".into(), quorate: true });
+    let up = NodeState::Up(Cluster { node: "vm".into(), quorate: true, online: BTreeSet::new() });
     assert_eq!(node.cluster().0, up);
     fs::remove_dir_all(node.paths().pve()).unwrap();
     fs::create_dir(node.paths().pve()).unwrap();

@@ -2,7 +2,7 @@
 
 pub(crate) mod adversary;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -112,6 +112,8 @@ pub(crate) fn volume(host_path: &str) -> Volume {
         recurse: true,
         create: true,
         require_mount: RequireMount::No,
+        nodes: BTreeSet::new(),
+        shared: None,
         mounts: BTreeMap::new(),
         certificates: Vec::new(),
     }

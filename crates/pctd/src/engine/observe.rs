@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
+use pctd_core::conf::Conf;
 use pctd_core::desired::{Desired, Volume};
 use pctd_core::ids::{Ctid, Key, VolumeName};
 use pctd_core::ledger::LedgerEntry;
@@ -213,19 +214,12 @@ impl Engine {
         let (node, _) = self.node.cluster();
         let (mut containers, volumes) = match &node {
             NodeState::Unknown(_) => (BTreeMap::new(), BTreeMap::new()),
-            NodeState::Up(_) => {
-                let volumes: Vec<&Volume> =
-                    scope.volumes.iter().filter_map(|name| desired.volumes.get(name)).collect();
-                let found = self.node.observe_volumes(volumes.iter().copied());
-                let observed = volumes.into_iter().zip(found).map(|(volume, found)| {
-                    let name = &volume.name;
-                    let watch = self.watch_of(desired, name);
-                    let assurance = self.assurance_of(name);
-                    (name.clone(), ObservedVolume { watch, assurance, ..found })
-                });
-                (self.node.observe_containers(&scope.containers), observed.collect())
+            NodeState::Up(cluster) => {
+                let volumes = self.observe_volumes(desired, scope, &cluster.node);
+                (self.node.observe_containers(&scope.containers), volumes)
             }
         };
+        let elsewhere = self.confs_elsewhere(desired, &containers, &volumes);
         let (ledger, memory) = {
             let store = self.node.ledger();
             (Arc::clone(store.ledger()), store.memory().clone())
@@ -241,6 +235,7 @@ impl Engine {
         let mut snapshot = Snapshot {
             node,
             containers,
+            elsewhere,
             volumes,
             ledger,
             memory,
@@ -253,6 +248,50 @@ impl Engine {
         };
         snapshot.waited = self.waits(&snapshot.containers);
         snapshot
+    }
+
+    /// Looks at the volumes of a scope that exist on this node.
+    fn observe_volumes(
+        &self,
+        desired: &Desired,
+        scope: &Scope,
+        node: &str,
+    ) -> BTreeMap<VolumeName, ObservedVolume> {
+        let volumes = scope.volumes.iter().filter_map(|name| desired.volumes.get(name));
+        let (here, others): (Vec<&Volume>, Vec<&Volume>) =
+            volumes.partition(|volume| volume.is_on(node));
+        let found = self.node.observe_volumes(here.iter().copied());
+        let observed = here.into_iter().zip(found).map(|(volume, found)| {
+            let name = &volume.name;
+            let watch = self.watch_of(desired, name);
+            let assurance = self.assurance_of(name);
+            (name.clone(), ObservedVolume { watch, assurance, ..found })
+        });
+        let unseen =
+            |volume: &Volume| (volume.name.clone(), ObservedVolume::new(SourceState::OfOtherNodes));
+        observed.chain(others.into_iter().map(unseen)).collect()
+    }
+
+    /// Reads the confs of containers on other nodes that count for a volume here.
+    fn confs_elsewhere(
+        &self,
+        desired: &Desired,
+        containers: &BTreeMap<Ctid, Presence>,
+        volumes: &BTreeMap<VolumeName, ObservedVolume>,
+    ) -> BTreeMap<Ctid, Result<Conf, String>> {
+        let is_shared = |volume: &&Volume| {
+            volumes.get(&volume.name).is_some_and(|found| {
+                let file_system = found.source.file_system();
+                volume.is_shared(file_system.map_or("", |file_system| &file_system.kind))
+            })
+        };
+        let shared = desired.volumes.values().filter(is_shared);
+        let mounting: BTreeSet<Ctid> = shared.flat_map(|v| v.mounts.keys().copied()).collect();
+        let away = mounting.into_iter().filter_map(|ctid| match containers.get(&ctid)? {
+            Presence::OnNode(node) => Some((ctid, node.as_str())),
+            _ => None,
+        });
+        self.node.confs_elsewhere(away)
     }
 
     /// Returns what is known of a volume from before.
@@ -285,7 +324,7 @@ impl Engine {
                     )
                 })
             });
-            if waits {
+            if waits || is_waited_for_elsewhere(snapshot, plans, *ctid) {
                 memory.not_ready_since.entry(*ctid).or_insert_with(Instant::now);
             } else {
                 memory.not_ready_since.remove(ctid);
@@ -321,6 +360,17 @@ impl Engine {
     ) -> Result<(), String> {
         self.node.ledger().enter(entries).map(drop).map_err(|error| chain(&error))
     }
+}
+
+/// Returns whether a volume waits for the map of a container on another node, of which no plan of
+/// its own speaks here.
+fn is_waited_for_elsewhere(snapshot: &Snapshot, plans: &Plans, ctid: Ctid) -> bool {
+    matches!(snapshot.elsewhere.get(&ctid), Some(Ok(_)))
+        && plans
+            .volumes
+            .values()
+            .flat_map(|plan| &plan.holds)
+            .any(|hold| matches!(hold, Hold::IdmapNotReady { ctid: other, .. } if *other == ctid))
 }
 
 /// Returns how a volume is walked for a job.

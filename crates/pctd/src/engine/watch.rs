@@ -119,7 +119,9 @@ impl Engine {
                     let rule = Some(rule.clone());
                     watcher.hold(volume, Standing { rule, cpu_percent, confirm_above });
                 }
-                VolumePlan { basis: Basis::NotManaged, .. } => watcher.forget(name),
+                VolumePlan { basis: Basis::NotManaged | Basis::OtherNode, .. } => {
+                    watcher.forget(name);
+                }
                 _ => watcher.pause(name),
             }
         }

@@ -171,6 +171,7 @@ fn every_key_of_a_volume_takes_effect() {
         "host_path": "/tank/v", "owner": "container:5:6", "owner_ctid": 101, "dir_mode": "2775",
         "file_mode": "u=rw", "file_modes": {"*.b": "keep", "*.a": "0600", "*.long": "0644", "comment": 1},
         "enforce": "once", "recurse": false, "create": false, "require_mount": true,
+        "nodes": ["pve2", "pve1"], "shared": false,
         "mounts": {
             "comment": "two",
             "101": {"path": "//x//y/", "read_only": false, "shared": true, "backup": true, "adopt": true,
@@ -204,6 +205,8 @@ fn every_key_of_a_volume_takes_effect() {
         recurse: false,
         create: false,
         require_mount: RequireMount::NotRoot,
+        nodes: ["pve1".to_owned(), "pve2".to_owned()].into(),
+        shared: Some(false),
         mounts: BTreeMap::from([
             (ctid(101), Mount { adopt: true, ..mount("/x/y", &options) }),
             (ctid(102), mount("/z", &[])),
@@ -343,4 +346,47 @@ fn mount_points_become_volumes() {
         assert_eq!(found.len(), 1, "{found:?}");
         assert!(found[0].contains(problem), "{found:?}");
     }
+}
+
+#[test]
+fn a_volume_may_be_of_some_nodes_only_and_one_of_others_may_stand_at_its_place() {
+    let two = |first: &str, second: &str| {
+        format!(
+            r#"{{"settings": {{"seed_defaults": false}}, "shared_volumes": {{
+            "a": {{"host_path": "/tank/x", "owner": "1:1", {first} "mounts": {{"100": "/data"}}}},
+            "b": {{"host_path": "/tank/x", "owner": "2:2", {second} "mounts": {{"100": "/data"}}}}}}}}"#
+        )
+    };
+    let nodes = |text: &str| format!(r#""nodes": [{text}],"#);
+    let apart = two(&nodes(r#""pve1""#), &nodes(r#""pve2", "pve3""#));
+    let loaded = good(&[&apart]);
+    let names = |name: &str| volume(&loaded, name).nodes.clone();
+    assert_eq!(names("a"), ["pve1".to_owned()].into());
+    assert_eq!(names("b"), ["pve2".to_owned(), "pve3".to_owned()].into());
+    for (first, second) in
+        [(nodes(r#""pve1""#), String::new()), (nodes(r#""pve1", "pve2""#), nodes(r#""pve2""#))]
+    {
+        let problems = problems(&[&two(&first, &second)]);
+        assert_eq!(problems.len(), 2, "{problems:?}");
+    }
+    let nowhere = problems(&[&two(&nodes(""), &nodes(r#""pve2""#))]);
+    assert!(nowhere.iter().any(|p| p.contains("no node is named")), "{nowhere:?}");
+}
+
+#[test]
+fn what_all_nodes_see_is_required_to_be_mounted_unless_it_says_otherwise() {
+    let read = |fields: &str| {
+        let text = format!(
+            r#"{{"settings": {{"seed_defaults": false}}, "shared_volumes": {{
+            "a": {{"host_path": "/tank/x", {fields} "mounts": {{}}}}}}}}"#
+        );
+        let loaded = good(&[&text]);
+        let read = volume(&loaded, "a");
+        (read.shared, read.require_mount.clone())
+    };
+    assert_eq!(read(""), (None, RequireMount::No));
+    assert_eq!(read(r#""shared": false,"#), (Some(false), RequireMount::No));
+    assert_eq!(read(r#""shared": true,"#), (Some(true), RequireMount::NotRoot));
+    let free = r#""shared": true, "require_mount": false,"#;
+    assert_eq!(read(free), (Some(true), RequireMount::No));
 }

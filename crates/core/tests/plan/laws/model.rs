@@ -89,7 +89,7 @@ pub(crate) struct Node {
 
 impl Node {
     pub(crate) fn new(desired: Arc<Desired>) -> Self {
-        let cluster = Cluster { node: "pve".to_owned(), quorate: true };
+        let cluster = Cluster { node: "pve".to_owned(), quorate: true, online: BTreeSet::new() };
         Self {
             desired,
             state: NodeState::Up(cluster),
@@ -230,6 +230,7 @@ impl Node {
         let templates = templates.collect();
         let nobody = HostIds::new(65_534, 65_534);
         Snapshot {
+            elsewhere: BTreeMap::new(),
             node: self.state.clone(),
             waited: containers.iter().filter_map(waited).collect(),
             containers: containers.iter().map(|ctid| (*ctid, presence(ctid))).collect(),
