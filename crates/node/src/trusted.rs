@@ -105,9 +105,12 @@ pub struct ReadError {
 }
 
 impl ReadError {
-    /// Returns whether `path` itself is not there, and not something in it.
+    /// Returns whether `path` itself is not there, and not something in it, or behind it: what a link
+    /// leads to, as on a pmxcfs that is down, is only not there now.
     pub fn is_missing(&self, path: &Path) -> bool {
-        self.path == path && self.source.kind() == io::ErrorKind::NotFound
+        self.path == path
+            && self.source.kind() == io::ErrorKind::NotFound
+            && std::fs::symlink_metadata(path).is_err()
     }
 }
 

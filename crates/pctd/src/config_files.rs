@@ -60,7 +60,7 @@ fn insecure(flaws: &[Flaw]) -> String {
 }
 
 /// What was read.
-#[derive(Debug)]
+#[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Files {
     /// The files.
     pub(crate) files: Vec<FileBytes>,

@@ -74,6 +74,8 @@ pub(crate) enum News {
     Lock,
     /// Its number in `.vmlist` changed.
     Vmlist,
+    /// It came to this node, or left it.
+    Moved,
 }
 
 /// Events are collected for this long, so that the several of one `pct set` make one run.

@@ -3,7 +3,7 @@
 //! ```text
 //! config files --+
 //! conf, locks ---+--> Event --> Controller --> Engine --> pct, directories
-//! .vmlist poll --+                  |
+//! polls ---------+                  |
 //! clients -------+                  +--> STATUS=, watchdog, answers
 //! signals --> reload or stop
 //! ```
@@ -31,6 +31,7 @@ use crate::daemon::signals::Signal;
 use crate::daemon::watches::{Role, Seen, Watches};
 use crate::engine::Engine;
 
+mod config_poll;
 mod poll;
 mod service;
 mod signals;
@@ -105,6 +106,8 @@ async fn serve(
     signals: mpsc::Receiver<Signal>,
 ) -> Result<(), DaemonError> {
     info!("pctd {} started", env!("CARGO_PKG_VERSION"));
+    // Before it is put in force: what changes in between is then seen to have changed.
+    let seen = config_poll::look(&config);
     let first = read(&config);
     let desired = match &first {
         ConfigEvent::Accepted { desired, .. } => Arc::clone(desired),
@@ -128,7 +131,7 @@ async fn serve(
     tokio::spawn(socket::serve(listener, shown, events_tx.clone()));
     let service = Service::start().map_err(system("cannot start a thread"))?;
     tokio::spawn(service::report(service.clone(), summary_rx, events_tx.clone()));
-    let poller = Poller::new(Arc::clone(&engine), desired_rx, events_tx.clone());
+    let poller = Poller::new(Arc::clone(&engine), desired_rx.clone(), events_tx.clone());
     let feed = Feed {
         config,
         service: service.clone(),
@@ -138,6 +141,7 @@ async fn serve(
     };
     let (found_tx, found) = mpsc::channel(FINDINGS);
     let wanted = wanted_watches(&engine, &desired, &feed.config);
+    tokio::spawn(config_poll::run(feed.config.clone(), seen, desired_rx, found_tx.clone()));
     let watches = Watches::new(wanted, found_tx)?;
     tokio::spawn(poller.run(watches));
     let feeding = tokio::spawn(feed.run(found, signals));

@@ -33,6 +33,10 @@ impl<R: Reconciler> Controller<R> {
             debug!(CTID = %ctid, reason = "its last run failed", "taken for the echo of a run");
             return;
         }
+        if news == News::Moved {
+            // A walk that was planned with it, or without it, may be another node's by now.
+            volumes.iter().filter_map(|key| self.running.get(key)).for_each(Run::cancel);
+        }
         for key in volumes.into_iter().chain([own]) {
             // A conf that changed is news: what failed before starts over. What is heard during a
             // run may be the run's own doing, and must not keep its failures from being counted.

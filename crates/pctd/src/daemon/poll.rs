@@ -33,19 +33,24 @@ impl Poller {
 
     /// Polls until the loop is gone, and keeps the watches in line with the directories.
     pub(super) async fn run(self, mut watches: Watches) {
-        let mut last: Option<Result<Fingerprint, String>> = None;
+        let mut last: Option<Polled> = None;
+        // Of the last poll that was answered: what moves while none is, has moved all the same.
+        let mut known: Option<(String, Fingerprint)> = None;
         loop {
             let engine = Arc::clone(&self.engine);
             // On the blocking pool: a read of a dying pmxcfs can hang.
             let polled = tokio::task::spawn_blocking(move || {
                 let renewed = watches.renew();
-                (fingerprint(&engine), renewed, watches)
+                (poll(&engine), renewed, watches)
             });
             let Ok((now, renewed, back)) = polled.await else { return };
             watches = back;
             let sent = self.compare(last.as_ref(), &now, renewed).await;
-            if sent.is_err() {
+            if sent.is_err() || self.tell_moved(known.as_ref(), &now).await.is_err() {
                 return;
+            }
+            if let Ok(now) = &now {
+                known = Some(now.clone());
             }
             last = Some(now);
             let interval = self.desired.borrow().settings.poll_interval;
@@ -55,14 +60,14 @@ impl Poller {
 
     async fn compare(
         &self,
-        last: Option<&Result<Fingerprint, String>>,
-        now: &Result<Fingerprint, String>,
+        last: Option<&Polled>,
+        now: &Polled,
         renewed: bool,
     ) -> Result<(), mpsc::error::SendError<Event>> {
         match (last, now) {
             // The loop begins with a look at everything.
             (None, _) => Ok(()),
-            (Some(Ok(last)), Ok(now)) => {
+            (Some(Ok((_, last))), Ok((_, now))) => {
                 let changed = last.changed(now);
                 if renewed {
                     self.events.send(Event::All("a watch was renewed")).await
@@ -83,11 +88,28 @@ impl Poller {
             (Some(Err(_)), Ok(_)) => self.events.send(Event::All("/etc/pve answers again")).await,
         }
     }
+
+    /// Tells of the containers that came to this node or left it.
+    async fn tell_moved(
+        &self,
+        known: Option<&(String, Fingerprint)>,
+        now: &Polled,
+    ) -> Result<(), mpsc::error::SendError<Event>> {
+        let (Some((_, known)), Ok((node, now))) = (known, now) else { return Ok(()) };
+        for ctid in known.moved(now, node) {
+            self.events.send(Event::Container(ctid, News::Moved)).await?;
+        }
+        Ok(())
+    }
 }
 
-fn fingerprint(engine: &Engine) -> Result<Fingerprint, String> {
+/// What a poll finds: the name of this node, and what to compare at the next one; or why nothing is
+/// known.
+type Polled = Result<(String, Fingerprint), String>;
+
+fn poll(engine: &Engine) -> Polled {
     match engine.node().cluster() {
-        (NodeState::Up(_), Some(fingerprint)) => Ok(fingerprint),
+        (NodeState::Up(cluster), Some(fingerprint)) => Ok((cluster.node, fingerprint)),
         (NodeState::Unknown(why), _) => Err(why),
         (NodeState::Up(_), None) => Err("no fingerprint".to_owned()),
     }

@@ -35,6 +35,28 @@ async fn every_volume_is_verified_when_it_is_due() {
     assert_eq!(walks(calls), [walk("data")]);
 }
 
+/// What was planned for the containers that were here may be another node's to do by now.
+#[tokio::test(start_paused = true)]
+async fn a_walk_ends_when_a_container_that_mounts_the_volume_comes_or_goes() {
+    let mut this = Loop::settled(VOLUME).await;
+    let (reply, gate) = Reply::new(Verdict::Converged).gated();
+    this.reply("data", [reply]);
+    let _answer = this.apply(&["data"], false).await;
+    assert_eq!(this.next().await, walk("data"));
+    let ctid = Ctid::new(101).unwrap();
+    // A conf that only changed ends no walk.
+    this.events.send(Event::Container(ctid, News::Vmlist)).await.unwrap();
+    this.advance(secs(1)).await;
+    assert_eq!(this.next().await, run("101"));
+    this.events.send(Event::Container(ctid, News::Moved)).await.unwrap();
+    this.advance(secs(1)).await;
+    assert_eq!(this.next().await, run("101"));
+    gate.send(()).unwrap();
+    assert_eq!(this.next().await, Call::Cancelled(key("data")));
+    // What was asked for is still to be done.
+    assert_eq!(this.next().await, walk("data"));
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_verify_ends_only_when_a_walk_finds_nothing() {
     let mut this = Loop::start(VOLUME);
