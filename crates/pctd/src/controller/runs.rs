@@ -168,11 +168,14 @@ impl<R: Reconciler> Controller<R> {
     fn wake_containers_of(&mut self, name: &VolumeName, now: Instant) {
         let Some(volume) = self.desired.volumes.get(name) else { return };
         let waiting = volume.mounts.keys().copied().map(Key::Container);
-        for key in waiting.filter(|key| !self.board.is_converged(key)).collect::<Vec<_>>() {
-            // A hold of the container's own is not lifted by its volume; a run under way may have
-            // seen one go. What was never looked at is the survey's that is on its way.
+        for key in waiting.collect::<Vec<_>>() {
+            // A hold of the container's own is not lifted by its volume. What was never looked at is
+            // the survey's that is on its way.
             let own = |hold: &Hold| !matches!(hold, Hold::VolumeHeld { .. });
-            let waits = self.board.is_known(&key) && !self.board.holds(&key).iter().any(own);
+            let waits = self.board.is_known(&key)
+                && !self.board.is_converged(&key)
+                && !self.board.holds(&key).iter().any(own);
+            // A run under way may have looked at the volume before, whatever was known of its key.
             if waits || self.running.contains_key(&key) {
                 self.queue.add(key, now);
             }

@@ -32,6 +32,28 @@ async fn a_client_is_answered_when_its_keys_have_settled() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_container_that_looked_before_its_volume_was_done_looks_again() {
+    let mut this = Loop::settled(VOLUME).await;
+    let (early, looked) = Reply::new(Verdict::Waiting).gated();
+    let (held, walked) = Reply::held(protected()).taking(step()).gated();
+    this.reply("100", [early, Reply::new(Verdict::Converged).taking(step())]);
+    this.reply("data", [held]);
+    let answer = this.apply(&["100", "data"], false).await;
+    let both = [this.next().await, this.next().await];
+    assert!(both.contains(&run("100")) && both.contains(&walk("data")), "{both:?}");
+    walked.send(()).unwrap();
+    while this.status_of("data").await.state != KeyState::Held {
+        tokio::task::yield_now().await;
+    }
+    // What it saw of the volume is old by now.
+    looked.send(()).unwrap();
+    assert_eq!(this.next().await, run("100"));
+    let report = plan_of(answer.await.unwrap());
+    let own = &report.containers[&ctid(100)];
+    assert_eq!((&own.steps, own.holds.len()), (&vec![step()], 0));
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_client_that_names_a_stranger_is_told_so() {
     let this = Loop::settled(CONTAINERS).await;
     let answer = this.apply(&["102"], false).await.await.unwrap();
