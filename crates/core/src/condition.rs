@@ -434,6 +434,12 @@ mod tests {
                  Owned=yes/InPlace Present=yes/Directory",
             ),
             (
+                "a walk went on where one was interrupted",
+                World::new().audit(Some(Audit { entries: 10, believed: 4, ..Audit::default() })),
+                "Defined=yes/Here Mapped=yes/Ready Mounted=yes/InPlace Unprivileged=yes/NotDeclared \
+                 Owned=yes/InPlace Present=yes/Directory",
+            ),
+            (
                 "nobody walked it yet",
                 World::new().audit(None),
                 "Defined=yes/Here Mapped=yes/Ready Mounted=yes/InPlace Unprivileged=yes/NotDeclared \

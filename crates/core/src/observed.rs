@@ -339,8 +339,11 @@ pub struct FileSystem {
 /// What a read-only walk of a volume found.
 #[derive(Debug, Clone, PartialEq, Eq, Default, serde::Serialize, schemars::JsonSchema)]
 pub struct Audit {
-    /// Entries looked at, the root directory included.
+    /// Entries there are, the root directory included.
     pub entries: u64,
+    /// Of those, entries that an earlier walk had looked at which was interrupted, in directories
+    /// that have not changed since. Of these the other counts say what that walk found.
+    pub believed: u64,
     /// Entries that are not as declared.
     pub changes: u64,
     /// Of those, entries that were changed after the watch of the volume was armed: drift, which

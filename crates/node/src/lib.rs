@@ -15,6 +15,7 @@
 //! - [`certificate`]: certificates in a volume, looked at, made and put in place.
 //! - [`walk`](mod@walk): the ownership of everything in a volume, looked at or repaired; `walks`:
 //!   without waiting for ever.
+//! - `bookmark`: where a walk was that was interrupted, so that the next one goes on from there.
 //! - [`trace`]: what a walk leaves behind, to tell after a restart what it need not look at first.
 //! - [`watch`]: drift below a volume, noticed and put right as it happens.
 //! - [`trusted`]: files that decide what root does, read where nobody else can have written them.
@@ -27,6 +28,7 @@
 
 pub mod accounts;
 mod answers;
+mod bookmark;
 pub mod certificate;
 pub mod ledger;
 pub mod making;
@@ -62,6 +64,7 @@ use pctd_core::presence::Verdict;
 use pctd_core::vmlist::Fingerprint;
 
 pub use crate::answers::{NoAnswer, PATIENCE};
+pub use crate::bookmark::Bookmark;
 pub use crate::certificate::{CertificateError, NewPair};
 pub use crate::ledger::{LedgerError, LedgerStore, LockError, NodeLock};
 pub use crate::paths::NodePaths;

@@ -37,6 +37,8 @@ pub(crate) struct Stat {
     /// When the inode was last changed (ctime: seconds and nanoseconds since 1970). Unlike the
     /// time of modification nobody can set it.
     pub(crate) changed: (i64, u32),
+    /// When its content was last changed (mtime, likewise).
+    pub(crate) modified: (i64, u32),
     /// Whether not even root may change it (`chattr +i`, `+a`).
     pub(crate) frozen: bool,
     /// Whether it is the root of a mount.
@@ -74,6 +76,7 @@ impl Stat {
             mount: st.stx_mnt_id,
             links: st.stx_nlink,
             changed: (st.stx_ctime.tv_sec, st.stx_ctime.tv_nsec),
+            modified: (st.stx_mtime.tv_sec, st.stx_mtime.tv_nsec),
             frozen: st
                 .stx_attributes
                 .intersects(StatxAttributes::IMMUTABLE | StatxAttributes::APPEND),

@@ -14,7 +14,7 @@ use std::fs::{self, DirBuilder, File};
 use std::io::{self, BufReader, BufWriter, Read, Seek, SeekFrom, Write};
 use std::os::fd::AsFd;
 use std::os::unix::fs::DirBuilderExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
 use pctd_core::conf::Digest;
@@ -24,6 +24,7 @@ use pctd_sys::handle::FileHandle;
 use rustix::fs::{AtFlags, CWD, OFlags, linkat, openat};
 use rustix::path::DecInt;
 
+use crate::bookmark;
 use crate::paths::NodePaths;
 
 /// The length of what the walk was of: a SHA-1 in hex.
@@ -99,7 +100,13 @@ impl Trace {
 
 /// Forgets what was kept of volumes other than these.
 pub fn forget_others(paths: &NodePaths, wanted: &BTreeSet<VolumeName>) {
-    let Ok(kept) = fs::read_dir(paths.state_dir().join("directories")) else { return };
+    forget_all_but(&paths.state_dir().join("directories"), wanted);
+    bookmark::forget_others(paths, wanted);
+}
+
+/// Removes the files of volumes other than these.
+pub(crate) fn forget_all_but(dir: &Path, wanted: &BTreeSet<VolumeName>) {
+    let Ok(kept) = fs::read_dir(dir) else { return };
     let is_wanted = |name: &str| name.parse().is_ok_and(|name| wanted.contains(&name));
     for entry in kept.flatten() {
         if !entry.file_name().to_str().is_some_and(is_wanted) {

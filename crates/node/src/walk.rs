@@ -6,7 +6,7 @@
 //! followed, other mounts never entered, automounts never triggered.
 //!
 //! The root directory comes last: once it is right, everything below it was dealt with, so a crash
-//! on the way only means to walk again.
+//! on the way only means to walk again: not from the beginning, where it left a bookmark.
 //!
 //! Big volumes are walked by several threads, which share nothing per entry; how many is declared
 //! or found out.
@@ -17,8 +17,10 @@
 //! - `stack`: the directories on the way down, with a bounded number of them open.
 //! - `entry`: one entry: decide, look closer, change.
 //! - `spot`: one entry that somebody else has opened, for [`crate::watch`].
+//! - `account`: what is kept of a directory for the bookmark of the walk.
 //! - `tally`: what is counted and how errors are kept.
 
+mod account;
 mod crew;
 mod engine;
 pub(crate) mod entry;
@@ -34,6 +36,7 @@ use std::time::SystemTime;
 use pctd_core::observed::Audit;
 use pctd_core::ownership::OwnershipRule;
 
+use crate::bookmark::Bookmark;
 use crate::trace::Trace;
 
 pub use self::engine::{walk, walk_below};
@@ -71,6 +74,8 @@ pub struct Walk<'a> {
     pub watched: bool,
     /// Where every directory is noted, as it was before its entries were read.
     pub trace: Option<&'a Trace>,
+    /// What it need not look at again, and where it notes what it was through with.
+    pub bookmark: Option<&'a Bookmark>,
     /// How many threads; none: as many as the cores, more on a file system that lets them wait.
     /// Fewer where `fds` do not suffice for them (four each).
     pub threads: Option<NonZeroUsize>,
@@ -92,6 +97,7 @@ impl<'a> Walk<'a> {
             since: None,
             watched: false,
             trace: None,
+            bookmark: None,
             threads: None,
             background: false,
         }

@@ -10,8 +10,10 @@ use std::time::{Duration, Instant, SystemTime};
 use pctd_core::desired::Volume;
 use pctd_core::observed::{Audit, SourceState};
 use pctd_core::ownership::OwnershipRule;
+use tracing::debug;
 
 use crate::answers::NoAnswer;
+use crate::bookmark::Bookmark;
 use crate::paths::NodePaths;
 use crate::trace::Trace;
 use crate::walk::{Progress, Walk, WalkMode, WalkReport};
@@ -46,6 +48,9 @@ pub struct WalkRequest<'a> {
     pub watched: bool,
     /// Where the directories are noted.
     pub trace: Option<&'a Arc<Trace>>,
+    /// Whether it goes on where an earlier one was interrupted, and leaves a bookmark itself; only
+    /// for whoever has the lock of the node.
+    pub goes_on: bool,
     /// How many threads; none: found out (`Walk::threads`).
     pub threads: Option<NonZeroUsize>,
     /// Whether it gives way to whatever else the node does.
@@ -57,7 +62,7 @@ impl<'a> WalkRequest<'a> {
     pub fn new(volume: &'a Volume, rule: &'a OwnershipRule) -> Self {
         let Walk { cancel, progress, max_changes, since, watched, threads, background, .. } =
             Walk::new(WalkMode::Audit, rule);
-        let (file_system, trace) = (None, None);
+        let (file_system, trace, goes_on) = (None, None, false);
         Self {
             volume,
             rule,
@@ -68,6 +73,7 @@ impl<'a> WalkRequest<'a> {
             since,
             watched,
             trace,
+            goes_on,
             threads,
             background,
         }
@@ -146,7 +152,8 @@ impl Node {
     /// and nobody else.
     fn walk(&self, request: WalkRequest<'_>, mode: WalkMode) -> Result<WalkReport, WalkError> {
         let WalkRequest { volume, rule, file_system, cancel, progress, .. } = request;
-        let WalkRequest { max_changes, since, watched, threads, background, trace, .. } = request;
+        let WalkRequest { max_changes, since, watched, threads, background, .. } = request;
+        let WalkRequest { trace, goes_on, .. } = request;
         let far = Arc::new(Far::default());
         let see = {
             let far = Arc::clone(&far);
@@ -175,7 +182,7 @@ impl Node {
                     background,
                     ..Walk::new(mode, &rule)
                 };
-                walk_on(&paths, &volume, file_system.as_deref(), walk)
+                walk_on(&paths, &volume, file_system.as_deref(), goes_on, walk)
             }
         };
         let mut last = (Progress::default(), Instant::now());
@@ -232,6 +239,7 @@ fn walk_on(
     paths: &NodePaths,
     volume: &Volume,
     file_system: Option<&str>,
+    goes_on: bool,
     walk: Walk<'_>,
 ) -> Result<WalkReport, WalkError> {
     let path = || volume.host_path.clone();
@@ -244,5 +252,25 @@ fn walk_on(
         let (expected, found) = (expected.to_owned(), found.clone());
         return Err(WalkError::FileSystemChanged { path: path(), expected, found });
     }
-    walk::walk(&open, walk).map_err(|errno| WalkError::Io { path: path(), source: errno.into() })
+    let bookmark = goes_on
+        .then(|| Bookmark::open(paths, &volume.name, &open, walk.rule, walk.mode))
+        .and_then(|bookmark| {
+            // It costs looks that were made before, should this one be interrupted.
+            bookmark.inspect_err(|error| debug!(VOLUME = %volume.name, "no bookmark: {error}")).ok()
+        });
+    let report = walk::walk(&open, Walk { bookmark: bookmark.as_ref(), ..walk })
+        .map_err(|errno| WalkError::Io { path: path(), source: errno.into() })?;
+    if report.audit.believed > 0 {
+        debug!(
+            VOLUME = %volume.name,
+            ENTRIES = report.audit.entries,
+            BELIEVED = report.audit.believed,
+            CANCELLED = report.cancelled,
+            "a walk went on where one had been interrupted"
+        );
+    }
+    if let Some(bookmark) = bookmark {
+        bookmark.end(&report);
+    }
+    Ok(report)
 }

@@ -71,6 +71,8 @@ struct Memory {
 enum StepEnd {
     /// It is done, or found to be done.
     Done,
+    /// It is done, but for what another run did that was interrupted, and that was not looked at.
+    DoneTheRest,
     /// It was not done, deliberately; the next plan says why.
     Refused,
     /// The conf changed in between.
@@ -157,18 +159,25 @@ impl Engine {
         let Key::Volume(name) = key else { return };
         let trace = self.memory().traces.remove(name);
         // With a rule that holds from now on: else nothing below the root was judged.
-        let walked = plans
-            .volumes
-            .get(name)
-            .is_some_and(|plan| plan.basis == Basis::Walk && plan.standing.is_some());
+        let plan = plans.volumes.get(name).filter(|plan| plan.standing.is_some());
+        let by = match plan.map(|plan| plan.basis) {
+            Some(Basis::Walk) => Assurance::Walk,
+            // A walk that went on where another was interrupted compared the directories on its way,
+            // and noted all of them.
+            Some(Basis::Before(Assurance::Directories)) if trace.is_some() => {
+                Assurance::Directories
+            }
+            _ => return,
+        };
+        let record = self.node.ledger().ledger().volumes.get(name).cloned();
         if *verdict == Verdict::Converged
-            && walked
-            && let Some(record) = self.node.ledger().ledger().volumes.get(name)
+            && let Some(record) = record
         {
-            if let Some(Err(error)) = trace.map(|trace| trace.keep(record)) {
+            if let Some(Err(error)) = trace.map(|trace| trace.keep(&record)) {
                 debug!(VOLUME = %name, "what the walk noted is lost: {error}");
             }
-            let assured = (Assurance::Walk, record.clone());
+            // What a whole walk of this process saw is not known less well because of another.
+            let assured = (by.max(self.assurance_of(name)), record);
             self.memory().assured.insert(name.clone(), assured);
         }
     }
@@ -181,6 +190,7 @@ impl Engine {
             self.catch_up(desired, name);
         }
         let mut taken: Vec<Step> = Vec::new();
+        let mut repaired = false;
         let mut depth = if job.verify { Depth::Walk } else { Depth::WhereNeeded };
         loop {
             let scope = Scope::of(desired, key);
@@ -214,9 +224,9 @@ impl Engine {
             };
             // Taken, and still planned: something undoes it, or writes faster than is repaired.
             // Backoff, not a busy loop.
-            let walked = |step: &Step| matches!(step, Step::SetOwnership(_));
-            let walks_again = walked(&step) && taken.iter().any(walked);
-            if taken.last() == Some(&step) || walks_again || taken.len() >= MAX_STEPS {
+            let is_repair = matches!(step, Step::SetOwnership(_));
+            let again = if is_repair { repaired } else { taken.last() == Some(&step) };
+            if again || taken.len() >= MAX_STEPS {
                 let why = format!("{} did not last: something undoes it", step.name());
                 return outcome(view, taken, Verdict::Failed(why));
             }
@@ -226,7 +236,11 @@ impl Engine {
                 _ => Depth::WhereNeeded,
             };
             match self.apply(desired, &snapshot, &plans, key, &step, job) {
-                StepEnd::Done => taken.push(step),
+                StepEnd::Done => {
+                    repaired |= is_repair;
+                    taken.push(step);
+                }
+                StepEnd::DoneTheRest => taken.push(step),
                 StepEnd::Refused => {}
                 StepEnd::Conflict(why) => return outcome(view, taken, Verdict::Conflict(why)),
                 StepEnd::Failed(why) => return outcome(view, taken, Verdict::Failed(why)),
@@ -289,9 +303,17 @@ pub(crate) fn view(desired: &Desired, snapshot: &Snapshot, plans: &Plans, key: &
         conditions,
         steps: plans.steps(key).to_vec(),
         holds: plans.holds(key),
+        believed: believes(snapshot, key),
         notices: notices.unwrap_or_default().iter().map(Into::into).collect(),
         unsettled,
     }
+}
+
+/// Returns whether a walk of this look went on where another was interrupted.
+fn believes(snapshot: &Snapshot, key: &Key) -> bool {
+    let Key::Volume(name) = key else { return false };
+    let audit = snapshot.volumes.get(name).and_then(|observed| observed.audit.as_ref());
+    audit.is_some_and(|audit| audit.believed > 0)
 }
 
 impl Reconciler for Engine {

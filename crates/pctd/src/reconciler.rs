@@ -50,6 +50,9 @@ pub(crate) struct Job {
     pub(crate) stop: Arc<AtomicBool>,
     /// Set while the run is in what must not be cut: a call of `pct` and what belongs to it.
     pub(crate) uncut: Arc<AtomicBool>,
+    /// Whether a walk goes on where one was interrupted, and can be gone on with itself: for whoever
+    /// has the lock of the node.
+    pub(crate) goes_on: bool,
     /// How far its walk is.
     pub(crate) progress: Arc<Progress>,
 }
@@ -140,6 +143,9 @@ pub(crate) struct View {
     pub(crate) notices: Vec<Reason>,
     /// Whether it cannot be judged without a walk, or waits for a volume.
     pub(crate) unsettled: bool,
+    /// Whether this rests in part on what a walk had looked at that was interrupted: then a whole
+    /// one has to follow.
+    pub(crate) believed: bool,
 }
 
 impl View {

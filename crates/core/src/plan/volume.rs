@@ -7,7 +7,8 @@ use crate::desired::{Desired, Enforce, RequireMount, Volume};
 use crate::ids::HostIds;
 use crate::ledger::{LedgerEntry, Memory, VolumeRecord};
 use crate::observed::{
-    Audit, Cluster, FileSystem, ObservedVolume, Presence, Snapshot, SourceDir, SourceState,
+    Assurance, Audit, Cluster, FileSystem, ObservedVolume, Presence, Snapshot, SourceDir,
+    SourceState,
 };
 use crate::ownership::{EntryKind, EntryStat, OwnershipRule, Place, Scope};
 use crate::plan::certificate;
@@ -235,7 +236,10 @@ fn plan_directory(
         let done = snapshot.ledger.volumes.get(&volume.name) == Some(&record);
         match &observed.audit {
             Some(audit) => {
-                plan.basis = Basis::Walk;
+                plan.basis = match audit.believed {
+                    0 => Basis::Walk,
+                    _ => Basis::Before(Assurance::Directories),
+                };
                 judge(&mut plan, desired, snapshot, volume, dir, audit, owner);
             }
             None if root_differs || !done => {

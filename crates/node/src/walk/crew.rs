@@ -19,6 +19,7 @@ use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use rustix::io::Errno;
 
+use super::account::Account;
 use super::engine::Engine;
 use super::entry::ProcFds;
 use super::pace::Hands;
@@ -145,6 +146,11 @@ impl<'a> Crew<'a> {
         if let Some(trace) = self.walk.trace {
             trace.note(dir, stat.changed);
         }
+    }
+
+    /// Begins to keep account of a directory, where there is a bookmark.
+    pub(super) fn account(&self, dir: impl AsFd, stat: &Stat) -> Option<Account> {
+        self.walk.bookmark.map(|bookmark| Account::begin(bookmark, dir, stat))
     }
 
     /// Walks a piece and all that comes of it; returns what was counted once every worker is done.

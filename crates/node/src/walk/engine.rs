@@ -57,9 +57,15 @@ pub fn walk(volume: &OpenVolume, walk: Walk<'_>) -> Result<WalkReport, Errno> {
         let mut engine = Engine::new(&crew, &|| false);
         if walk.rule.looks_below() {
             let fd = open_for_reading(volume.fd())?;
-            crew.note(&fd, &Stat::of(&fd)?);
+            let stat = Stat::of(&fd)?;
+            crew.note(&fd, &stat);
+            let account = crew.account(&fd, &stat);
             let root = Frame::new(CString::default(), fd, volume.identity(), false);
-            engine.tally = crew.run(Piece::directory(root, String::new()));
+            let first = Piece::directory(root.with_account(account), String::new());
+            engine.tally = crew.run(first);
+            if let Some(bookmark) = walk.bookmark.filter(|_| walk.mode == WalkMode::Audit) {
+                engine.tally.add_findings(bookmark.found());
+            }
             engine.published = engine.tally.progress();
         }
         if !crew.is_cancelled() && !crew.is_over() {
@@ -244,7 +250,10 @@ impl<'a> Engine<'a> {
     fn batch(&mut self, stack: &mut Stack, buffer: &mut [MaybeUninit<u8>]) {
         // The first batch is the only one of most directories: not worth the way.
         let is_first = stack.top().is_none_or(|top| top.reading == Reading::At(0));
-        let mut others = (!is_first && self.crew.wants_work()).then(Names::default);
+        let account = stack.top().and_then(|top| top.account);
+        let believed = account.is_some_and(|account| account.believed);
+        let before = self.tally.so_far();
+        let mut others = (!is_first && !believed && self.crew.wants_work()).then(Names::default);
         let mut directories: Vec<CString> = Vec::new();
         let mut cut_at = None;
         let mut iter = RawDir::new(stack.here().fd(), buffer);
@@ -267,6 +276,10 @@ impl<'a> Engine<'a> {
             if !matches!(name.to_bytes(), b"." | b"..") {
                 let leaf = match (entry.file_type(), &mut others) {
                     (FileType::Directory, _) => Leaf::Directory,
+                    (kind, _) if believed && kind != FileType::Unknown => {
+                        self.tally.believed();
+                        Leaf::Dealt
+                    }
                     (_, Some(names)) => {
                         names.push(name);
                         Leaf::Dealt
@@ -287,6 +300,11 @@ impl<'a> Engine<'a> {
         };
         if let Some(offset) = cut_at {
             reading = self.go_to(stack, offset);
+        }
+        if let Some(top) = stack.top() {
+            // Of names that others look at, nobody keeps account.
+            let account = account.filter(|_| others.is_none());
+            top.account = account.map(|account| account.with(before, self.tally.so_far()));
         }
         if let Some(names) = others.filter(|names| !names.is_empty()) {
             directories.extend(self.offer_names(stack, names));
@@ -378,6 +396,7 @@ impl<'a> Engine<'a> {
             return Ok(());
         };
         if crew.is_the_watchs(stat.changed) {
+            self.tally.left();
             return Ok(());
         }
         let finding = entry::examine(&crew.procfs, &fd, stat, change)?;
@@ -464,7 +483,8 @@ impl<'a> Engine<'a> {
         self.crew.note(&fd, stat);
         let place = Place::Below(name.to_bytes());
         let due = entry::decide(self.crew.walk.rule, place, &stat.entry).is_some();
-        Frame::new(name.to_owned(), fd, stat.identity, due)
+        let account = self.crew.account(&fd, stat);
+        Frame::new(name.to_owned(), fd, stat.identity, due).with_account(account)
     }
 
     /// Goes up from the current directory, whose own turn it is now.
@@ -489,16 +509,24 @@ impl<'a> Engine<'a> {
 
     /// Puts the current directory itself right, everything in it being done.
     fn own_turn(&mut self, stack: &mut Stack) {
-        let Some(name) = stack.top().filter(|top| top.due).map(|top| top.name.clone()) else {
-            return;
-        };
+        let Some(top) = stack.top() else { return };
+        let (due, account) = (top.due.then(|| top.name.clone()), top.account);
         let spot = stack.here();
-        let place = Place::Below(name.to_bytes());
-        let path = || spot.path(None);
-        let done =
-            Stat::of(spot.fd()).and_then(|stat| self.put_right(path, place, spot.fd(), &stat));
-        if let Err(errno) = done {
-            self.tally.error(path, &errno);
+        if let Some(name) = &due {
+            let place = Place::Below(name.to_bytes());
+            let path = || spot.path(None);
+            let done =
+                Stat::of(spot.fd()).and_then(|stat| self.put_right(path, place, spot.fd(), &stat));
+            if let Err(errno) = done {
+                self.tally.error(path, &errno);
+            }
+        }
+        // At an early end its names may not have been read to the end.
+        if let (Some(account), Some(bookmark)) = (account, self.crew.walk.bookmark)
+            && !self.crew.is_ended()
+        {
+            let is_own_change = due.is_some() && self.crew.walk.mode == WalkMode::Repair;
+            account.close(bookmark, spot.fd(), is_own_change);
         }
     }
 

@@ -11,6 +11,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::io::Errno;
 use rustix::process::{Resource, getrlimit};
 
+use super::account::Account;
 use super::tally::display_path;
 use crate::stat::{Identity, Stat, open_parent};
 
@@ -75,11 +76,27 @@ pub(super) struct Frame {
     pub(super) pending: Vec<CString>,
     /// Whether the directory itself is to be changed once everything below is done.
     pub(super) due: bool,
+    /// What is kept of its entries for the bookmark; none where there is none, or where others look
+    /// at some of them.
+    pub(super) account: Option<Account>,
 }
 
 impl Frame {
     pub(super) fn new(name: CString, fd: OwnedFd, identity: Identity, due: bool) -> Self {
-        Self { name, fd: Some(fd), identity, reading: Reading::At(0), pending: Vec::new(), due }
+        Self {
+            name,
+            fd: Some(fd),
+            identity,
+            reading: Reading::At(0),
+            pending: Vec::new(),
+            due,
+            account: None,
+        }
+    }
+
+    /// Returns it with an account of its entries.
+    pub(super) fn with_account(self, account: Option<Account>) -> Self {
+        Self { account, ..self }
     }
 
     /// Returns the bytes of names it holds.

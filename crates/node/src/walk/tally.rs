@@ -3,8 +3,10 @@
 use pctd_core::observed::Audit;
 use rustix::io::Errno;
 
+use super::account::Counted;
 use super::entry::{Finding, Refusal};
 use super::{Progress, Unsupported, WalkReport};
+use crate::bookmark::Counts;
 
 /// How many errors are kept with their path; the rest is counted.
 const ERRORS_KEPT: usize = 5;
@@ -18,11 +20,36 @@ pub(super) const REFUSALS_BEFORE_END: u64 = 8;
 #[derive(Debug, Default)]
 pub(super) struct Tally {
     report: WalkReport,
+    /// How often something was met that speaks against calling a directory dealt with.
+    loose_ends: u64,
 }
 
 impl Tally {
     pub(super) fn entry(&mut self) {
         self.report.audit.entries += 1;
+    }
+
+    /// Counts an entry that an earlier walk had looked at.
+    pub(super) fn believed(&mut self) {
+        self.report.audit.entries += 1;
+        self.report.audit.believed += 1;
+    }
+
+    /// Notes that an entry was left to somebody else.
+    pub(super) fn left(&mut self) {
+        self.loose_ends += 1;
+    }
+
+    /// Returns what was counted so far, and how many loose ends there are.
+    pub(super) fn so_far(&self) -> Counted {
+        (Counts::of(&self.report.audit), self.loose_ends)
+    }
+
+    /// Adds what an earlier walk had found, where any of that was believed.
+    pub(super) fn add_findings(&mut self, found: Counts) {
+        if self.report.audit.believed > 0 {
+            found.add_findings_to(&mut self.report.audit);
+        }
     }
 
     pub(super) fn finding(&mut self, finding: &Finding, fresh: bool) {
@@ -43,14 +70,17 @@ impl Tally {
 
     /// Notes that the next change would be one too many.
     pub(super) fn limited(&mut self) {
+        self.loose_ends += 1;
         self.report.limited = true;
     }
 
     pub(super) fn nested_mount(&mut self, path: String) {
+        self.loose_ends += 1;
         self.report.audit.nested_mounts.push(path);
     }
 
     pub(super) fn error(&mut self, path: impl FnOnce() -> String, problem: &dyn std::fmt::Display) {
+        self.loose_ends += 1;
         let audit = &mut self.report.audit;
         audit.errors += 1;
         if audit.first_errors.len() < ERRORS_KEPT {
@@ -60,6 +90,7 @@ impl Tally {
 
     /// Counts an entry that the file system would not let change.
     pub(super) fn refused(&mut self, kind: &str, refusal: Refusal) {
+        self.loose_ends += 1;
         let unsupported = self.report.unsupported.get_or_insert_with(|| Unsupported {
             kind: kind.to_owned(),
             message: refusal.to_string(),
@@ -82,6 +113,7 @@ impl Tally {
         // Taken apart, so that a new count cannot be forgotten.
         let Audit {
             entries,
+            believed,
             changes,
             fresh,
             owners,
@@ -95,6 +127,7 @@ impl Tally {
         } = more.audit;
         let audit = &mut sum.audit;
         audit.entries += entries;
+        audit.believed += believed;
         audit.changes += changes;
         audit.fresh += fresh;
         audit.owners += owners;

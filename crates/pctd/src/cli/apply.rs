@@ -144,7 +144,7 @@ fn ancestors(desired: &Desired, key: &Key) -> usize {
 }
 
 fn bring(engine: &Engine, desired: &Desired, key: &Key, asked: Asked) -> (Vec<Step>, Outcome) {
-    let job = Job { verify: true, asked, ..Job::default() };
+    let job = Job { verify: true, asked, goes_on: true, ..Job::default() };
     let mut taken = Vec::new();
     let ended = AtomicBool::new(false);
     let outcome = std::thread::scope(|scope| {
@@ -155,7 +155,10 @@ fn bring(engine: &Engine, desired: &Desired, key: &Key, asked: Asked) -> (Vec<St
         let outcome = loop {
             let outcome = engine.reconcile(desired, key, &job);
             taken.extend(outcome.taken.iter().cloned());
-            if !matches!(outcome.verdict, Verdict::Conflict(_)) || tries == TRIES {
+            // What is in place in part because of a walk that was interrupted is looked at whole.
+            let is_half_known = outcome.verdict == Verdict::Converged && outcome.view.believed;
+            let again = is_half_known || matches!(outcome.verdict, Verdict::Conflict(_));
+            if !again || tries == TRIES {
                 break outcome;
             }
             tries += 1;

@@ -62,7 +62,8 @@ impl<R: Reconciler> Controller<R> {
             let asked = self.asked.remove(&key).unwrap_or_default();
             let background = verify && asked == Asked::No;
             let removal = self.removal();
-            let job = Job { verify, asked, background, removal, ..Job::default() };
+            let goes_on = true;
+            let job = Job { verify, asked, background, removal, goes_on, ..Job::default() };
             self.board.begin(&key, Arc::clone(&job.progress));
             self.running.insert(key.clone(), Run { job: job.clone(), since: now });
             let (reconciler, desired) = (Arc::clone(&self.reconciler), Arc::clone(&self.desired));
@@ -138,6 +139,11 @@ impl<R: Reconciler> Controller<R> {
         {
             // Only another walk can say that what this one found is gone, or look at all.
             self.walks.ask(key);
+        }
+        if outcome.verdict == Verdict::Converged && outcome.view.believed {
+            // It is in place as far as known, and a whole walk makes sure, behind everybody else.
+            self.walks.ask(key);
+            self.queue.add(key.clone(), Instant::now());
         }
         // Where some task was in the way, what the admin asked for is still to be done.
         let passes = outcome.view.holds.iter().any(Hold::is_busy);

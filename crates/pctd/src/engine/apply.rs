@@ -142,7 +142,8 @@ impl Engine {
         }
         // Neither cancelled nor limited is in place: the walk of the next look judges what is left.
         if report.cancelled || report.limited || report.audit.errors == 0 {
-            return StepEnd::Done;
+            let is_whole = report.audit.believed == 0;
+            return if is_whole { StepEnd::Done } else { StepEnd::DoneTheRest };
         }
         StepEnd::Failed(format!(
             "{} entries of {} could not be changed: {}",

@@ -381,8 +381,8 @@ pub(super) fn walk_request<'a>(
     job: &'a Job,
     progress: &'a (dyn Fn(Progress) + Sync),
 ) -> WalkRequest<'a> {
-    let (cancel, threads) = (&*job.cancel, desired.settings.walk_threads);
-    WalkRequest { cancel, progress, threads, ..WalkRequest::new(volume, rule) }
+    let (cancel, threads, goes_on) = (&*job.cancel, desired.settings.walk_threads, job.goes_on);
+    WalkRequest { cancel, progress, threads, goes_on, ..WalkRequest::new(volume, rule) }
 }
 
 /// Returns how long ago each restart was; a clock that was set back makes it "just now".

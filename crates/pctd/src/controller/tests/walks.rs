@@ -78,6 +78,23 @@ async fn a_verify_ends_only_when_a_walk_finds_nothing() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn what_rests_on_an_interrupted_walk_is_in_place_and_walked_whole_next() {
+    let mut this = Loop::start(VOLUME);
+    let mut in_part = Reply::new(Verdict::Converged);
+    in_part.outcome.view.believed = true;
+    let (whole, gate) = Reply::new(Verdict::Converged).gated();
+    this.reply("data", [in_part, whole]);
+    let calls = [this.next().await, this.next().await];
+    assert!(calls.contains(&Call::Survey) && calls.contains(&walk("data")), "{calls:?}");
+    assert_eq!(this.gap().await, (walk("data"), ms(0)));
+    assert_eq!(this.status_of("data").await.state, KeyState::Converged);
+    gate.send(()).unwrap();
+    this.pass(ms(0)).await;
+    // Once is enough.
+    assert_eq!(this.pass(secs(60)).await, []);
+}
+
+#[tokio::test(start_paused = true)]
 async fn what_a_file_system_refused_is_not_asked_for_at_every_look() {
     let mut this = Loop::start(VOLUME);
     let (kind, why) = ("nfs4".to_owned(), "EPERM".to_owned());
