@@ -185,6 +185,8 @@ pub struct Settings {
     pub create_timeout: Duration,
     /// This node's name, if not what `/etc/pve/local` says.
     pub node: Option<String>,
+    /// The group, by name or number, that may ask the daemon for the status; none: only root.
+    pub status_group: Option<String>,
 }
 
 impl Default for Settings {
@@ -214,13 +216,14 @@ impl Default for Settings {
             pct_timeout: Duration::from_mins(10),
             create_timeout: Duration::from_hours(6),
             node: None,
+            status_group: None,
         }
     }
 }
 
 impl Settings {
-    /// Returns these settings without those that only say when a key is looked at, and beside how
-    /// many others. A setting that is not named here counts for every run.
+    /// Returns these settings without those that only say when a key is looked at, beside how
+    /// many others, and who is told. A setting that is not named here counts for every run.
     #[must_use]
     pub fn of_a_run(&self) -> Self {
         let Self {
@@ -232,6 +235,7 @@ impl Settings {
             retry_max,
             hold_interval,
             max_concurrent,
+            status_group,
             ..
         } = Self::default();
         Self {
@@ -244,6 +248,7 @@ impl Settings {
             retry_max,
             hold_interval,
             max_concurrent,
+            status_group,
             ..self.clone()
         }
     }

@@ -129,6 +129,7 @@ async fn serve(
         .map_err(system("cannot listen on the socket"))?;
     let shown = config.paths().iter().map(|path| path.display().to_string()).collect();
     tokio::spawn(socket::serve(listener, shown, events_tx.clone()));
+    tokio::spawn(socket::admit(Arc::clone(&engine), desired_rx.clone()));
     let service = Service::start().map_err(system("cannot start a thread"))?;
     tokio::spawn(service::report(service.clone(), summary_rx, events_tx.clone()));
     let poller = Poller::new(Arc::clone(&engine), desired_rx.clone(), events_tx.clone());

@@ -195,6 +195,11 @@ pub(super) static SETTINGS: Table = Table {
             Shape::Text(&syntax::NODE),
             "The name of this node, if not what /etc/pve/local says.",
         ),
+        Field::new(
+            "status_group",
+            Shape::Text(&syntax::GROUP),
+            "A group of the host, by name or number, that may ask the daemon for the status; without it only root may.",
+        ),
     ],
 };
 

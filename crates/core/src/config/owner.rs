@@ -53,14 +53,14 @@ fn host(text: &str) -> Option<Owner> {
 }
 
 /// Reads an id; 4294967295 is none, it tells `chown` to leave one alone.
-fn id(text: &str) -> Option<u32> {
+pub(super) fn id(text: &str) -> Option<u32> {
     let digits = text.bytes().all(|b| b.is_ascii_digit());
     let plain = digits && (text == "0" || !text.starts_with('0'));
     plain.then(|| text.parse().ok()).flatten().filter(|id| *id != u32::MAX)
 }
 
 /// Returns whether `useradd` would take the name, with the capitals and dots of directory services.
-fn is_name(text: &str) -> bool {
+pub(super) fn is_name(text: &str) -> bool {
     let text = text.strip_suffix('$').unwrap_or(text);
     let mut bytes = text.bytes();
     bytes.next().is_some_and(|b| b.is_ascii_alphabetic() || b == b'_')

@@ -109,6 +109,7 @@ impl<'t> Given<'_, 't> {
             pct_timeout: self.duration("pct_timeout", default.pct_timeout),
             create_timeout: self.duration("create_timeout", default.create_timeout),
             node: choice("node").map(str::to_owned),
+            status_group: choice("status_group").map(str::to_owned),
         }
     }
 
@@ -154,7 +155,9 @@ mod tests {
             Settings::default()
         );
         assert_eq!(load_text("{}"), Settings::default());
-        assert_eq!(given.len() + 1, SETTINGS.fields.len(), "all but `node` have a default");
+        let without = SETTINGS.fields.iter().filter(|field| field.default.is_none());
+        let without: Vec<&str> = without.map(|field| field.name).collect();
+        assert_eq!(without, ["node", "status_group"]);
     }
 
     #[test]
@@ -167,7 +170,8 @@ mod tests {
                 "restart": "never", "restart_timeout": "1s", "restart_limit": "0s",
                 "create_containers": false, "prune": true, "watch_cpu": 5, "max_concurrent": 1,
                 "walk_threads": 3, "manage": ["cores", "name"], "pct_timeout": "1m",
-                "create_timeout": "2h", "node": "pve-1"}}"#,
+                "create_timeout": "2h", "node": "pve-1",
+                "status_group": "adm"}}"#,
         );
         let expected = Settings {
             mode: Mode::Observe,
@@ -194,6 +198,7 @@ mod tests {
             pct_timeout: Duration::from_mins(1),
             create_timeout: Duration::from_hours(2),
             node: Some("pve-1".into()),
+            status_group: Some("adm".into()),
         };
         assert_eq!(settings, expected);
     }

@@ -58,6 +58,18 @@ pub(super) static OWNER: Syntax = Syntax {
     check: |text| owner::parse(text).map(|_| ()),
 };
 
+pub(super) static GROUP: Syntax = Syntax {
+    wanted: "a group of the host such as \"adm\"",
+    pattern: "^([A-Za-z_][A-Za-z0-9_.-]*[$]?|0|[1-9][0-9]*)$",
+    check: |text| {
+        if owner::is_name(text) || owner::id(text).is_some() {
+            Ok(())
+        } else {
+            Err(Complaint::new(format!("{} is no group", shown(text))))
+        }
+    },
+};
+
 pub(super) static MODE: Syntax = Syntax {
     wanted: "a mode such as \"0775\", \"u=rwX,g=rX,o=\" or \"keep\"",
     pattern: "^(keep|[0-7]{3,5}|[ugoa]*([-+=][rwxXst]*)+(,[ugoa]*([-+=][rwxXst]*)+)*)$",

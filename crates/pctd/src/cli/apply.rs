@@ -35,6 +35,7 @@ pub(super) fn run(global: &Global, keys: &[Key], yes: bool) -> Result<Ended, Fai
         version: pctd_core::report::REPORT_VERSION,
         op: WireOp::Reconcile,
         keys: keys.to_vec(),
+        follow: false,
         confirm,
         config: Some(config.paths().iter().map(|path| path.display().to_string()).collect()),
     };

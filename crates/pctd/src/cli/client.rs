@@ -9,10 +9,24 @@ use crate::daemon::socket::WireRequest;
 
 /// Why the daemon could not be asked.
 #[derive(Debug, thiserror::Error)]
-#[error("cannot ask the daemon at {socket}")]
-pub(super) struct ClientError {
-    socket: String,
-    source: io::Error,
+pub(super) enum ClientError {
+    /// Its socket is closed to this user.
+    #[error(
+        "the daemon at {socket} answers root and members of the group that `status_group` names \
+         in the settings"
+    )]
+    Closed {
+        /// The socket.
+        socket: String,
+    },
+    /// It cannot be talked to.
+    #[error("cannot ask the daemon at {socket}")]
+    Failed {
+        /// The socket.
+        socket: String,
+        /// What the kernel said.
+        source: io::Error,
+    },
 }
 
 /// Asks the daemon; `None` where none is running.
@@ -21,7 +35,7 @@ pub(super) struct ClientError {
 ///
 /// It is there and cannot be talked to.
 pub(super) fn ask(socket: &Path, request: &WireRequest) -> Result<Option<Answer>, ClientError> {
-    let failed = |source| ClientError { socket: socket.display().to_string(), source };
+    let failed = |source| ClientError::Failed { socket: socket.display().to_string(), source };
     let mut stream = match UnixStream::connect(socket) {
         Ok(stream) => stream,
         Err(error)
@@ -31,6 +45,9 @@ pub(super) fn ask(socket: &Path, request: &WireRequest) -> Result<Option<Answer>
             ) =>
         {
             return Ok(None);
+        }
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
+            return Err(ClientError::Closed { socket: socket.display().to_string() });
         }
         Err(error) => return Err(failed(error)),
     };

@@ -38,6 +38,7 @@ fn ask(socket: &std::path::Path, keys: &[Key]) -> Result<StatusReport, Failure> 
         version: REPORT_VERSION,
         op: WireOp::Status,
         keys: keys.to_vec(),
+        follow: false,
         confirm: false,
         config: None,
     };

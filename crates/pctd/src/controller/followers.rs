@@ -143,6 +143,8 @@ impl Followers {
     }
 
     fn settle(&mut self) {
+        // Of a client that hung up nobody waits for the end.
+        self.waiting.retain(|follower| !follower.request.reply.is_closed());
         for index in (0..self.waiting.len()).rev() {
             if self.waiting[index].open.is_empty() {
                 let mut follower = self.waiting.swap_remove(index);

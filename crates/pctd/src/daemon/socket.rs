@@ -1,7 +1,8 @@
-//! The daemon's socket: newline-delimited JSON, one request a connection, one document back.
+//! The daemon's socket: newline-delimited JSON, one request a connection, one document back, or a
+//! stream of them while the status is followed.
 //!
-//! Only root can reach it: the socket is made with mode 0600. A client cannot hold anything up:
-//! lines are bounded, and a connection is a task of its own.
+//! A client cannot hold anything up: it has a task of its own, so many bytes and so much time, and
+//! there are only so many places. Descriptors that it passes along are never received.
 
 use std::io;
 use std::os::unix::net::UnixListener as StdUnixListener;
@@ -10,52 +11,43 @@ use std::time::Duration;
 
 use pctd_core::ids::Key;
 use pctd_core::report::REPORT_VERSION;
-use serde::{Deserialize, Serialize};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::net::{SendFlags, send};
 use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{mpsc, oneshot};
+use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
 use tracing::debug;
 
 use crate::controller::Event;
 use crate::controller::followers::{Answer, Op, Request};
 
-/// The longest request; a request names keys, and a node has a few thousand at most.
-const MAX_REQUEST: u64 = 256 * 1024;
+mod peer;
+mod wire;
+
+pub(crate) use peer::admit;
+pub(crate) use wire::{WireOp, WireRequest};
+
+use peer::{Peer, Places};
+use wire::Wanted;
 
 /// How long a client may take to say what it wants.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// A request as it travels.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(crate) struct WireRequest {
-    /// The version of the protocol.
-    pub(crate) version: u32,
-    /// What is wanted.
-    pub(crate) op: WireOp,
-    /// Of which keys; none: all.
-    #[serde(default)]
-    pub(crate) keys: Vec<Key>,
-    /// Whether big passes and changed file systems are meant.
-    #[serde(default)]
-    pub(crate) confirm: bool,
-    /// The configuration files the client would use; `reconcile` is refused where the daemon
-    /// uses others.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub(crate) config: Option<Vec<String>>,
-}
+/// How long a client may take to read an answer.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// See [`WireRequest::op`].
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub(crate) enum WireOp {
-    /// The status.
-    Status,
-    /// A look, now, and the steps that follow.
-    Reconcile,
-}
+/// How often it is looked whether a client that waits is still there.
+const PRESENCE: Duration = Duration::from_secs(1);
 
-/// Listens at `path`, which only this user can connect to.
+/// How often a status that is followed may be sent.
+const FOLLOW: Duration = Duration::from_secs(1);
+
+/// How long a guest's place stays taken after the answer. An answer costs the loop time, and with
+/// this all guests together get 160 in a second.
+const GUEST_PAUSE: Duration = Duration::from_millis(100);
+
+/// Listens at `path`, which only this user can connect to until [`admit`] says more.
 ///
 /// # Errors
 ///
@@ -85,65 +77,144 @@ pub(crate) async fn serve(
     config: Vec<String>,
     events: mpsc::Sender<Event>,
 ) {
+    let places = Places::new();
     loop {
-        match listener.accept().await {
-            Ok((stream, _)) => {
-                let (events, config) = (events.clone(), config.clone());
-                tokio::spawn(async move {
-                    if let Err(error) = converse(stream, &config, &events).await {
-                        debug!("a client left: {error}");
-                    }
-                });
-            }
+        let stream = match listener.accept().await {
+            Ok((stream, _)) => stream,
             Err(error) => {
                 // Out of descriptors, mostly: give them time to come back.
                 debug!("cannot accept a client: {error}");
-                tokio::time::sleep(Duration::from_millis(100)).await;
+                sleep(Duration::from_millis(100)).await;
+                continue;
             }
-        }
+        };
+        let Ok(peer) = Peer::of(&stream) else { continue };
+        let Some(place) = places.take(peer) else {
+            turn_away(&stream);
+            continue;
+        };
+        let (events, config) = (events.clone(), config.clone());
+        tokio::spawn(async move {
+            if let Err(error) = converse(stream, peer, &config, &events).await {
+                debug!("a client left: {error}");
+            }
+            if let Peer::Guest(_) = peer {
+                sleep(GUEST_PAUSE).await;
+            }
+            drop(place);
+        });
     }
+}
+
+/// Tells a client for which there is no place, if it can be told at once.
+fn turn_away(stream: &UnixStream) {
+    let mut text =
+        serde_json::to_vec(&error("too many clients; try again".to_owned())).unwrap_or_default();
+    text.push(b'\n');
+    let _unheard = send(stream, &text, SendFlags::DONTWAIT | SendFlags::NOSIGNAL);
 }
 
 async fn converse(
     mut stream: UnixStream,
+    peer: Peer,
     config: &[String],
     events: &mpsc::Sender<Event>,
 ) -> io::Result<()> {
-    let mut line = String::new();
-    let mut reader = BufReader::new((&mut stream).take(MAX_REQUEST));
-    tokio::time::timeout(REQUEST_TIMEOUT, reader.read_line(&mut line)).await??;
-    let answer = match request(&line, config) {
-        Ok(op) => {
-            let (reply, answer) = oneshot::channel();
-            let sent = events.send(Event::Client(Request { op, reply })).await;
-            match (sent, answer.await) {
-                (Ok(()), Ok(answer)) => answer,
-                _ => error("the daemon is stopping".to_owned()),
-            }
-        }
-        Err(why) => error(why),
+    let line = match hear(&mut stream, peer).await? {
+        Ok(line) => line,
+        Err(why) => return say(&mut stream, &error(why)).await,
     };
-    let mut text = serde_json::to_vec(&answer)?;
-    text.push(b'\n');
-    stream.write_all(&text).await?;
+    if line.is_empty() {
+        return Ok(());
+    }
+    match wire::read(&line, peer, config) {
+        Ok(Wanted::Once(op)) => match ask(op, &stream, events).await {
+            Some(answer) => say(&mut stream, &answer).await?,
+            None => return Err(io::ErrorKind::BrokenPipe.into()),
+        },
+        Ok(Wanted::Follow(keys)) => follow(&mut stream, keys, events).await?,
+        Err(why) => say(&mut stream, &error(why)).await?,
+    }
     stream.shutdown().await
 }
 
-fn request(line: &str, config: &[String]) -> Result<Op, String> {
-    let wire: WireRequest =
-        serde_json::from_str(line).map_err(|error| format!("this is no request: {error}"))?;
-    if wire.version != REPORT_VERSION {
-        return Err(format!("version {} is not spoken here, {REPORT_VERSION} is", wire.version));
+/// Reads one line, or up to the end of what is sent; or says what is wrong with it.
+///
+/// Plain reads: descriptors that came along are closed by the kernel.
+async fn hear(stream: &mut UnixStream, peer: Peer) -> io::Result<Result<Vec<u8>, String>> {
+    let longest = peer.longest_request();
+    let mut line = Vec::new();
+    let mut reader = BufReader::new(stream.take(longest));
+    match timeout(REQUEST_TIMEOUT, reader.read_until(b'\n', &mut line)).await {
+        Ok(read) => read?,
+        Err(_elapsed) => {
+            return Ok(Err(format!("no request came within {} s", REQUEST_TIMEOUT.as_secs())));
+        }
+    };
+    let is_cut = reader.get_ref().limit() == 0 && line.last() != Some(&b'\n');
+    Ok(if is_cut { Err(format!("a request has at most {longest} bytes")) } else { Ok(line) })
+}
+
+/// Has the loop answer; `None` where the client hung up meanwhile.
+async fn ask(op: Op, stream: &UnixStream, events: &mpsc::Sender<Event>) -> Option<Answer> {
+    let (reply, mut answer) = oneshot::channel();
+    let stopping = || error("the daemon is stopping".to_owned());
+    if events.send(Event::Client(Request { op, reply })).await.is_err() {
+        return Some(stopping());
     }
-    match wire.op {
-        WireOp::Status => Ok(Op::Status(wire.keys)),
-        WireOp::Reconcile => match wire.config {
-            Some(theirs) if theirs != config => {
-                Err(format!("the daemon uses another configuration ({})", config.join(", ")))
-            }
-            _ => Ok(Op::Reconcile { keys: wire.keys, confirm: wire.confirm }),
-        },
+    let mut look = interval(PRESENCE);
+    loop {
+        // Cancel-safe: the answer stays in its channel, a dropped tick is due again.
+        tokio::select! {
+            answer = &mut answer => return Some(answer.unwrap_or_else(|_| stopping())),
+            _ = look.tick() => if has_left(stream) {
+                return None;
+            },
+        }
     }
+}
+
+/// Sends the status, and again whenever it is another one, until the client leaves.
+async fn follow(
+    stream: &mut UnixStream,
+    keys: Vec<Key>,
+    events: &mpsc::Sender<Event>,
+) -> io::Result<()> {
+    let mut last = None;
+    let mut due = interval(FOLLOW);
+    due.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        due.tick().await;
+        if has_left(stream) {
+            return Ok(());
+        }
+        let Some(answer) = ask(Op::Status(keys.clone()), stream, events).await else {
+            return Ok(());
+        };
+        let is_over = matches!(answer, Answer::Error { .. });
+        if last.as_ref() != Some(&answer) {
+            say(stream, &answer).await?;
+        }
+        if is_over {
+            return Ok(());
+        }
+        last = Some(answer);
+    }
+}
+
+async fn say(stream: &mut UnixStream, answer: &Answer) -> io::Result<()> {
+    let mut text = serde_json::to_vec(answer)?;
+    text.push(b'\n');
+    timeout(ANSWER_TIMEOUT, stream.write_all(&text)).await?
+}
+
+/// Returns whether the client closed the connection. One that only ended its side of it (`nc -N`)
+/// still waits for the answer; to the kernel that is no hang-up (`unix_poll`).
+fn has_left(stream: &UnixStream) -> bool {
+    let mut asked = [PollFd::new(stream, PollFlags::empty())];
+    let at_once = Timespec { tv_sec: 0, tv_nsec: 0 };
+    poll(&mut asked, Some(&at_once)).is_ok()
+        && asked[0].revents().intersects(PollFlags::HUP | PollFlags::ERR)
 }
 
 fn error(error: String) -> Answer {

@@ -1,0 +1,134 @@
+//! Who is at the other end of a connection: what they may ask for, and how many there may be.
+//!
+//! The mode of the socket says who can connect at all: root, and the group that `status_group`
+//! names. What a client may do is decided anew for each request, by what the kernel says of the
+//! process that connected (`SO_PEERCRED`, unix(7)), whatever the mode of the socket is.
+
+use std::io;
+use std::path::Path;
+use std::sync::Arc;
+
+use pctd_core::desired::Desired;
+use rustix::fs::{AtFlags, CWD, Gid, Mode, Uid, chmodat, chownat};
+use tokio::net::UnixStream;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+use tracing::{info, warn};
+
+use crate::engine::Engine;
+
+/// How many clients of root's are served at once; each may take a descriptor and a request.
+const ROOT_CLIENTS: usize = 64;
+/// How many others: they must not keep root out.
+const GUESTS: usize = 16;
+
+/// The longest request of root: it names keys, and a node has a few thousand at most.
+const ROOT_REQUEST: u64 = 256 * 1024;
+/// The longest request of others, who have less to say.
+const GUEST_REQUEST: u64 = 16 * 1024;
+
+/// Root alone.
+const CLOSED: u32 = 0o600;
+/// And the group.
+const OPEN_TO_GROUP: u32 = 0o660;
+
+/// Who a client is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Peer {
+    /// Root, or whoever runs the daemon.
+    Root,
+    /// Another user, who may look.
+    Guest(u32),
+}
+
+impl Peer {
+    /// Asks the kernel who connected.
+    ///
+    /// # Errors
+    ///
+    /// It does not know.
+    pub(super) fn of(stream: &UnixStream) -> io::Result<Self> {
+        let uid = stream.peer_cred()?.uid();
+        let is_root = uid == 0 || uid == rustix::process::geteuid().as_raw();
+        Ok(if is_root { Self::Root } else { Self::Guest(uid) })
+    }
+
+    /// Returns how many bytes a request may have.
+    pub(super) const fn longest_request(self) -> u64 {
+        match self {
+            Self::Root => ROOT_REQUEST,
+            Self::Guest(_) => GUEST_REQUEST,
+        }
+    }
+}
+
+/// The places for clients.
+#[derive(Debug, Clone)]
+pub(super) struct Places {
+    root: Arc<Semaphore>,
+    guests: Arc<Semaphore>,
+}
+
+impl Places {
+    /// Returns them all free.
+    pub(super) fn new() -> Self {
+        let places = |count| Arc::new(Semaphore::new(count));
+        Self { root: places(ROOT_CLIENTS), guests: places(GUESTS) }
+    }
+
+    /// Takes a place until what is returned is dropped; `None` where all are taken.
+    pub(super) fn take(&self, peer: Peer) -> Option<OwnedSemaphorePermit> {
+        let places = match peer {
+            Peer::Root => &self.root,
+            Peer::Guest(_) => &self.guests,
+        };
+        Arc::clone(places).try_acquire_owned().ok()
+    }
+}
+
+/// Keeps the socket open to the group that the settings name, and to nobody else but root.
+pub(crate) async fn admit(engine: Arc<Engine>, mut desired: watch::Receiver<Arc<Desired>>) {
+    let mut admitted = None;
+    loop {
+        let wanted = desired.borrow_and_update().settings.status_group.clone();
+        if wanted != admitted {
+            let (engine, group) = (Arc::clone(&engine), wanted.clone());
+            // Files are read for it.
+            let set = tokio::task::spawn_blocking(move || open_to(&engine, group.as_deref()));
+            match set.await.unwrap_or_else(|panic| Err(panic.to_string())) {
+                Ok(()) => {
+                    if let Some(group) = &wanted {
+                        info!("group {group} may ask for the status");
+                    }
+                }
+                Err(why) => warn!("nobody but root may ask for the status: {why}"),
+            }
+            admitted = wanted;
+        }
+        if desired.changed().await.is_err() {
+            return;
+        }
+    }
+}
+
+fn open_to(engine: &Engine, group: Option<&str>) -> Result<(), String> {
+    let socket = engine.node().paths().socket();
+    // Closed before it is another group's.
+    let at = |error: io::Error| format!("{}: {error}", socket.display());
+    set(&socket, Gid::ROOT, CLOSED).map_err(at)?;
+    let Some(name) = group else { return Ok(()) };
+    let gid = if let Ok(gid) = name.parse() {
+        gid
+    } else {
+        let accounts = engine.node().accounts().map_err(|error| error.to_string())?;
+        let known = accounts.groups.get(name).copied();
+        known.ok_or_else(|| format!("there is no group {name}, which status_group names"))?
+    };
+    set(&socket, Gid::from_raw(gid), OPEN_TO_GROUP).map_err(at)
+}
+
+/// Sets both; the mode first where it takes away, last where it gives.
+fn set(socket: &Path, gid: Gid, mode: u32) -> io::Result<()> {
+    chmodat(CWD, socket, Mode::from_raw_mode(CLOSED), AtFlags::empty())?;
+    chownat(CWD, socket, Some(Uid::from_raw(0)), Some(gid), AtFlags::SYMLINK_NOFOLLOW)?;
+    Ok(chmodat(CWD, socket, Mode::from_raw_mode(mode), AtFlags::empty())?)
+}
