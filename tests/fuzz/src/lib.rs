@@ -1,0 +1,157 @@
+//! What must hold for any input of pctd's readers, whoever wrote it.
+//!
+//! One function for each kind of input: it panics where a law does not hold, and that is a defect.
+//! The targets in `targets/` try them on what libFuzzer comes up with, and `tests/` on everything
+//! that was recorded or was found by a fuzzer before. Where somebody else reads the same input,
+//! the two are compared.
+
+#![expect(clippy::missing_panics_doc, reason = "a panic is what each of them is for")]
+
+use std::collections::BTreeSet;
+
+use pctd_core::conf::{Conf, MountPoint};
+use pctd_core::config::{Strictness, load};
+use pctd_core::idmap::{IdKind, IdMap};
+use pctd_core::ids::Ctid;
+use pctd_core::ledger::Ledger;
+use pctd_core::modes::{FilePattern, MODE_BITS, ModeRule};
+use pctd_core::vmlist::{Vmlist, parse_clustered, parse_quorate, parse_starttime};
+use serde_json::Value;
+
+pub mod seeds;
+
+/// A container's conf: what Proxmox writes of it reads as the same, and once it was written twice it
+/// stays as it is. (Not once: the first time an empty `[pve:pending]` is kept.)
+pub fn conf(data: &[u8]) {
+    let Ok(conf) = Conf::parse(ctid(), data) else { return };
+    let _ = (conf.mount_keys_in_use(), conf.pending_names(), conf.idmap_overlap());
+    assert_eq!(
+        conf.effective_idmap().is_ok(),
+        conf.root_ids_as_proxmox().is_ok(),
+        "both die of the same lines"
+    );
+    let Ok(written) = conf.rewritten() else { return };
+    let again = Conf::parse(ctid(), &written).expect("what Proxmox writes it can read");
+    assert_eq!(again.mounts(), conf.mounts(), "mount points");
+    assert_eq!(again.is_effectively_unprivileged(), conf.is_effectively_unprivileged());
+    assert_eq!(again.effective_idmap(), conf.effective_idmap());
+    let Ok(twice) = again.rewritten() else { return };
+    let last = Conf::parse(ctid(), &twice).expect("what Proxmox writes it can read");
+    assert_eq!(last.rewritten().ok(), Some(twice), "written twice and three times");
+}
+
+fn ctid() -> Ctid {
+    Ctid::new(100).expect("the lowest id there is")
+}
+
+/// The value of a mount point: its normal form is itself.
+pub fn mount(data: &[u8]) {
+    if let Ok(mount) = MountPoint::parse(data) {
+        let (_, _) = (mount.size(), mount.idmap());
+        let printed = mount.render();
+        // A path with `=` is taken as `volume=/a=b` and cannot be read as it is stored
+        // by Proxmox itself: then nothing is to be compared.
+        if let Ok(again) = MountPoint::parse(&printed) {
+            assert_eq!(again.render(), printed);
+        }
+    }
+    if let Ok(rootfs) = MountPoint::parse_rootfs(data) {
+        let printed = rootfs.render_rootfs();
+        if let Ok(again) = MountPoint::parse_rootfs(&printed) {
+            assert_eq!(again.render_rootfs(), printed);
+        }
+    }
+}
+
+/// The configuration: nothing is accepted that is no JSON, every refusal has a reason, and what
+/// passes strictly passes leniently as the same.
+pub fn config(data: &[u8]) {
+    let files: Vec<(String, Vec<u8>)> = data
+        .split(|byte| *byte == 0)
+        .enumerate()
+        .map(|(at, text)| (format!("{at}.json"), text.to_vec()))
+        .collect();
+    let lenient = load(&files, Strictness::Lenient);
+    match &lenient {
+        Ok(_) => {
+            for (name, text) in &files {
+                assert!(serde_json::from_slice::<Value>(text).is_ok(), "{name} is no JSON");
+            }
+        }
+        Err(problems) => assert!(!problems.to_string().is_empty()),
+    }
+    if let Ok(strict) = load(&files, Strictness::Strict) {
+        assert_eq!(Ok(strict.desired), lenient.map(|loaded| loaded.desired));
+    }
+}
+
+/// pmxcfs's lists: exactly the containers that a plain reader of JSON finds, or an error.
+pub fn pmxcfs(data: &[u8]) {
+    let _ = (parse_starttime(data), parse_quorate(data), parse_clustered(data));
+    let Ok(list) = Vmlist::parse(data) else { return };
+    let plain: Value = serde_json::from_slice(data).expect("it is JSON");
+    let ids = plain["ids"].as_object().expect("it has ids");
+    for node in ids.values().filter_map(|guest| guest["node"].as_str()) {
+        let expected: BTreeSet<Ctid> = ids
+            .iter()
+            .filter(|(_, guest)| guest["node"] == node && guest["type"] == "lxc")
+            .filter_map(|(id, _)| id.parse().ok())
+            .collect();
+        assert_eq!(list.containers_of(node).collect::<BTreeSet<_>>(), expected);
+    }
+}
+
+/// The ledger: what was read is written, and read as the same.
+pub fn ledger(data: &[u8]) {
+    let Ok(ledger) = serde_json::from_slice::<Ledger>(data) else { return };
+    let written = serde_json::to_vec(&ledger).expect("a ledger can be written");
+    assert_eq!(serde_json::from_slice::<Ledger>(&written).ok(), Some(ledger));
+}
+
+/// A mode and a pattern of file names: applied twice it changes nothing more, and it reads as it
+/// is written.
+pub fn mode(data: &[u8]) {
+    let Ok(text) = std::str::from_utf8(data) else { return };
+    if let Some(pattern) = FilePattern::new(text) {
+        let _ = pattern.matches(data);
+    }
+    let Ok(rule) = text.parse::<ModeRule>() else { return };
+    for mode in 0..=MODE_BITS {
+        for is_dir in [false, true] {
+            let once = rule.apply(mode, is_dir);
+            assert_eq!(once & !MODE_BITS, 0, "only bits of a mode");
+            assert_eq!(rule.apply(once, is_dir), once, "{text} on {mode:o}");
+        }
+    }
+    assert_eq!(rule.to_string().parse::<ModeRule>().ok(), Some(rule));
+}
+
+/// `/proc/PID/uid_map`: there and back again is where it began, for every id near an edge.
+pub fn idmap(data: &[u8]) {
+    let Ok(text) = std::str::from_utf8(data) else { return };
+    let (uid_map, gid_map) = text.split_once('\0').unwrap_or((text, text));
+    let Some(map) = IdMap::from_proc(uid_map, gid_map) else { return };
+    for range in map.ranges() {
+        let edges = [range.container, range.container.saturating_add(range.count)];
+        for id in edges.into_iter().flat_map(|edge| [edge.saturating_sub(1), edge]) {
+            let Ok(id) = u32::try_from(id) else { continue };
+            for kind in [IdKind::User, IdKind::Group] {
+                assert_eq!(map.host_id(kind, id), plain(&map, kind, id), "{kind:?} {id}");
+            }
+        }
+    }
+}
+
+/// Looks an id up as the documents say it: the last line that has it counts.
+fn plain(map: &IdMap, kind: IdKind, id: u32) -> Option<u32> {
+    let mut found = None;
+    for range in map.ranges().iter().filter(|range| range.kind == kind) {
+        let has_it = u128::from(id) >= u128::from(range.container)
+            && u128::from(id) < u128::from(range.container) + u128::from(range.count);
+        if has_it {
+            let host = u128::from(range.host) + u128::from(id) - u128::from(range.container);
+            found = u32::try_from(host).ok().or(found);
+        }
+    }
+    found
+}

@@ -1,0 +1,113 @@
+//! Where a fuzzer begins: what was recorded from Proxmox, what the project ships, and what a
+//! fuzzer found before (`found/TARGET/*`).
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use serde_json::Value;
+
+/// An input, and the law it is for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Seed {
+    /// The name of the target.
+    pub target: &'static str,
+    /// Where it is from.
+    pub name: String,
+    /// What is read.
+    pub bytes: Vec<u8>,
+}
+
+/// A law by the name of its target.
+pub type Law = fn(&[u8]);
+
+/// Every target.
+pub const TARGETS: &[(&str, Law)] = &[
+    ("conf", crate::conf),
+    ("mount", crate::mount),
+    ("config", crate::config),
+    ("pmxcfs", crate::pmxcfs),
+    ("ledger", crate::ledger),
+    ("mode", crate::mode),
+    ("idmap", crate::idmap),
+];
+
+/// Lists of pmxcfs as it writes them, blank lines and all.
+const PMXCFS: &[&str] = &[
+    "{\n\"version\": 138,\n\"ids\": {\n\"100\": { \"node\": \"vm\", \"type\": \"lxc\", \"version\": 127 },\n\
+     \"105\": { \"node\": \"vm\", \"type\": \"qemu\", \"version\": 3 }}\n\n}\n",
+    "{\n\"nodename\": \"pve1\",\n\"version\": 4,\n\"cluster\": { \"name\": \"c\", \"version\": 2, \"nodes\": 2, \
+     \"quorate\": 1 },\n\"nodelist\": {\n  \"pve1\": { \"id\": 1, \"online\": 1, \"ip\": \"10.0.0.1\"}\n  }\n}\n",
+    "{\n\"starttime\": 1763900000,\n\"clinfo\": 4,\n\"vmlist\": 138\n}\n",
+];
+
+const LEDGERS: &[&str] = &[
+    "{\"version\":1}",
+    "{\"version\":1,\"mounts\":{\"953\":{\"mp0\":\"/tank/a,mp=/a\"}},\"seen\":[950,953],\"restarted\":{\"953\":1763900000},\
+     \"borrowed\":{\"950\":[\"mp1\"]},\"making\":{\"901\":\"clone\"}}",
+];
+
+const MODES: &[&str] = &["0775", "2775", "keep", "u=rwX,g=rX,o=", "a+X,u+x", "g=u", "*.key"];
+
+const ID_MAPS: &[&str] = &[
+    "         0     100000      65536\n",
+    "0 100000 1000\n1000 1000 1\n1001 101001 64535\n\0 0 100000 65536\n",
+    "0 0 4294967295\n",
+];
+
+/// Returns every seed.
+///
+/// # Errors
+///
+/// A file of the project cannot be read.
+pub fn all() -> io::Result<Vec<Seed>> {
+    let here = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let mut seeds = Vec::new();
+    for path in files(&here.join("../recorded/conf-corpus/confs"))? {
+        let bytes = fs::read(&path)?;
+        let lines = bytes.split(|byte| *byte == b'\n');
+        let values = lines.filter(|line| line.starts_with(b"mp")).filter_map(|line| {
+            let colon = line.iter().position(|byte| *byte == b':')?;
+            Some(line[colon + 1..].trim_ascii().to_vec())
+        });
+        seeds.extend(values.map(|bytes| seed("mount", &path, bytes)));
+        seeds.push(seed("conf", &path, bytes));
+    }
+    let transcripts = here.join("../recorded/pct-transcripts.jsonl");
+    for line in fs::read_to_string(&transcripts)?.lines() {
+        let case: Value = serde_json::from_str(line)?;
+        let confs = case["conf_after"].as_object().into_iter().flatten();
+        let texts = confs.filter_map(|(_, text)| text.as_str());
+        seeds.extend(texts.map(|text| seed("conf", &transcripts, text.into())));
+    }
+    for dir in ["../../config", "../data/author"] {
+        for path in files(&here.join(dir))? {
+            seeds.push(seed("config", &path, fs::read(&path)?));
+        }
+    }
+    let texts: [(&'static str, &[&str]); 4] =
+        [("pmxcfs", PMXCFS), ("ledger", LEDGERS), ("mode", MODES), ("idmap", ID_MAPS)];
+    for (target, texts) in texts {
+        let own = |text: &&str| seed(target, Path::new("seeds.rs"), (*text).into());
+        seeds.extend(texts.iter().map(own));
+    }
+    for (target, _) in TARGETS {
+        for path in files(&here.join("found").join(target)).unwrap_or_default() {
+            seeds.push(seed(target, &path, fs::read(&path)?));
+        }
+    }
+    Ok(seeds)
+}
+
+fn seed(target: &'static str, path: &Path, bytes: Vec<u8>) -> Seed {
+    Seed { target, name: path.display().to_string(), bytes }
+}
+
+fn files(dir: &Path) -> io::Result<Vec<PathBuf>> {
+    let mut paths = Vec::new();
+    for entry in fs::read_dir(dir)? {
+        paths.push(entry?.path());
+    }
+    paths.sort();
+    Ok(paths)
+}
