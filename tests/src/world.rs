@@ -2,6 +2,7 @@
 //! `pctd` and `pct` in it, host directories with real owners, and what a test looks at afterwards.
 
 use std::collections::BTreeMap;
+use std::ffi::CStr;
 use std::fs;
 use std::io::{self, Write as _};
 use std::os::unix::fs::MetadataExt as _;
@@ -292,7 +293,16 @@ pub struct Tmpfs(PathBuf);
 impl Tmpfs {
     /// Mounts one, or says that this machine does not permit it.
     pub fn mount(at: &Path) -> Option<Self> {
-        match mount("tmpfs", at, "tmpfs", MountFlags::empty(), None) {
+        Self::with(at, None)
+    }
+
+    /// Mounts one that is soon full: of 128 KiB.
+    pub fn small(at: &Path) -> Option<Self> {
+        Self::with(at, Some(c"size=128k"))
+    }
+
+    fn with(at: &Path, options: Option<&CStr>) -> Option<Self> {
+        match mount("tmpfs", at, "tmpfs", MountFlags::empty(), options) {
             Ok(()) => Some(Self(at.to_owned())),
             Err(errno) => {
                 skip("a scenario with another file system", &format!("mount: {errno}"));

@@ -1,0 +1,113 @@
+//! Whatever happens to a node, in whatever order: nothing is done that must never be done while it
+//! happens, and once it stops everything comes to be as declared.
+//!
+//! A sequence of random events meets the real daemon on a simulated node: edits of the configuration
+//! and of confs, locks, starts and stops, containers that go and come back, calls of `pct` that
+//! fail, hang, lie or are killed, a full disk, a cluster file system that goes away, a lost quorum,
+//! drift, and kills of the daemon. `world` is what is declared and what has to hold, `events` what
+//! happens, `rules` what is looked at all the while.
+//!
+//! `PCTD_SEQUENCES=N` runs so many, `PCTD_SEED=N` one of them alone.
+
+#![expect(clippy::unwrap_used, reason = "what fails in a helper ends the test")]
+
+use std::collections::BTreeMap;
+use std::io::{self, Write as _};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use crate::events::Event;
+use crate::stage::Stage;
+
+mod events;
+mod rules;
+mod stage;
+
+/// How many sequences the ordinary test run takes; `.ci/run` asks for more.
+const SEQUENCES: u64 = 40;
+
+/// How many sequences run beside each other: they mostly wait.
+const AT_ONCE: usize = 6;
+
+/// How many events a sequence has.
+const EVENTS: std::ops::Range<usize> = 6..16;
+
+/// The longest pause between two events: as long as the daemon needs for a few steps.
+const PAUSE_MS: u64 = 60;
+
+/// What a sequence came to.
+#[derive(Debug, Default)]
+struct Tally {
+    events: BTreeMap<&'static str, u64>,
+    calls: usize,
+    looks: u64,
+}
+
+/// Runs one sequence; `None` where this machine does not permit it.
+fn sequence(seed: u64) -> Option<Tally> {
+    let mut random = fastrand::Rng::with_seed(seed);
+    let mut stage = Stage::new(&mut random)?;
+    let mut tally = Tally::default();
+    for _ in 0..random.usize(EVENTS) {
+        let event = Event::any(&mut random);
+        *tally.events.entry(event.name()).or_default() += 1;
+        stage.happens(event, &mut random);
+        std::thread::sleep(Duration::from_millis(random.u64(..PAUSE_MS)));
+        stage.nothing_is_broken();
+    }
+    stage.settle();
+    tally.calls = stage.calls();
+    tally.looks = stage.looks();
+    Some(tally)
+}
+
+#[test]
+fn whatever_happens_nothing_is_broken_and_all_is_as_declared_in_the_end() {
+    let number = |name: &str| std::env::var(name).ok().and_then(|text| text.parse::<u64>().ok());
+    let seeds = match number("PCTD_SEED") {
+        Some(seed) => seed..=seed,
+        None => 1..=number("PCTD_SEQUENCES").unwrap_or(SEQUENCES),
+    };
+    let next = AtomicU64::new(*seeds.start());
+    let (all, failed) = (Mutex::new(Tally::default()), Mutex::new(Vec::new()));
+    let begun = Instant::now();
+    std::thread::scope(|scope| {
+        for _ in 0..AT_ONCE {
+            scope.spawn(|| {
+                loop {
+                    let seed = next.fetch_add(1, Ordering::Relaxed);
+                    if !seeds.contains(&seed) {
+                        return;
+                    }
+                    match catch_unwind(AssertUnwindSafe(|| sequence(seed))) {
+                        Ok(Some(tally)) => {
+                            let mut all = all.lock().unwrap();
+                            for (name, count) in tally.events {
+                                *all.events.entry(name).or_default() += count;
+                            }
+                            all.calls += tally.calls;
+                            all.looks += tally.looks;
+                        }
+                        Ok(None) => return,
+                        Err(_) => failed.lock().unwrap().push(seed),
+                    }
+                }
+            });
+        }
+    });
+    let (all, failed) = (all.into_inner().unwrap(), failed.into_inner().unwrap());
+    let events: u64 = all.events.values().sum();
+    // Past the harness, which shows what a test printed only when it fails.
+    let _unwritable = writeln!(
+        io::stderr(),
+        "{} sequences, {events} events, {} calls of pct, {} looks, in {:.0?}: {:?}",
+        seeds.count(),
+        all.calls,
+        all.looks,
+        begun.elapsed(),
+        all.events
+    );
+    assert_eq!(failed, Vec::<u64>::new(), "these seeds failed; PCTD_SEED=N repeats one");
+}
