@@ -12,7 +12,7 @@ fn every_law_holds_for_what_is_known() {
         println!("{name}: {}", seed.name);
         law(&seed.bytes);
         // A reader is most easily surprised by an end.
-        for end in (0..seed.bytes.len()).rev().take(40) {
+        for end in (0..seed.bytes.len()).rev().take(8) {
             law(&seed.bytes[..end]);
         }
         *tried.entry(name).or_default() += 1;

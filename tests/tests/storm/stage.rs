@@ -453,8 +453,7 @@ fn lines(id: u32) -> Vec<&'static str> {
     let own: &[&str] = match id {
         102 => &[],
         103 => &CUSTOM,
-        _ => &[],
+        _ => &[UNPRIVILEGED],
     };
-    let flag: &[&str] = if id == 102 { &[] } else { &[UNPRIVILEGED] };
-    [&OTHERS[..], flag, own].concat()
+    [&OTHERS[..], own].concat()
 }
