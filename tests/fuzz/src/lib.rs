@@ -15,7 +15,7 @@ use pctd_core::idmap::{IdKind, IdMap};
 use pctd_core::ids::Ctid;
 use pctd_core::ledger::Ledger;
 use pctd_core::modes::{FilePattern, MODE_BITS, ModeRule};
-use pctd_core::vmlist::{Vmlist, parse_clustered, parse_quorate, parse_starttime};
+use pctd_core::vmlist::{Members, Vmlist, parse_starttime};
 use serde_json::Value;
 
 pub mod seeds;
@@ -87,7 +87,7 @@ pub fn config(data: &[u8]) {
 
 /// pmxcfs's lists: exactly the containers that a plain reader of JSON finds, or an error.
 pub fn pmxcfs(data: &[u8]) {
-    let _ = (parse_starttime(data), parse_quorate(data), parse_clustered(data));
+    let _ = (parse_starttime(data), Members::parse(data));
     let Ok(list) = Vmlist::parse(data) else { return };
     let plain: Value = serde_json::from_slice(data).expect("it is JSON");
     let ids = plain["ids"].as_object().expect("it has ids");
