@@ -9,10 +9,11 @@ use crate::program::chain;
 use crate::story;
 
 const USAGE: &str = "\
-usage: pctd-sandbox [new DIR | serve DIR]
+usage: pctd-sandbox [new DIR | serve [--fuse] DIR]
 
   (nothing)  tells a story: the real pctd converges a simulated node, in under 20 s
-  serve DIR  makes a node in DIR if there is none, and runs pctd on it until interrupted
+  serve DIR  makes a node in DIR if there is none, and runs pctd on it until interrupted;
+             with --fuse its /etc/pve is a file system of its own, as on a real node
   new DIR    makes a simulated node in DIR, with its programs in DIR/usr/sbin
 ";
 
@@ -21,7 +22,10 @@ pub(crate) fn run(arguments: &[OsString]) -> ExitCode {
     let words: Vec<&OsString> = arguments.iter().skip(1).collect();
     match words[..] {
         [command, dir] if command == "new" => new(dir),
-        [command, dir] if command == "serve" => story::serve(Path::new(dir), &own_program()),
+        [command, dir] if command == "serve" => story::serve(Path::new(dir), &own_program(), false),
+        [command, fuse, dir] if command == "serve" && fuse == "--fuse" => {
+            story::serve(Path::new(dir), &own_program(), true)
+        }
         [] => story::tell(&own_program()),
         _ => usage("unknown command or wrong arguments"),
     }

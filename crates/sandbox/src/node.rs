@@ -8,10 +8,12 @@ use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use pctd_core::ids::Ctid;
 use rustix::fs::Mode;
+use rustix::mount::{UnmountFlags, unmount};
+use rustix::process::{Signal, kill_process, test_kill_process};
 
 use crate::calls::{self, PctCall};
 use crate::context::Context;
@@ -22,13 +24,16 @@ use crate::output::{Output, Streams};
 use crate::paths::Root;
 use crate::pct;
 use crate::perl::Locale;
-use crate::pmxcfs::Pmxcfs;
+use crate::pmxcfs::{Pmxcfs, Request};
 use crate::running::{self, Mounted};
 use crate::settings::{Guest, Settings, Storage, StorageKind, Timings};
 use crate::storage::Storages;
 
 /// How often the watcher looks for confs that were edited directly.
 const WATCH_INTERVAL: Duration = Duration::from_millis(20);
+
+/// How long a process may take to end once it is told to.
+const PATIENCE: Duration = Duration::from_secs(5);
 
 /// The ids root may map (subuid(5)): Proxmox's default, and one more as an admin adds for a hole.
 const SUB_IDS: &str = "root:100000:65536\nroot:1000:1\n";
@@ -43,6 +48,9 @@ pub struct NodeOptions {
     pub name: String,
     /// The other nodes of its cluster.
     pub peers: Vec<String>,
+    /// Whether `/etc/pve` is a file system of its own, as on a real node, served by a process that
+    /// [`Node::start_pmxcfs`] starts.
+    pub fuse: bool,
     /// How long things take.
     pub timings: Timings,
     /// The program that holds running containers; see [`crate::program::internal`].
@@ -51,7 +59,13 @@ pub struct NodeOptions {
 
 impl Default for NodeOptions {
     fn default() -> Self {
-        Self { name: "vm".into(), peers: Vec::new(), timings: Timings::default(), program: None }
+        Self {
+            name: "vm".into(),
+            peers: Vec::new(),
+            fuse: false,
+            timings: Timings::default(),
+            program: None,
+        }
     }
 }
 
@@ -89,7 +103,7 @@ impl Node {
             program: options.program,
         };
         let node = Self { root };
-        node.lay_out(&settings)?;
+        node.lay_out(&settings, options.fuse)?;
         Ok(node)
     }
 
@@ -100,22 +114,17 @@ impl Node {
         Ok(node)
     }
 
-    fn lay_out(&self, settings: &Settings) -> Result<(), NodeError> {
-        let pve = self.root.etc_pve();
+    fn lay_out(&self, settings: &Settings, fuse: bool) -> Result<(), NodeError> {
+        let pve = if fuse { self.root.cluster_store() } else { self.root.etc_pve() };
         for node in std::iter::once(&settings.node).chain(&settings.peers) {
             for kind in ["lxc", "qemu-server"] {
-                make_dir(&self.root.guests(node, kind))?;
+                make_dir(&pve.join("nodes").join(node).join(kind))?;
             }
         }
-        let links = [
-            ("local", String::new()),
-            ("lxc", "/lxc".into()),
-            ("qemu-server", "/qemu-server".into()),
-        ];
-        for (name, below) in links {
-            let link = pve.join(name);
-            symlink(format!("nodes/{}{below}", settings.node), &link)
-                .map_err(|error| NodeError::io(&link, error))?;
+        if fuse {
+            self.make_mount_point()?;
+        } else {
+            self.make_links(&settings.node)?;
         }
         for dir in [
             "run/lock/lxc",
@@ -139,9 +148,39 @@ impl Node {
             self.put(name, SUB_IDS)?;
         }
         settings.store(&self.root)?;
-        self.put("etc/pve/storage.cfg", &settings.storage_cfg())?;
+        let storage_cfg = pve.join("storage.cfg");
+        fs::write(&storage_cfg, settings.storage_cfg())
+            .map_err(|error| NodeError::io(&storage_cfg, error))?;
+        if fuse {
+            return Ok(());
+        }
         self.pmxcfs().publish_members(settings, true)?;
         self.pmxcfs().restart()
+    }
+
+    fn make_links(&self, own: &str) -> Result<(), NodeError> {
+        let links = [
+            ("local", String::new()),
+            ("lxc", "/lxc".into()),
+            ("qemu-server", "/qemu-server".into()),
+        ];
+        for (name, below) in links {
+            let link = self.root.etc_pve().join(name);
+            symlink(format!("nodes/{own}{below}"), &link)
+                .map_err(|error| NodeError::io(&link, error))?;
+        }
+        Ok(())
+    }
+
+    /// Makes `/etc/pve` as it is while nothing is mounted there.
+    fn make_mount_point(&self) -> Result<(), NodeError> {
+        let pve = self.root.etc_pve();
+        fs::create_dir_all(&pve)
+            .and_then(|()| {
+                let dir = File::open(&pve)?;
+                Ok(rustix::fs::fchmod(&dir, Mode::from_raw_mode(0o750))?)
+            })
+            .map_err(|error| NodeError::io(&pve, error))
     }
 
     fn put(&self, name: &str, content: &str) -> Result<(), NodeError> {
@@ -257,9 +296,12 @@ impl Node {
 
     /// Takes the quorum away, or gives it back: `.members`, and the `w` bits Proxmox goes by.
     ///
-    /// `pct` refuses to write without it. A process of root that writes directly is not kept from
-    /// it, as the real file system would.
+    /// `pct` refuses to write without it. A process of root that writes directly is kept from it
+    /// only by a file system of its own, as the real one is.
     pub fn set_quorum(&self, quorate: bool) -> Result<(), NodeError> {
+        if self.pmxcfs().is_served() {
+            return self.pmxcfs().ask(&Request::Quorum(quorate));
+        }
         let settings = self.settings()?;
         self.pmxcfs().publish_members(&settings, quorate)?;
         let (dirs, files) = if quorate { (0o755, 0o640) } else { (0o555, 0o440) };
@@ -284,23 +326,73 @@ impl Node {
 
     /// Stops the cluster file system: `/etc/pve` is an empty local directory then.
     pub fn stop_pmxcfs(&self) -> Result<(), NodeError> {
+        if self.pmxcfs().is_served() {
+            return self.end_pmxcfs(Signal::TERM);
+        }
         let (pve, aside) = (self.root.etc_pve(), self.aside());
-        fs::rename(&pve, &aside)
-            .and_then(|()| fs::create_dir(&pve))
-            .and_then(|()| {
-                let dir = File::open(&pve)?;
-                Ok(rustix::fs::fchmod(&dir, Mode::from_raw_mode(0o750))?)
-            })
-            .map_err(|error| NodeError::io(&pve, error))
+        fs::rename(&pve, &aside).map_err(|error| NodeError::io(&pve, error))?;
+        self.make_mount_point()
+    }
+
+    /// Kills the process that serves the cluster file system: nothing below `/etc/pve` answers
+    /// until it is unmounted, or the process is started again.
+    pub fn kill_pmxcfs(&self) -> Result<(), NodeError> {
+        self.end_pmxcfs(Signal::KILL)
+    }
+
+    /// Unmounts what a killed process left behind, and leaves the bare mount point.
+    pub fn unmount_pmxcfs(&self) -> Result<(), NodeError> {
+        let pve = self.root.etc_pve();
+        unmount(&pve, UnmountFlags::DETACH).map_err(|errno| NodeError::io(&pve, errno.into()))
+    }
+
+    fn end_pmxcfs(&self, signal: Signal) -> Result<(), NodeError> {
+        let pid = self.root.pmxcfs_pid();
+        let gone = || NodeError::Conflict("no process serves /etc/pve".into());
+        let server = self.pmxcfs().server().ok_or_else(gone)?;
+        kill_process(server, signal).map_err(|errno| NodeError::io(&pid, errno.into()))?;
+        let deadline = Instant::now() + PATIENCE;
+        while test_kill_process(server).is_ok() && Instant::now() < deadline {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        fs::remove_file(&pid).map_err(|error| NodeError::io(&pid, error))
     }
 
     /// Starts it again: everything is back, the counters begin anew.
     pub fn start_pmxcfs(&self) -> Result<(), NodeError> {
+        if self.pmxcfs().is_served() {
+            let none = || NodeError::Conflict("install the programs of the node first".into());
+            let program = self.settings()?.program.ok_or_else(none)?;
+            return self.pmxcfs().launch(&program);
+        }
         let (pve, aside) = (self.root.etc_pve(), self.aside());
         fs::remove_dir(&pve)
             .and_then(|()| fs::rename(&aside, &pve))
             .map_err(|error| NodeError::io(&pve, error))?;
         self.pmxcfs().restart()
+    }
+
+    /// Writes a file below `/etc/pve` on another node of the cluster: nothing on this node is told.
+    ///
+    /// As the rest of what another node does, only where `/etc/pve` is a file system of its own.
+    pub fn peer_write(&self, path: &str, content: impl Into<Vec<u8>>) -> Result<(), NodeError> {
+        self.pmxcfs().ask(&Request::Write(path.into(), content.into()))
+    }
+
+    /// Removes a file below `/etc/pve` on another node.
+    pub fn peer_remove(&self, path: &str) -> Result<(), NodeError> {
+        self.pmxcfs().ask(&Request::Remove(path.into()))
+    }
+
+    /// Renames a file below `/etc/pve` on another node.
+    pub fn peer_rename(&self, from: &str, to: &str) -> Result<(), NodeError> {
+        self.pmxcfs().ask(&Request::Rename(from.into(), to.into()))
+    }
+
+    /// Lets every open of a file below `/etc/pve` fail with "no such file" until it is shown
+    /// again: what a reader may meet for some milliseconds while somebody renames over it.
+    pub fn hide_from_open(&self, path: Option<&str>) -> Result<(), NodeError> {
+        self.pmxcfs().ask(&Request::Hide(path.map(Into::into)))
     }
 
     fn aside(&self) -> PathBuf {
@@ -408,7 +500,12 @@ impl Node {
     }
 
     /// Counts direct edits of confs as long as the guard lives, as `pmxcfs` would at once.
+    ///
+    /// There is nothing to do where a process serves `/etc/pve`: it counts them.
     pub fn serve(&self) -> Served {
+        if self.pmxcfs().is_served() {
+            return Served { stop: Arc::default(), thread: None };
+        }
         let stop = Arc::new(AtomicBool::new(false));
         let (pmxcfs, told) = (self.pmxcfs(), Arc::clone(&stop));
         let thread = std::thread::spawn(move || {

@@ -76,6 +76,16 @@ impl Root {
         self.0.join("etc/pve")
     }
 
+    /// Returns where the process that serves `/etc/pve` keeps its files; there on such a node only.
+    pub(crate) fn cluster_store(&self) -> PathBuf {
+        self.0.join("var/lib/pve-cluster")
+    }
+
+    /// Returns the file with the id of the process that serves `/etc/pve`.
+    pub(crate) fn pmxcfs_pid(&self) -> PathBuf {
+        self.0.join("run/pve-cluster.pid")
+    }
+
     /// Returns the directory of one kind of guests (`lxc`, `qemu-server`) on one node.
     pub fn guests(&self, node: &str, kind: &str) -> PathBuf {
         self.etc_pve().join("nodes").join(node).join(kind)

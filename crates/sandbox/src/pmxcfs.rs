@@ -2,24 +2,44 @@
 //!
 //! `pmxcfs` numbers every change of a guest's conf in `/etc/pve/.vmlist` (one number for the
 //! list, one for each guest) and names its own start in `/etc/pve/.version`; after a restart the
-//! counters begin again. Here they are plain files, replaced as a whole under a lock of the
-//! sandbox's own. A conf that something else edits is found by [`Pmxcfs::refresh`].
+//! counters begin again. There are two of it:
+//!
+//! - plain files, which is fast: the counters are replaced as a whole under a lock of the sandbox's
+//!   own, and a conf that something else edits is found by [`Pmxcfs::refresh`];
+//! - a file system of its own, served by a process (`server`) that behaves as the real one
+//!   (`rules` over `tree`, `fuse` for the kernel, `store` for what outlives it).
 
 use std::collections::BTreeMap;
 use std::collections::hash_map::DefaultHasher;
 use std::fs::{self, OpenOptions};
 use std::hash::{Hash, Hasher};
-use std::io::{self, Write};
+use std::io::{self, BufRead as _, BufReader, Write as _};
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::Path;
+use std::process::{Command, Stdio};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use rustix::process::Pid;
 use serde::{Deserialize, Serialize};
 
 use crate::error::NodeError;
 use crate::file;
+use crate::launch::READY;
 use crate::paths::Root;
 use crate::settings::Settings;
+
+mod fuse;
+mod lists;
+mod rules;
+pub(crate) mod server;
+mod store;
+mod tree;
+
+use lists::Listed;
+pub(crate) use server::Request;
+
+/// The first argument that makes the program the server of a node's `/etc/pve`.
+pub(crate) const SERVER: &str = "internal-pmxcfs";
 
 /// The cluster file system of a node.
 #[derive(Debug, Clone)]
@@ -126,8 +146,12 @@ impl Pmxcfs {
         format!("/etc/pve/nodes/{node}/lxc/{id}.conf.tmp.{}", std::process::id())
     }
 
-    /// Counts a change of one guest, even when its content is the same.
+    /// Counts a change of one guest, even when its content is the same; a process that serves it
+    /// has done so.
     pub(crate) fn touched(&self, id: &str) -> Result<(), NodeError> {
+        if self.is_served() {
+            return Ok(());
+        }
         self.change(|this, counters| {
             let Ok(id) = id.parse::<u32>() else { return };
             if let Some(entry) = counters.guests.get_mut(&id) {
@@ -141,6 +165,9 @@ impl Pmxcfs {
     ///
     /// Returns whether there was any.
     pub fn refresh(&self) -> Result<bool, NodeError> {
+        if self.is_served() {
+            return Ok(false);
+        }
         self.change(Self::scan)
     }
 
@@ -155,6 +182,48 @@ impl Pmxcfs {
             };
             this.scan(counters);
         })
+    }
+
+    /// Returns whether a process serves it, and not plain files.
+    pub(crate) fn is_served(&self) -> bool {
+        self.root.cluster_store().exists()
+    }
+
+    /// Starts the process that serves it, and waits until it is mounted.
+    pub(crate) fn launch(&self, program: &Path) -> Result<(), NodeError> {
+        let failed = |error| NodeError::io(program, error);
+        let log = self.root.path().join("run/pve/pmxcfs.stderr");
+        let log = fs::File::create(&log).map_err(|error| NodeError::io(&log, error))?;
+        let mut child = Command::new(program)
+            .args([SERVER.as_ref(), self.root.path().as_os_str()])
+            .current_dir("/")
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(log)
+            .spawn()
+            .map_err(failed)?;
+        let mut answer = String::new();
+        if let Some(stdout) = child.stdout.take() {
+            BufReader::new(stdout).read_line(&mut answer).map_err(failed)?;
+        }
+        // It outlives this process; a caller that stays reaps it.
+        std::thread::spawn(move || child.wait());
+        if answer.trim() == READY {
+            return Ok(());
+        }
+        let why = fs::read_to_string(self.root.path().join("run/pve/pmxcfs.stderr"));
+        Err(NodeError::Conflict(why.unwrap_or_default().trim().to_owned()))
+    }
+
+    /// Asks the process that serves it for something.
+    pub(crate) fn ask(&self, request: &Request) -> Result<(), NodeError> {
+        server::ask(&self.root, request).map_err(|error| NodeError::io(&self.root.etc_pve(), error))
+    }
+
+    /// Returns the process that serves it.
+    pub(crate) fn server(&self) -> Option<Pid> {
+        let pid = file::read(&self.root.pmxcfs_pid()).ok().flatten()?;
+        Pid::from_raw(String::from_utf8(pid).ok()?.trim().parse().ok()?)
     }
 
     fn change<T>(&self, change: impl FnOnce(&Self, &mut Counters) -> T) -> Result<T, NodeError> {
@@ -209,23 +278,16 @@ impl Pmxcfs {
 
     /// Writes `.vmlist`, `.version` and `.members` in the form `pmxcfs` gives them.
     fn publish(&self, counters: &Counters) -> Result<(), NodeError> {
-        let entries: Vec<String> = counters
-            .guests
-            .iter()
-            .map(|(id, guest)| {
-                let Entry { node, kind, version, .. } = guest;
-                format!("\"{id}\": {{ \"node\": \"{node}\", \"type\": \"{kind}\", \"version\": {version} }}")
-            })
-            .collect();
-        let vmlist = format!(
-            "{{\n\"version\": {},\n\"ids\": {{\n{}}}\n\n}}\n",
-            counters.vmlist,
-            entries.join(",\n")
-        );
-        let version = format!(
-            "{{\n\"starttime\": {},\n\"clinfo\": {},\n\"vmlist\": {},\n\"corosync.conf\": 1,\n\"storage.cfg\": 1,\n\"datacenter.cfg\": 1,\n\"kvstore\": {{ }}\n}}\n",
-            counters.starttime, counters.clinfo, counters.vmlist
-        );
+        let listed = counters.guests.iter().map(|(id, guest)| Listed {
+            id: *id,
+            node: &guest.node,
+            kind: &guest.kind,
+            version: guest.version,
+        });
+        let vmlist = lists::vmlist(counters.vmlist, listed);
+        let files = [("corosync.conf", 1), ("storage.cfg", 1), ("datacenter.cfg", 1)];
+        let version =
+            lists::version(counters.starttime, counters.clinfo, counters.vmlist, files.into_iter());
         self.put(".vmlist", &vmlist)?;
         self.put(".version", &version)
     }
@@ -236,26 +298,7 @@ impl Pmxcfs {
         settings: &Settings,
         quorate: bool,
     ) -> Result<(), NodeError> {
-        let node = &settings.node;
-        let text = if settings.peers.is_empty() && quorate {
-            format!("{{\n\"nodename\": \"{node}\",\n\"version\": 0\n}}\n")
-        } else {
-            let members: Vec<String> = std::iter::once(node)
-                .chain(&settings.peers)
-                .enumerate()
-                .map(|(index, name)| {
-                    let online = u8::from(quorate || index == 0);
-                    let id = index + 1;
-                    format!("\"{name}\": {{ \"id\": {id}, \"online\": {online}, \"ip\": \"10.0.0.{id}\"}}")
-                })
-                .collect();
-            format!(
-                "{{\n\"nodename\": \"{node}\",\n\"version\": 3,\n\"cluster\": {{ \"name\": \"sandbox\", \"version\": 2, \"nodes\": {}, \"quorate\": {} }},\n\"nodelist\": {{\n{}\n}}\n}}\n",
-                members.len().max(2),
-                u8::from(quorate),
-                members.join(",\n")
-            )
-        };
+        let text = lists::members(&settings.node, &settings.peers, quorate);
         self.put(".members", &text)
     }
 

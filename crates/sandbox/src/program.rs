@@ -22,6 +22,7 @@ use crate::output::{Output, Streams};
 use crate::paths::{ROOT_VARIABLE, Root};
 use crate::pct;
 use crate::perl::Locale;
+use crate::pmxcfs::{SERVER, server};
 
 /// Runs as whatever this process was started as.
 pub fn main() -> ExitCode {
@@ -43,12 +44,13 @@ fn name(arguments: &[OsString]) -> &str {
 }
 
 /// Does what the sandbox asks of its own program, if that is what the arguments say: to hold a
-/// running container.
+/// running container, or to serve `/etc/pve`.
 ///
 /// Anything that is named in [`crate::NodeOptions::program`] must call this first in its `main`.
 pub fn internal(arguments: &[OsString]) -> Option<ExitCode> {
     match arguments {
         [_, command, rest @ ..] if command == MONITOR => Some(monitor::run(rest)),
+        [_, command, rest @ ..] if command == SERVER => Some(server::run(rest)),
         _ => None,
     }
 }

@@ -57,8 +57,8 @@ fn perform(program: &Path, stage: &Stage) -> Result<(), Broken> {
 }
 
 /// Makes a node in `directory` if there is none, and runs the daemon on it until interrupted.
-pub(crate) fn serve(directory: &Path, program: &Path) -> ExitCode {
-    match scene::serve(directory, program) {
+pub(crate) fn serve(directory: &Path, program: &Path, fuse: bool) -> ExitCode {
+    match scene::serve(directory, program, fuse) {
         Ok(code) => code,
         Err(Broken(what)) => {
             eprintln!("pctd-sandbox: {what}");

@@ -53,7 +53,7 @@ pub(super) fn ctid(id: u32) -> Result<Ctid, Broken> {
 impl Scene {
     /// Makes the node, its containers, and directories as an admin finds them after years.
     pub(super) fn build(directory: &Path, program: &Path) -> Result<Self, Broken> {
-        let node = make_node(directory, program)?;
+        let node = make_node(directory, program, false)?;
         let served = node.serve();
         Ok(Self { node, _served: served })
     }
@@ -175,7 +175,7 @@ fn shorten(line: &str) -> String {
     words.join(" ")
 }
 
-fn make_node(directory: &Path, program: &Path) -> Result<Node, Broken> {
+fn make_node(directory: &Path, program: &Path, fuse: bool) -> Result<Node, Broken> {
     // A real `pct` takes most of a second to start; a third of that keeps the story short.
     let timings = Timings {
         command_ms: 150,
@@ -183,9 +183,12 @@ fn make_node(directory: &Path, program: &Path) -> Result<Node, Broken> {
         create_setup_ms: 500,
         ..Timings::default()
     };
-    let options = NodeOptions { name: "pve".into(), timings, ..NodeOptions::default() };
+    let options = NodeOptions { name: "pve".into(), fuse, timings, ..NodeOptions::default() };
     let node = Node::create(directory, options)?;
     node.install_programs(program)?;
+    if fuse {
+        node.start_pmxcfs()?;
+    }
     fs::create_dir_all(node.root().join("etc/pctd"))?;
     fs::write(node.root().join("etc/pctd/config.json"), EXAMPLE)?;
     node.create_host_dir("/srv/cache")?;
@@ -248,11 +251,15 @@ fn furnish(node: &Node) -> Result<(), Broken> {
 }
 
 /// See [`super::serve`].
-pub(super) fn serve(directory: &Path, program: &Path) -> Result<ExitCode, Broken> {
+pub(super) fn serve(directory: &Path, program: &Path, fuse: bool) -> Result<ExitCode, Broken> {
     let node = match Node::open(directory) {
         Ok(node) => node,
-        Err(_) => make_node(directory, program)?,
+        Err(_) => make_node(directory, program, fuse)?,
     };
+    let served = node.pmxcfs().is_served();
+    if served && !node.pmxcfs().is_up() {
+        node.start_pmxcfs()?;
+    }
     let scene = Scene { _served: node.serve(), node };
     let root = scene.node.root().display();
     println!(
@@ -281,6 +288,9 @@ pub(super) fn serve(directory: &Path, program: &Path) -> Result<ExitCode, Broken
     };
     for running in scene.node.running() {
         scene.node.stop_ct(running)?;
+    }
+    if served {
+        scene.node.stop_pmxcfs()?;
     }
     Ok(if status.success() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
