@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use pctd_core::desired::Desired;
-use pctd_core::observed::NodeState;
+use pctd_core::observed::{Cluster, NodeState};
 use pctd_core::vmlist::Fingerprint;
 use tokio::sync::{mpsc, watch};
 use tracing::debug;
@@ -14,6 +14,17 @@ use crate::engine::Engine;
 
 /// When more confs than this changed at once, looking at everything once is cheaper.
 const MANY: usize = 32;
+
+/// What a poll finds, or why nothing is known.
+type Polled = Result<Seen, String>;
+
+/// What is compared at the next poll.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Seen {
+    /// Whether there is a quorum: nothing else tells of its return what waits for it.
+    cluster: Cluster,
+    fingerprint: Fingerprint,
+}
 
 /// Compares `/etc/pve` with what it was, again and again.
 pub(super) struct Poller {
@@ -35,13 +46,16 @@ impl Poller {
     pub(super) async fn run(self, mut watches: Watches) {
         let mut last: Option<Polled> = None;
         // Of the last poll that was answered: what moves while none is, has moved all the same.
-        let mut known: Option<(String, Fingerprint)> = None;
+        let mut known: Option<Seen> = None;
         loop {
             let engine = Arc::clone(&self.engine);
             // On the blocking pool: a read of a dying pmxcfs can hang.
             let polled = tokio::task::spawn_blocking(move || {
-                let renewed = watches.renew();
-                (poll(&engine), renewed, watches)
+                // Read first: what changes before a watch is made shows at the next poll.
+                let now = poll(&engine);
+                let starttime = now.as_ref().ok().map(|now| now.fingerprint.starttime);
+                let renewed = watches.renew(starttime);
+                (now, renewed, watches)
             });
             let Ok((now, renewed, back)) = polled.await else { return };
             watches = back;
@@ -67,10 +81,12 @@ impl Poller {
         match (last, now) {
             // The loop begins with a look at everything.
             (None, _) => Ok(()),
-            (Some(Ok((_, last))), Ok((_, now))) => {
-                let changed = last.changed(now);
+            (Some(Ok(last)), Ok(now)) => {
+                let changed = last.fingerprint.changed(&now.fingerprint);
                 if renewed {
                     self.events.send(Event::All("a watch was renewed")).await
+                } else if last.cluster.quorate != now.cluster.quorate {
+                    self.events.send(Event::All("the quorum came or went")).await
                 } else if changed.len() > MANY {
                     self.events.send(Event::All("many confs changed")).await
                 } else {
@@ -92,24 +108,20 @@ impl Poller {
     /// Tells of the containers that came to this node or left it.
     async fn tell_moved(
         &self,
-        known: Option<&(String, Fingerprint)>,
+        known: Option<&Seen>,
         now: &Polled,
     ) -> Result<(), mpsc::error::SendError<Event>> {
-        let (Some((_, known)), Ok((node, now))) = (known, now) else { return Ok(()) };
-        for ctid in known.moved(now, node) {
+        let (Some(known), Ok(now)) = (known, now) else { return Ok(()) };
+        for ctid in known.fingerprint.moved(&now.fingerprint, &now.cluster.node) {
             self.events.send(Event::Container(ctid, News::Moved)).await?;
         }
         Ok(())
     }
 }
 
-/// What a poll finds: the name of this node, and what to compare at the next one; or why nothing is
-/// known.
-type Polled = Result<(String, Fingerprint), String>;
-
 fn poll(engine: &Engine) -> Polled {
     match engine.node().cluster() {
-        (NodeState::Up(cluster), Some(fingerprint)) => Ok((cluster.node, fingerprint)),
+        (NodeState::Up(cluster), Some(fingerprint)) => Ok(Seen { cluster, fingerprint }),
         (NodeState::Unknown(why), _) => Err(why),
         (NodeState::Up(_), None) => Err("no fingerprint".to_owned()),
     }

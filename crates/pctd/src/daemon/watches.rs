@@ -3,6 +3,9 @@
 //! inotify is a hint here. Writes of other cluster nodes raise no event on pmxcfs, a restart of
 //! pmxcfs kills the watch silently, and a queue can overflow. So what is wanted and what is
 //! watched are compared on every poll, and a lost event costs at most a poll or a resync.
+//!
+//! A file system that was mounted anew may well show the device and the inode of the one before: a
+//! directory of confs is the same one only while pmxcfs has not been started anew.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -45,7 +48,16 @@ pub(crate) struct Watches {
     watcher: RecommendedWatcher,
     wanted: Vec<(PathBuf, Role)>,
     /// What is watched, with the directory it was when the watch was made.
-    active: BTreeMap<PathBuf, (u64, u64)>,
+    active: BTreeMap<PathBuf, Watched>,
+}
+
+/// A directory that a watch is on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Watched {
+    /// Its device and inode.
+    identity: (u64, u64),
+    /// When the pmxcfs was started that shows it, if one does.
+    starttime: Option<u64>,
 }
 
 impl Watches {
@@ -71,10 +83,13 @@ impl Watches {
 
     /// Makes missing watches and renews those whose directory is another one now; returns whether
     /// anything was made or lost, because what happened before went unseen.
-    pub(crate) fn renew(&mut self) -> bool {
+    ///
+    /// `starttime` is that of the pmxcfs which answers now.
+    pub(crate) fn renew(&mut self, starttime: Option<u64>) -> bool {
         let mut renewed = false;
-        for (path, _) in &self.wanted {
-            let now = identity(path);
+        for (path, role) in &self.wanted {
+            let starttime = starttime.filter(|_| *role == Role::Confs);
+            let now = identity(path).map(|identity| Watched { identity, starttime });
             if now.is_some() && self.active.get(path) == now.as_ref() {
                 continue;
             }
