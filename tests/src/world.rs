@@ -33,7 +33,9 @@ pub struct World {
     /// Its `pctd`.
     pub pctd: Pctd,
     /// Counts direct edits of confs as pmxcfs does.
-    _served: Served,
+    _counting: Served,
+    /// Whether `/etc/pve` is mounted.
+    served: bool,
     /// Removed last. Its name is short: those of abstract sockets in it are limited to 107 bytes.
     _dir: TempDir,
 }
@@ -52,6 +54,25 @@ impl World {
 
     /// As [`Self::new`], with a `pct` that takes its time.
     pub fn with_timings(program: &str, timings: Timings) -> Option<Self> {
+        Self::with_options(program, NodeOptions { timings, ..NodeOptions::default() })
+    }
+
+    /// As [`Self::new`], on a node of a cluster whose `/etc/pve` is a file system of its own.
+    pub fn on_fuse(program: &str) -> Option<Self> {
+        if let Err(error) = fs::File::options().read(true).write(true).open("/dev/fuse") {
+            skip("a scenario with /etc/pve as a file system", &format!("/dev/fuse: {error}"));
+            return None;
+        }
+        let peers = vec!["far".to_owned()];
+        let world = Self::with_options(
+            program,
+            NodeOptions { peers, fuse: true, ..NodeOptions::default() },
+        )?;
+        world.node.start_pmxcfs().unwrap();
+        Some(world)
+    }
+
+    fn with_options(program: &str, options: NodeOptions) -> Option<Self> {
         if !rustix::process::geteuid().is_root() {
             skip("a scenario with real owners", "only root may change owners");
             return None;
@@ -59,12 +80,13 @@ impl World {
         let dir = tempfile::Builder::new().prefix("p").rand_bytes(5).tempdir_in("/tmp").unwrap();
         // Others than root have to get through to the volumes.
         chmod(dir.path(), 0o755.into()).unwrap();
-        let options = NodeOptions { name: "pve".into(), timings, ..NodeOptions::default() };
+        let options = NodeOptions { name: "pve".into(), ..options };
+        let fuse = options.fuse;
         let node = Node::create(dir.path().join("n"), options).unwrap();
         node.install_programs(program).unwrap();
         fs::create_dir_all(node.root().join("etc/pctd")).unwrap();
         let pctd = Pctd::new(node.root().join("usr/sbin/pctd"), node.root());
-        Some(Self { _served: node.serve(), pctd, node, _dir: dir })
+        Some(Self { _counting: node.serve(), served: fuse, pctd, node, _dir: dir })
     }
 
     /// Returns where a path of the node really is.
@@ -211,6 +233,11 @@ impl Drop for World {
         for running in self.node.running() {
             // A monitor that is left behind ends by itself when the directory is gone.
             let _stopped = self.node.stop_ct(running);
+        }
+        if self.served {
+            // A scenario may have ended it already, or left a dead mount.
+            let _stopped = self.node.stop_pmxcfs();
+            let _unmounted = self.node.unmount_pmxcfs();
         }
     }
 }
