@@ -73,33 +73,42 @@ impl Hands {
 #[derive(Debug)]
 pub(super) struct Meter {
     begun: Instant,
-    on_core: Duration,
-    in_line: Duration,
+    /// How long it had been awake when the clock was read, or before that.
+    awake: Duration,
     next: Duration,
 }
 
 impl Meter {
     /// Begins to measure the calling thread; nothing where no number is to be found out.
     pub(super) fn start(hands: &Hands) -> Option<Self> {
-        hands.automatic.then(|| Self::now(TINY))
+        hands.automatic.then(|| Self::begin(awake(), TINY))
     }
 
-    fn now(next: Duration) -> Self {
-        Self { begun: Instant::now(), on_core: on_core(), in_line: in_line(), next }
+    /// Begins with a number that is read before the clock is: what the thread stands in line in
+    /// between then counts as awake and not as asleep.
+    fn begin(awake: Duration, next: Duration) -> Self {
+        Self { awake, begun: Instant::now(), next }
     }
 
     /// Looks, if it is time to; to be called often.
     pub(super) fn look(&mut self, hands: &Hands) {
-        if self.begun.elapsed() < self.next {
+        let passed = self.begun.elapsed();
+        if passed < self.next {
             return;
         }
-        let now = Self::now(EVERY);
-        let passed = now.begun - self.begun;
-        let awake =
-            now.on_core.saturating_sub(self.on_core) + now.in_line.saturating_sub(self.in_line);
-        hands.learn(passed.saturating_sub(awake), passed);
-        *self = now;
+        // And here after the clock, for the same reason.
+        let now = awake();
+        // Of its first moment only that it was not tiny: a late start would pass for a slow disk.
+        let is_first = self.next < EVERY;
+        let asleep = passed.saturating_sub(now.saturating_sub(self.awake));
+        hands.learn(if is_first { Duration::ZERO } else { asleep }, passed);
+        *self = Self::begin(now, EVERY);
     }
+}
+
+/// Returns how long the calling thread has run, or stood in line to.
+fn awake() -> Duration {
+    on_core() + in_line()
 }
 
 /// Returns how long the calling thread has run.
@@ -157,9 +166,9 @@ mod tests {
     fn a_walk_takes_the_cores_when_awake_and_more_when_it_sleeps() {
         let hands = hands(2, 8);
         assert_eq!(hands.wanted(), 1);
-        hands.learn(4 * MS, 10 * MS);
+        hands.learn(20 * MS, 50 * MS);
         assert_eq!(hands.wanted(), 2);
-        hands.learn(6 * MS, 10 * MS);
+        hands.learn(30 * MS, 50 * MS);
         assert_eq!(hands.wanted(), 8);
         hands.learn(Duration::ZERO, 10 * MS);
         assert_eq!(hands.wanted(), 8, "threads that are there do not harm");
@@ -181,15 +190,31 @@ mod tests {
     #[test]
     fn a_thread_that_sleeps_is_told_from_one_that_works() {
         let hands = hands(2, 8);
-        let mut meter = Meter::now(Duration::ZERO);
-        let end = Instant::now() + 20 * MS;
+        let mut meter = Meter::begin(awake(), EVERY);
+        let end = Instant::now() + EVERY;
         while Instant::now() < end {}
         meter.look(&hands);
         assert_eq!(hands.wanted(), 2);
-        let mut meter = Meter::now(Duration::ZERO);
-        std::thread::sleep(20 * MS);
+        // However long it takes to begin: that is no disk.
+        let mut meter = Meter::begin(awake(), TINY);
+        std::thread::sleep(2 * EVERY);
+        meter.look(&hands);
+        assert_eq!(hands.wanted(), 2);
+        std::thread::sleep(EVERY);
         meter.look(&hands);
         assert_eq!(hands.wanted(), 8);
+    }
+
+    #[test]
+    fn a_thread_that_is_kept_from_its_core_is_not_taken_for_one_that_sleeps() {
+        let hands = hands(2, 8);
+        // Held up between the two readings.
+        let before = awake();
+        while awake() - before < EVERY {}
+        let mut meter = Meter::begin(before, EVERY);
+        std::thread::sleep(EVERY);
+        meter.look(&hands);
+        assert_eq!(hands.wanted(), 2);
     }
 
     #[test]
