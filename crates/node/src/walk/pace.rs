@@ -210,7 +210,7 @@ mod tests {
         let hands = hands(2, 8);
         // Held up between the two readings.
         let before = awake();
-        while awake() - before < EVERY {}
+        while awake() < before + EVERY {}
         let mut meter = Meter::begin(before, EVERY);
         std::thread::sleep(EVERY);
         meter.look(&hands);

@@ -23,6 +23,15 @@ use crate::stat::Stat;
 const CHANGED_ELSEWHERE: [&str; 10] =
     ["nfs", "nfs4", "cifs", "smb3", "ceph", "9p", "afs", "glusterfs", "ocfs2", "gfs2"];
 
+/// The top-level directory of any btrfs: `FILEID_BTRFS_WITHOUT_PARENT` and a `struct btrfs_fid` of
+/// inode 256 in tree 5, of whatever generation (`fs/btrfs/export.c`). These are on disk and part
+/// of NFS handles, so they stay.
+const BTRFS_TOP: [u8; 24] = {
+    let mut handle = [0; 24];
+    (handle[0], handle[5], handle[12]) = (0x4d, 1, 5);
+    handle
+};
+
 /// The root directory of a volume as it was when its file system was marked.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Root {
@@ -31,8 +40,30 @@ pub(super) struct Root {
     /// The id that events of this file system carry.
     pub(super) file_system: u64,
     pub(super) mount: u64,
+    through: Through,
     /// What it lies on, for messages of a walk.
     pub(super) on: FileSystem,
+}
+
+/// Which directory a file system is marked through.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Through {
+    /// The volume's own root.
+    Root,
+    /// The top level of a btrfs: a subvolume has an id of its own, and the kernel takes no mark for
+    /// the whole through it (EXDEV), though events of subvolumes come with that mark.
+    BtrfsTop,
+}
+
+impl Through {
+    /// Opens it, where it is not the root itself.
+    fn open(self, root: &OwnedFd) -> Result<Option<OwnedFd>, Errno> {
+        match self {
+            Self::Root => Ok(None),
+            // By handle it need not be mounted anywhere; nothing but its id is asked for.
+            Self::BtrfsTop => handle::open_dir(root, &BTRFS_TOP).map(Some),
+        }
+    }
 }
 
 /// The root directory of a volume, open for as long as there is work in it.
@@ -83,9 +114,13 @@ impl Marks {
         let place = root.host_path.clone();
         // Where the directory is another one by now, or does not answer, its file system was mostly
         // unmounted, and the mark went with it. Else events come that concern nobody.
-        let _taken_back = self
-            .answers
-            .ask(&place, move || root.open(&paths).map(|open| group.unmark_file_system(&open.fd)));
+        let _taken_back = self.answers.ask(&place, move || {
+            let open = root.open(&paths)?;
+            let through = root.through.open(&open.fd).map_err(|errno| errno.to_string())?;
+            group
+                .unmark_file_system(through.as_ref().unwrap_or(&open.fd))
+                .map_err(|errno| errno.to_string())
+        });
     }
 
     fn turn(&self) -> MutexGuard<'_, ()> {
@@ -106,12 +141,21 @@ impl Root {
         }
         let cannot = |errno: Errno| explain(kind, errno);
         let handle = FileHandle::of(&fd).map_err(cannot)?;
-        let file_system = fstatvfs(&fd).map_err(cannot)?.f_fsid;
         // A handle that cannot be opened again would make every event useless.
         handle::open_dir(&fd, handle.as_bytes()).map_err(cannot)?;
-        group.mark_file_system(&fd).map_err(cannot)?;
-        let host_path = host_path.to_owned();
-        Ok(Self { host_path, handle, file_system, mount: stat.mount, on })
+        let mark = |through: Through| {
+            let marked = through.open(&fd)?;
+            let marked = marked.as_ref().unwrap_or(&fd);
+            group.mark_file_system(marked)?;
+            Ok((through, fstatvfs(marked)?.f_fsid))
+        };
+        let (through, file_system) = match mark(Through::Root) {
+            Err(Errno::XDEV) if kind == "btrfs" => mark(Through::BtrfsTop),
+            result => result,
+        }
+        .map_err(cannot)?;
+        let (host_path, mount) = (host_path.to_owned(), stat.mount);
+        Ok(Self { host_path, handle, file_system, mount, through, on })
     }
 
     /// Opens the root directory, if it is still the one that was armed.

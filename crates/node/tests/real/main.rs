@@ -7,6 +7,7 @@
 
 mod adversary;
 mod certificate;
+mod file_systems;
 mod going_on;
 mod hostile;
 mod limits;

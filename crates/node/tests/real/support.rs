@@ -6,6 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use pctd_core::desired::{Enforce, Owner, RequireMount, Volume};
 use pctd_core::ids::HostIds;
@@ -167,6 +168,29 @@ pub(crate) fn all_below(dir: &Path) -> Vec<PathBuf> {
     all
 }
 
+/// Returns how many marks this process has on a file system, by its device number.
+pub(crate) fn marks_of(device: u64) -> usize {
+    let (major, minor) = (rustix::fs::major(device), rustix::fs::minor(device));
+    // As the kernel keeps it (`show_mark_fhandle`): 20 bits for the minor number.
+    let line = format!("fanotify sdev:{:x} ", major << 20 | minor);
+    let of = |fd: fs::DirEntry| {
+        let info = Path::new("/proc/self/fdinfo").join(fd.file_name());
+        let text = fs::read_to_string(info).unwrap_or_default();
+        text.lines().filter(|found| found.starts_with(&line)).count()
+    };
+    fs::read_dir("/proc/self/fd").unwrap().map(|fd| of(fd.unwrap())).sum()
+}
+
+/// Returns the device of what is mounted at a path, as the table of mounts has it: on btrfs another
+/// one than that of the files.
+pub(crate) fn device_of_mount(at: &Path) -> u64 {
+    let table = fs::read_to_string("/proc/self/mountinfo").unwrap();
+    let mut fields = table.lines().map(|line| line.split(' ').collect::<Vec<_>>()).rev();
+    let own = fields.find(|fields| Path::new(fields[4]) == at).unwrap();
+    let (major, minor) = own[2].split_once(':').unwrap();
+    rustix::fs::makedev(major.parse().unwrap(), minor.parse().unwrap())
+}
+
 /// Something mounted for the time of a test.
 pub(crate) struct Mounted(PathBuf);
 
@@ -174,6 +198,49 @@ impl Mounted {
     /// Mounts an empty tmpfs, or says that this machine does not permit it.
     pub(crate) fn tmpfs(at: &Path) -> Option<Self> {
         Self::done(at, mount("tmpfs", at, "tmpfs", MountFlags::empty(), None))
+    }
+
+    /// Makes a file system of this kind in a file and mounts it, or says that this machine has or
+    /// permits none.
+    pub(crate) fn image(kind: &str, image: &Path, at: &Path) -> Option<Self> {
+        let made = Command::new(format!("mkfs.{kind}")).arg("-q").arg(image).output();
+        match made {
+            Ok(made) => assert!(made.status.success(), "mkfs.{kind}: {made:?}"),
+            Err(error) => {
+                let errno = Errno::from_io_error(&error).unwrap_or(Errno::IO);
+                skip(&format!("mkfs.{kind}"), errno);
+                return None;
+            }
+        }
+        Self::mount(kind, "loop", image, at)
+    }
+
+    /// Mounts the file system that is mounted at `from` once more.
+    pub(crate) fn also_at(from: &Path, at: &Path, options: &str) -> Option<Self> {
+        let table = fs::read_to_string("/proc/self/mountinfo").unwrap();
+        let line =
+            |line: &&str| line.split(' ').nth(4).is_some_and(|point| Path::new(point) == from);
+        let own = table.lines().rev().find(line).unwrap();
+        let mut of = own.split_once(" - ").unwrap().1.split(' ');
+        let (kind, source) = (of.next().unwrap(), of.next().unwrap());
+        Self::mount(kind, options, Path::new(source), at)
+    }
+
+    /// Mounts it once more.
+    pub(crate) fn also(&self, at: &Path, options: &str) -> Option<Self> {
+        Self::also_at(&self.0, at, options)
+    }
+
+    pub(crate) fn mount(kind: &str, options: &str, what: &Path, at: &Path) -> Option<Self> {
+        let mut command = Command::new("mount");
+        command.args(["-t", kind, "-o", options]).args([what, at]);
+        let mounted = command.output().unwrap();
+        if !mounted.status.success() {
+            println!("{}", String::from_utf8_lossy(&mounted.stderr));
+            skip(&format!("mounts of {kind}"), Errno::NODEV);
+            return None;
+        }
+        Some(Self(at.to_owned()))
     }
 
     /// Shows `from` at `at` as well.

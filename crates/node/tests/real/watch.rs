@@ -16,7 +16,7 @@ use pctd_node::watch::Standing;
 use pctd_node::{News, NodePaths, Watcher};
 use rustix::mount::{UnmountFlags, unmount};
 
-use crate::support::{Mounted, OWNER, Tree, ctime, ids, mode, rule, set_ids};
+use crate::support::{Mounted, OWNER, Tree, ctime, ids, marks_of, mode, rule, set_ids};
 
 /// Long enough for a machine that does other things as well.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -269,19 +269,6 @@ fn one_that_is_watched_again_is_doubted_and_one_that_is_not_has_no_mark() {
     assert_eq!(marks_of(device), 1);
     watching.watcher.keep(&BTreeSet::new());
     assert_eq!(marks_of(device), 0);
-}
-
-/// Returns how many marks this process has on a file system, by its device number.
-fn marks_of(device: u64) -> usize {
-    let (major, minor) = (rustix::fs::major(device), rustix::fs::minor(device));
-    // As the kernel keeps it (`show_mark_fhandle`): 20 bits for the minor number.
-    let line = format!("fanotify sdev:{:x} ", major << 20 | minor);
-    let of = |fd: fs::DirEntry| {
-        let info = Path::new("/proc/self/fdinfo").join(fd.file_name());
-        let text = fs::read_to_string(info).unwrap_or_default();
-        text.lines().filter(|found| found.starts_with(&line)).count()
-    };
-    fs::read_dir("/proc/self/fd").unwrap().map(|fd| of(fd.unwrap())).sum()
 }
 
 #[test]
