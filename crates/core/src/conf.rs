@@ -28,22 +28,26 @@ use crate::idmap::IdMap;
 use crate::ids::{Ctid, MpKey};
 
 mod digest;
+mod edit;
 mod idmap;
 mod lxc_key;
 mod mount;
 mod number;
 mod parse;
 mod pending;
+mod raw_line;
 pub mod schema;
 mod section;
 pub mod text;
 mod write;
 
 pub use digest::Digest;
+pub use edit::{EditError, RawEdit};
 pub use idmap::{IdLine, IdMapError, RootIds};
 pub use mount::{MountClass, MountEntry, MountError, MountIdMap, MountPoint, normalise_path};
 pub use number::Number;
 pub use pending::{Force, Pending};
+pub use raw_line::{RawLine, RawLineError};
 pub use section::Section;
 pub use text::NotAReference;
 pub use write::RewriteError;

@@ -56,6 +56,30 @@ impl fmt::Display for IdRange {
     }
 }
 
+/// Ids of a container that are not where they were.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Moved {
+    /// Users or groups.
+    pub kind: IdKind,
+    /// The first of them.
+    pub first: u64,
+    /// The last of them.
+    pub last: u64,
+}
+
+impl fmt::Display for Moved {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let kind = match self.kind {
+            IdKind::User => "user",
+            IdKind::Group => "group",
+        };
+        match (self.first, self.last) {
+            (first, last) if first == last => write!(f, "{kind} {first}"),
+            (first, last) => write!(f, "{kind}s {first}-{last}"),
+        }
+    }
+}
+
 /// The ids of a container in terms of the host's.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct IdMap {
@@ -136,6 +160,31 @@ impl IdMap {
         sorted(self) == sorted(other)
     }
 
+    /// Returns the ids inside that have a host id here, and another one or none in `to`: files
+    /// that belong to them would change their owner, though nothing on disk does.
+    pub fn moved(&self, to: &Self) -> Vec<Moved> {
+        let mut moved: Vec<Moved> = Vec::new();
+        for kind in [IdKind::User, IdKind::Group] {
+            // Between two of these all ids have one fate.
+            let ends = |r: &IdRange| [r.container, r.container.saturating_add(r.count)];
+            let mut bounds: Vec<u64> = self.of(kind).chain(to.of(kind)).flat_map(ends).collect();
+            bounds.sort_unstable();
+            bounds.dedup();
+            for (first, end) in bounds.iter().zip(bounds.iter().skip(1)) {
+                let Ok(id) = u32::try_from(*first) else { continue };
+                let (was, is) = (self.host_id(kind, id), to.host_id(kind, id));
+                if was.is_none() || was == is {
+                    continue;
+                }
+                match moved.last_mut().filter(|m| m.kind == kind && m.last + 1 == *first) {
+                    Some(before) => before.last = end - 1,
+                    None => moved.push(Moved { kind, first: *first, last: end - 1 }),
+                }
+            }
+        }
+        moved
+    }
+
     fn of(&self, kind: IdKind) -> impl DoubleEndedIterator<Item = &IdRange> {
         self.ranges.iter().filter(move |range| range.kind == kind)
     }
@@ -174,6 +223,31 @@ mod tests {
         assert_eq!(map.container_id(IdKind::User, 101_000), None);
         assert_eq!(map.host_ids(0, 0), Some(HostIds::new(100_000, 100_000)));
         assert_eq!(map.host_ids(1000, 0), None);
+    }
+
+    #[test]
+    fn ids_that_move_are_named_and_those_that_come_are_not() {
+        let both = |ranges: &[(u64, u64, u64)]| {
+            let of = |kind| ranges.iter().map(move |(c, h, n)| range(kind, *c, *h, *n));
+            IdMap::new(of(IdKind::User).chain(of(IdKind::Group)).collect())
+        };
+        let moved = |from: &IdMap, to: &IdMap| -> Vec<String> {
+            from.moved(to).iter().map(ToString::to_string).collect()
+        };
+        let default = IdMap::default_unprivileged();
+        let hole = both(&[(0, 100_000, 1000), (1000, 1000, 1), (1001, 101_001, 64_535)]);
+        assert_eq!(moved(&default, &hole), ["user 1000", "group 1000"]);
+        assert_eq!(moved(&hole, &default), ["user 1000", "group 1000"]);
+        let split = both(&[(0, 100_000, 40_000), (40_000, 140_000, 25_536)]);
+        assert_eq!(moved(&default, &split), [""; 0]);
+        let longer = both(&[(0, 100_000, 100_000)]);
+        assert_eq!(moved(&default, &longer), [""; 0]);
+        assert_eq!(moved(&longer, &default), ["users 65536-99999", "groups 65536-99999"]);
+        let other = both(&[(0, 200_000, 1000), (1000, 201_000, 64_536)]);
+        assert_eq!(moved(&default, &other), ["users 0-65535", "groups 0-65535"]);
+        let users = IdMap::new(vec![range(IdKind::User, 0, 100_000, 65_536)]);
+        assert_eq!(moved(&default, &users), ["groups 0-65535"]);
+        assert_eq!(moved(&IdMap::privileged(), &default)[0], "users 0-4294967294");
     }
 
     #[test]

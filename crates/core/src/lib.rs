@@ -30,4 +30,5 @@ pub mod ownership;
 pub mod plan;
 pub mod presence;
 pub mod report;
+pub mod subids;
 pub mod vmlist;

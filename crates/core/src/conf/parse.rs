@@ -34,7 +34,7 @@ const DIGEST: &str = "digest";
 const SNAPSTATE: &str = "snapstate";
 
 /// Where the lines being read belong.
-enum Place {
+pub(crate) enum Place {
     Current,
     Pending,
     Snapshot(String),
@@ -188,7 +188,7 @@ impl Reader {
 }
 
 /// `[pve:pending]` or `[<name>]`, with blanks after it or without.
-fn header(line: &[u8]) -> Option<Place> {
+pub(crate) fn header(line: &[u8]) -> Option<Place> {
     let name = trim_end(line).strip_prefix(b"[")?.strip_suffix(b"]")?;
     if name.eq_ignore_ascii_case(b"pve:pending") {
         return Some(Place::Pending);
@@ -198,7 +198,7 @@ fn header(line: &[u8]) -> Option<Place> {
 }
 
 /// `lxc.<key>` with a colon right behind it, or an equal sign with blanks before it or without.
-fn raw_line(line: &[u8]) -> Option<(&str, &[u8])> {
+pub(crate) fn raw_line(line: &[u8]) -> Option<(&str, &[u8])> {
     let is_key = |b: &u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b"_-.".contains(b);
     let length = line.iter().take_while(|b| is_key(b)).count();
     let (key, rest) = line.split_at(length);
