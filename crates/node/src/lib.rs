@@ -8,6 +8,7 @@
 //! - [`pve`]: `/etc/pve`: whether pmxcfs can be believed, where a container is, its conf.
 //! - [`procfs`]: held flocks, running containers, their id maps in force.
 //! - [`accounts`]: the host's users and groups.
+//! - `conf_edit`: raw lines of a conf, written without `pct`; `subids`: what root may map.
 //! - [`making`]: what has to be known before a container is made.
 //! - `mounts`: mount points and file systems of open directories.
 //! - [`source`]: the host path of a volume, reached safely, opened once, made where missing.
@@ -30,6 +31,7 @@ pub mod accounts;
 mod answers;
 mod bookmark;
 pub mod certificate;
+mod conf_edit;
 pub mod ledger;
 pub mod making;
 mod mounts;
@@ -39,6 +41,7 @@ pub mod procfs;
 pub mod pve;
 pub mod source;
 mod stat;
+mod subids;
 pub mod trace;
 pub mod trusted;
 pub mod walk;
@@ -49,10 +52,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
 use std::io;
 use std::path::PathBuf;
-use std::sync::{Mutex, MutexGuard, PoisonError, RwLock};
-use std::time::Duration;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+use std::time::{Duration, Instant};
 
-use pctd_core::conf::Conf;
+use pctd_core::conf::{Conf, Digest, RawEdit};
 use pctd_core::desired::{Certificate, Settings, Volume};
 use pctd_core::ids::Ctid;
 use pctd_core::observed::{
@@ -61,11 +65,13 @@ use pctd_core::observed::{
 };
 use pctd_core::ownership::OwnershipRule;
 use pctd_core::presence::Verdict;
+use pctd_core::subids::SubIds;
 use pctd_core::vmlist::Fingerprint;
 
 pub use crate::answers::{NoAnswer, PATIENCE};
 pub use crate::bookmark::Bookmark;
 pub use crate::certificate::{CertificateError, NewPair};
+pub use crate::conf_edit::ConfEditError;
 pub use crate::ledger::{LedgerError, LedgerStore, LockError, NodeLock};
 pub use crate::paths::NodePaths;
 pub use crate::pct::{Exit, Limits, Pct, PctClass, PctError, RemoveWhat};
@@ -362,6 +368,51 @@ impl Node {
             at_work: making::at_work(&self.paths, &self.pct().program, suspects),
             cloning: BTreeSet::new(),
         }
+    }
+
+    /// Returns which ids of the host root may give to containers.
+    pub fn sub_ids(&self) -> SubIds {
+        subids::read(&self.paths)
+    }
+
+    /// Edits raw lines of a container's conf, if that still is the one with this digest.
+    ///
+    /// # Errors
+    ///
+    /// [`ConfEditError`]; only after [`ConfEditError::NoAnswer`] the edit may be made all the same.
+    pub fn edit_conf(
+        &self,
+        ctid: Ctid,
+        digest: Digest,
+        edit: &RawEdit,
+    ) -> Result<(), ConfEditError> {
+        let path = self.paths.pve();
+        let pve = self.pve().map_err(|reason| ConfEditError::Io {
+            path: path.clone(),
+            source: io::Error::other(reason),
+        })?;
+        let node = pve.cluster.node;
+        let conf = self.paths.conf(&node, ctid);
+        let request = conf_edit::Request {
+            paths: self.paths.clone(),
+            node,
+            ctid,
+            digest,
+            edit: edit.clone(),
+        };
+        let abandoned = Arc::new(AtomicBool::new(false));
+        let begun = Instant::now();
+        let theirs = Arc::clone(&abandoned);
+        let made = self.answers.follow(
+            &path.to_string_lossy(),
+            move || conf_edit::make(&request, &theirs),
+            || {
+                let is_over = begun.elapsed() >= conf_edit::WRITE_PATIENCE;
+                abandoned.store(is_over, Ordering::Release);
+                is_over
+            },
+        );
+        made.unwrap_or_else(|source| Err(ConfEditError::NoAnswer { path: conf, source }))
     }
 
     /// Returns whether a container would start with this bind source: a directory that is reached

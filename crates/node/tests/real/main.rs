@@ -9,6 +9,7 @@ mod adversary;
 mod certificate;
 mod file_systems;
 mod going_on;
+mod conf_edit;
 mod hostile;
 mod limits;
 mod observe;
