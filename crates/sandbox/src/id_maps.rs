@@ -116,10 +116,7 @@ fn judge(ranges: &[&IdRange], tool: &str, name: &str, subids: &[(u64, u64)]) -> 
     for range in ranges {
         // A process may always map its own id.
         let own = range.count == 1 && range.host == 0;
-        let listed = subids.iter().any(|(first, count)| {
-            range.host >= *first && end(range.host, range) <= first.saturating_add(*count)
-        });
-        if !own && !listed {
+        if !own && !is_listed(range, subids) {
             let (inside, outside) = (range.container, range.host);
             return Err(format!(
                 "{tool}: {name} range [{inside}-{}) -> [{outside}-{}) not allowed\n",
@@ -141,6 +138,19 @@ fn judge(ranges: &[&IdRange], tool: &str, name: &str, subids: &[(u64, u64)]) -> 
         return Err(format!("{tool}: write to {name}_map failed: Invalid argument\n"));
     }
     Ok(())
+}
+
+/// Returns whether every id of the host in a range is listed, in one line or in several that follow
+/// each other (`have_range`).
+fn is_listed(range: &IdRange, subids: &[(u64, u64)]) -> bool {
+    let end = range.host.saturating_add(range.count);
+    let mut next = range.host;
+    while next < end {
+        let holds = |(first, count): &&(u64, u64)| (*first..first + count).contains(&next);
+        let Some((first, count)) = subids.iter().find(holds) else { return false };
+        next = first + count;
+    }
+    true
 }
 
 /// Returns root's ranges in a `subuid(5)` file as first id and count.

@@ -132,6 +132,7 @@ impl Node {
             "var/lib/lxc",
             "var/log",
             "var/lib/pctd-sandbox",
+            "usr/bin",
             "usr/sbin",
             "srv",
             "mnt/bt/images",
@@ -146,6 +147,10 @@ impl Node {
         }
         for name in ["etc/subuid", "etc/subgid"] {
             self.put(name, SUB_IDS)?;
+        }
+        // Nobody runs them here; that they are there says that these files count.
+        for name in ["newuidmap", "newgidmap"] {
+            self.put(&format!("usr/bin/{name}"), "")?;
         }
         settings.store(&self.root)?;
         let storage_cfg = pve.join("storage.cfg");
