@@ -290,9 +290,6 @@ fn check_accepts_the_files_and_names_everything_it_ignores() {
     for (id, definition) in entries(&read(FILES[1])["lxc_configs"]) {
         let foreign = entries(definition).filter(|(key, _)| !KNOWN.contains(&key.as_str()));
         expected.extend(foreign.map(|(key, _)| format!("ignored lxc_configs.{id}.{key}")));
-        let raw = entries(definition)
-            .filter(|(key, _)| ["lxc_options", "id_maps"].contains(&key.as_str()));
-        expected.extend(raw.map(|(key, _)| format!("ignored lxc_configs.{id}.{key}")));
     }
     let notes = report["notes"].as_array().unwrap().iter();
     let told: BTreeSet<String> = notes

@@ -112,13 +112,19 @@ pub fn of_container(
             (None, None) => Condition::new(Truth::True, "NotDeclared", "nothing is declared"),
         },
     );
-    add("Mapped", mapped(desired, ctid, container));
+    let map_hold = holds.iter().find(|hold| is_of_map(hold));
+    add("Mapped", map_hold.map_or_else(|| mapped(desired, ctid, container), Condition::held));
     let mounting = match &snapshot.node {
         NodeState::Up(cluster) => desired.on_node(&cluster.node),
         NodeState::Unknown(_) => Cow::Borrowed(desired),
     };
     add("Mounted", mounted(&mounting, plans, ctid));
     conditions
+}
+
+/// Returns whether a hold says why a container does not have its declared id map.
+const fn is_of_map(hold: &Hold) -> bool {
+    matches!(hold, Hold::IdmapChange { .. } | Hold::SubIdsMissing { .. })
 }
 
 fn mapped(
@@ -139,6 +145,7 @@ fn mounted(desired: &Desired, plans: &Plans, ctid: Ctid) -> Condition {
     // A container's other holds speak of its definition and its map.
     let hold = plan.holds.iter().find(|hold| {
         !matches!(hold, Hold::UnprivilegedMismatch { .. } | Hold::IdmapNotReady { .. })
+            && !is_of_map(hold)
     });
     if let Some(hold) = hold {
         return Condition::held(hold);
@@ -345,6 +352,8 @@ mod tests {
                 waited: BTreeMap::new(),
                 restarted: BTreeMap::new(),
                 missing_sources: BTreeMap::new(),
+                sub_ids: crate::subids::SubIds::default(),
+                boot: String::new(),
                 accounts: Accounts::default(),
                 requests: Requests::default(),
                 making: MakingFacts::default(),

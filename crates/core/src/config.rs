@@ -14,6 +14,7 @@ mod containers;
 mod definition;
 mod document;
 mod fields;
+mod id_maps;
 mod json;
 mod owner;
 mod paths;

@@ -6,6 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
+use crate::conf::RawLine;
 use crate::ids::{Ctid, HostIds, MpKey, VolumeName};
 
 /// The version of the file's format.
@@ -32,6 +33,12 @@ pub struct Ledger {
     /// there is to be changed further, and never to be removed.
     #[serde(default)]
     pub borrowed: BTreeMap<Ctid, BTreeSet<MpKey>>,
+    /// The raw lines pctd wrote into confs, or was about to.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub lines: BTreeMap<Ctid, BTreeSet<RawLine>>,
+    /// What pctd changed of the raw lines of running containers, which only a start reads.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub edited: BTreeMap<Ctid, Edited>,
     /// The volumes whose ownership was brought to the declaration.
     #[serde(default)]
     pub volumes: BTreeMap<VolumeName, VolumeRecord>,
@@ -71,6 +78,8 @@ impl Default for Ledger {
             intended: BTreeMap::new(),
             replaced: BTreeMap::new(),
             borrowed: BTreeMap::new(),
+            lines: BTreeMap::new(),
+            edited: BTreeMap::new(),
             volumes: BTreeMap::new(),
             certificates: BTreeMap::new(),
             seen: BTreeSet::new(),
@@ -78,6 +87,46 @@ impl Default for Ledger {
             start_owed: BTreeSet::new(),
             making: BTreeMap::new(),
         }
+    }
+}
+
+/// Raw lines that came and went while a container ran, and as what it ran then.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Edited {
+    /// The boot of the host (`/proc/sys/kernel/random/boot_id`).
+    pub boot: String,
+    /// The process id of the container's init, where it could be found.
+    pub init: Option<u32>,
+    /// The lines that came, in their order.
+    pub added: Vec<RawLine>,
+    /// The lines that went, in their order.
+    pub removed: Vec<RawLine>,
+}
+
+impl Edited {
+    /// Returns what both edits of one run of the container come to; the later one counts for what
+    /// the earlier one undid.
+    #[must_use]
+    pub fn then(self, later: Self) -> Self {
+        if (&self.boot, self.init) != (&later.boot, later.init) {
+            return later;
+        }
+        let without = |lines: &[RawLine], others: &[RawLine]| -> Vec<RawLine> {
+            lines.iter().filter(|line| !others.contains(line)).cloned().collect()
+        };
+        let mut added = without(&self.added, &later.removed);
+        let mut removed = without(&self.removed, &later.added);
+        for (all, first, more) in
+            [(&mut added, &self.removed, &later.added), (&mut removed, &self.added, &later.removed)]
+        {
+            for line in without(more, first) {
+                if !all.contains(&line) {
+                    all.push(line);
+                }
+            }
+        }
+        Self { added, removed, ..later }
     }
 }
 
@@ -192,6 +241,28 @@ pub enum LedgerEntry {
         /// The key.
         key: MpKey,
     },
+    /// pctd is about to add these raw lines. Entered before the edit, so that a crash in between
+    /// cannot make its own work look like somebody else's.
+    LinesIntended {
+        /// The container.
+        ctid: Ctid,
+        /// The lines.
+        lines: Vec<RawLine>,
+    },
+    /// These raw lines of pctd's are gone, or never got there.
+    LinesForgotten {
+        /// The container.
+        ctid: Ctid,
+        /// The lines.
+        lines: Vec<RawLine>,
+    },
+    /// This is what a running container does not have yet of pctd's edits, if anything.
+    EditWaits {
+        /// The container.
+        ctid: Ctid,
+        /// What came and went.
+        edited: Option<Edited>,
+    },
     /// A volume was found to be as declared after a complete walk.
     VolumeDone {
         /// The volume.
@@ -251,6 +322,11 @@ impl Ledger {
         })
     }
 
+    /// Returns whether pctd itself wrote this raw line.
+    pub fn is_own_line(&self, ctid: Ctid, line: &RawLine) -> bool {
+        self.lines.get(&ctid).is_some_and(|lines| lines.contains(line))
+    }
+
     /// Returns whether pctd only changed options of what somebody else mounts there.
     pub fn is_borrowed(&self, ctid: Ctid, key: MpKey) -> bool {
         self.borrowed.get(&ctid).is_some_and(|keys| keys.contains(&key))
@@ -271,7 +347,8 @@ impl Ledger {
     /// Returns the containers in whose confs something of pctd's may stand.
     pub fn mounting(&self) -> BTreeSet<Ctid> {
         let all = [&self.mounts, &self.intended, &self.replaced];
-        all.into_iter().flat_map(BTreeMap::keys).copied().collect()
+        let lines = self.lines.keys().chain(self.edited.keys());
+        all.into_iter().flat_map(BTreeMap::keys).chain(lines).copied().collect()
     }
 
     /// Enters a change; returns whether it changed anything.
@@ -300,6 +377,30 @@ impl Ledger {
                 self.borrowed.entry(ctid).or_default().insert(key)
             }
             LedgerEntry::MountAdopted { ctid, key } => self.give_back(ctid, key),
+            LedgerEntry::LinesIntended { ctid, lines } => {
+                let own = self.lines.entry(ctid).or_default();
+                let before = own.len();
+                own.extend(lines);
+                own.len() != before
+            }
+            LedgerEntry::LinesForgotten { ctid, lines } => {
+                let Some(own) = self.lines.get_mut(&ctid) else { return false };
+                let before = own.len();
+                own.retain(|line| !lines.contains(line));
+                let changed = own.len() != before;
+                if own.is_empty() {
+                    self.lines.remove(&ctid);
+                }
+                changed
+            }
+            LedgerEntry::EditWaits { ctid, edited } => {
+                let is = edited.clone();
+                let was = match edited {
+                    Some(edited) => self.edited.insert(ctid, edited),
+                    None => self.edited.remove(&ctid),
+                };
+                was != is
+            }
             LedgerEntry::VolumeDone { volume, record } => {
                 self.volumes.insert(volume, record.clone()) != Some(record)
             }
@@ -322,10 +423,12 @@ impl Ledger {
                 let all = [&mut self.mounts, &mut self.intended, &mut self.replaced];
                 let mounts = all.map(|mounts| mounts.remove(&ctid).is_some()).contains(&true);
                 let borrowed = self.borrowed.remove(&ctid).is_some();
+                let lines = self.lines.remove(&ctid).is_some();
+                let edited = self.edited.remove(&ctid).is_some();
                 // Nor is what is new owed the start of the one that is gone.
                 let owed = self.start_owed.remove(&ctid);
                 let is_new = self.making.insert(ctid, how) != Some(how);
-                is_new || forgotten || mounts || borrowed || owed
+                is_new || forgotten || mounts || borrowed || lines || edited || owed
             }
             LedgerEntry::MakeEnded(ctid) => self.making.remove(&ctid).is_some(),
             LedgerEntry::Restarted { ctid, at } => self.restarted.insert(ctid, at) != Some(at),
@@ -351,4 +454,36 @@ fn take(mounts: &mut BTreeMap<Ctid, BTreeMap<MpKey, String>>, ctid: Ctid, key: M
         mounts.remove(&ctid);
     }
     was_there
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn edited(init: u32, added: &[&str], removed: &[&str]) -> Edited {
+        let lines = |texts: &[&str]| -> Vec<RawLine> {
+            texts.iter().map(|text| format!("lxc.cap.drop: {text}").parse().unwrap()).collect()
+        };
+        Edited {
+            boot: "b".to_owned(),
+            init: Some(init),
+            added: lines(added),
+            removed: lines(removed),
+        }
+    }
+
+    #[test]
+    fn two_edits_of_one_run_come_to_what_differs_from_its_start() {
+        let first = edited(1, &["new"], &["old"]);
+        for (later, both) in [
+            (edited(1, &["newer"], &["new"]), edited(1, &["newer"], &["old"])),
+            (edited(1, &["old"], &["new"]), edited(1, &[], &[])),
+            (edited(1, &["new"], &["old"]), first.clone()),
+            (edited(1, &["x"], &[]), edited(1, &["new", "x"], &["old"])),
+            // It was started in between.
+            (edited(2, &["x"], &["new"]), edited(2, &["x"], &["new"])),
+        ] {
+            assert_eq!(first.clone().then(later), both);
+        }
+    }
 }

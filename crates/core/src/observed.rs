@@ -10,6 +10,7 @@ use crate::conf::Conf;
 use crate::idmap::IdMap;
 use crate::ids::{Ctid, HostIds, VolumeName};
 use crate::ledger::{Ledger, Memory};
+use crate::subids::SubIds;
 
 /// Everything one run works on.
 #[derive(Debug, Clone)]
@@ -34,6 +35,10 @@ pub struct Snapshot {
     /// A bind source that is no directory, for containers that would not start because of it; looked
     /// for only where a restart or a start of pctd's may be due.
     pub missing_sources: BTreeMap<Ctid, String>,
+    /// The host ids that containers may have.
+    pub sub_ids: SubIds,
+    /// The boot of the host, which no other has had.
+    pub boot: String,
     /// The host's users and groups that the declaration names, where they exist.
     pub accounts: Accounts,
     /// What is asked of this run beyond the declaration.
@@ -75,8 +80,8 @@ pub struct Requests {
     pub refused: BTreeMap<VolumeName, String>,
     /// Volumes whose last walk found why nothing is done to them, which waiting will not cure.
     pub held: BTreeSet<VolumeName>,
-    /// Containers that an admin wants made again although they were here before.
-    pub remade: BTreeSet<Ctid>,
+    /// Containers that an admin named: one that is gone is made again, and another id map is meant.
+    pub named: BTreeSet<Ctid>,
     /// Containers that did not come back from a restart pctd made, with what was met.
     pub restart_failed: BTreeMap<Ctid, String>,
     /// Whether what is no longer declared may be removed.

@@ -11,6 +11,7 @@
 //! - `volume`: directory, owner and modes; `certificate`: what is kept in it.
 //! - `mounts`, `container`: mount points and restarts; `prune`: what is no longer declared.
 //! - `definition`: containers that are absent or just made. `fields`: what of a definition drifts.
+//! - `lines`: raw lines of a conf. `id_map`: whether a map may take the place of another.
 
 use std::collections::BTreeMap;
 
@@ -23,6 +24,8 @@ mod container;
 mod definition;
 mod fields;
 pub mod hold;
+mod id_map;
+mod lines;
 mod mounts;
 pub mod notice;
 mod owner;
@@ -32,12 +35,12 @@ mod sharing;
 pub mod step;
 mod volume;
 
-pub use hold::{Hold, Missing, NotReady, Recheck, SourceLack};
+pub use hold::{Hold, MapChange, Missing, NotReady, Recheck, SourceLack};
 pub use notice::{Notice, Reason, WhyKept};
 pub use planned::{Basis, ContainerPlan, FieldDrift, Readiness, VolumePlan};
 pub use step::{
-    CloneContainer, ConfigureContainer, CreateCertificate, CreateContainer, Effective, RemoveMount,
-    SetMount, SetOwnership, Step,
+    CloneContainer, ConfigureContainer, CreateCertificate, CreateContainer, EditConf, Effective,
+    RemoveMount, SetMount, SetOwnership, Step,
 };
 
 /// The plans of everything in a snapshot.

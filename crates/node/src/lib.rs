@@ -375,6 +375,12 @@ impl Node {
         subids::read(&self.paths)
     }
 
+    /// Returns the boot of the machine; empty where the kernel does not say.
+    pub fn boot_id(&self) -> String {
+        let id = std::fs::read_to_string("/proc/sys/kernel/random/boot_id");
+        id.map(|id| id.trim().to_owned()).unwrap_or_default()
+    }
+
     /// Edits raw lines of a container's conf, if that still is the one with this digest.
     ///
     /// # Errors

@@ -21,6 +21,7 @@ use crate::reconciler::{Asked, Job, Outcome, Reconciler, Verdict, View};
 
 mod apply;
 mod certificate;
+mod edit;
 mod making;
 mod observe;
 mod remove;
@@ -117,7 +118,7 @@ impl Engine {
             confirmed: BTreeSet::new(),
             refused: memory.refused.clone(),
             held: memory.held.clone(),
-            remade: BTreeSet::new(),
+            named: BTreeSet::new(),
             restart_failed: memory.restart_failed.clone(),
             removal,
         };
@@ -126,7 +127,7 @@ impl Engine {
                 requests.confirmed.insert(name.clone());
             }
             Some(Key::Container(ctid)) if job.asked == Asked::Named => {
-                requests.remade.insert(*ctid);
+                requests.named.insert(*ctid);
             }
             Some(_) | None => {}
         }

@@ -233,7 +233,7 @@ mod tests {
             let Ok(after) = edit.apply(ctid, &text) else { return Ok(()) };
             let is_x = |line: &&[u8]| raw_line(line) == Some(("lxc.cap.drop", &b"x"[..]));
             let mut before: Vec<&[u8]> = text.split(|b| *b == b'\n').collect();
-            let at = before.iter().position(|line| is_x(&line)).unwrap();
+            let at = before.iter().position(is_x).unwrap();
             before.remove(at);
             let mut now: Vec<&[u8]> = after.split(|b| *b == b'\n').collect();
             let added = now.iter().position(|line| *line == b"lxc.idmap: u 0 5 6").unwrap();
@@ -241,7 +241,7 @@ mod tests {
             let filled = |lines: Vec<&[u8]>| -> Vec<Vec<u8>> {
                 lines.into_iter().filter(|l| !l.is_empty()).map(<[u8]>::to_vec).collect()
             };
-            let show = |lines: &Vec<Vec<u8>>| format!("{:?}", lines.iter().map(|l| BStr::new(l)).collect::<Vec<_>>());
+            let show = |lines: &Vec<Vec<u8>>| format!("{:?}", lines.iter().map(BStr::new).collect::<Vec<_>>());
             let (before, now) = (filled(before), filled(now));
             prop_assert_eq!(show(&before), show(&now));
         }

@@ -69,7 +69,12 @@ impl RawLine {
 
     /// Returns whether a section has it.
     pub fn is_in(&self, section: &Section) -> bool {
-        section.lxc().iter().any(|(key, value)| self.is(key, value.as_ref()))
+        self.count_in(section) > 0
+    }
+
+    /// Returns how often a section has it.
+    pub(crate) fn count_in(&self, section: &Section) -> usize {
+        section.lxc().iter().filter(|(key, value)| self.is(key, value.as_ref())).count()
     }
 }
 

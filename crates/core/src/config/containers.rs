@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::definition;
 use super::document::{Node, Spot};
+use super::id_maps;
 use super::paths;
 use super::report::{Complaint, Report};
 use super::volumes::{Declared, ctid as read_ctid};
@@ -35,21 +36,17 @@ pub(super) fn read<'t>(roots: &[Node<'t>], report: &mut Report<'_>) -> BTreeMap<
             continue;
         }
         let text = |key| node.get(key).and_then(|node| node.text()).filter(|text| !text.is_empty());
+        let id_map = id_maps::read(&node, report);
+        let unprivileged = node.get("unprivileged").and_then(|node| node.boolean());
         let container = ContainerDef {
             ctid,
             name: text("name").map(str::to_owned),
-            unprivileged: node.get("unprivileged").and_then(|node| node.boolean()),
+            // Only one that is unprivileged has a map.
+            unprivileged: unprivileged.or_else(|| id_map.as_ref().map(|_| true)),
+            id_map,
             source: text("template").map(|template| Source::Template(template.to_owned())),
             definition: definition::read(&node),
         };
-        for (key, key_spot, _) in node.members() {
-            if matches!(key, "lxc_options" | "id_maps") {
-                report.ignored(
-                    &key_spot,
-                    "this version does not write raw lines; write them into the conf of a container that pctd made",
-                );
-            }
-        }
         containers.insert(ctid, Defined { container, spot, node });
     }
     set_clone_sources(&mut containers, report);

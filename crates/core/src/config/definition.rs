@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 
 use super::document::Node;
-use crate::conf::schema;
+use crate::conf::{RawLine, schema};
 use crate::desired::definition::Property;
 use crate::desired::{Definition, Interface};
 
@@ -44,6 +44,7 @@ pub(super) fn read(node: &Node<'_>) -> Definition {
         startup,
         features,
         network,
+        lxc_options: raw_lines(node),
         faults,
     }
 }
@@ -106,6 +107,19 @@ fn startup(node: &Node<'_>, faults: &mut Vec<String>) -> BTreeMap<String, String
         Some((key.to_owned(), value.to_string()))
     });
     given.collect()
+}
+
+/// Returns the raw lines, each once; what is none was reported.
+fn raw_lines(node: &Node<'_>) -> Vec<RawLine> {
+    let mut lines: Vec<RawLine> = Vec::new();
+    for item in node.get("lxc_options").iter().flat_map(Node::items) {
+        if let Some(Ok(line)) = item.text().map(str::parse)
+            && !lines.contains(&line)
+        {
+            lines.push(line);
+        }
+    }
+    lines
 }
 
 /// Returns `net0` of `network_config` and `mac_address`.

@@ -26,7 +26,7 @@ pub(super) const MOUNT_OPTIONS: [&str; 6] =
     ["discard", "lazytime", "noatime", "nodev", "noexec", "nosuid"];
 
 /// What `settings.manage` may name; [`crate::desired::Field`].
-const MANAGED_FIELDS: [&str; 8] = [
+const MANAGED_FIELDS: [&str; 9] = [
     "name",
     "memory_mb",
     "swap_mb",
@@ -35,6 +35,7 @@ const MANAGED_FIELDS: [&str; 8] = [
     "boot_order",
     "boot_delay",
     "pct_options",
+    "lxc_options",
 ];
 
 const ANY_NUMBER: Shape = Shape::Whole(0, u64::MAX);
@@ -377,8 +378,16 @@ pub(super) static CONTAINER: Table = Table {
         Field::new("boot_order", ANY_NUMBER, "Its place in the order of starting.").lenient(),
         Field::new("boot_delay", ANY_NUMBER, "The seconds before the next one starts.").lenient(),
         Field::new("pct_options", TEXTS, "Features such as \"nesting=1\".").lenient(),
-        Field::new("lxc_options", TEXTS, "Raw lines for its conf.").lenient(),
-        Field::new("id_maps", Shape::List(&Shape::Object(&ID_MAP)), "Its id map.").lenient(),
+        Field::new(
+            "lxc_options",
+            Shape::List(&Shape::Text(&syntax::RAW_LINE)),
+            "Raw lines of its conf, \"lxc.KEY: VALUE\" or \"lxc.KEY = VALUE\".",
+        ),
+        Field::new(
+            "id_maps",
+            Shape::List(&Shape::Object(&ID_MAP)),
+            "The whole of its id map: users and groups, from 0 on, without gaps.",
+        ),
     ],
 };
 
@@ -421,12 +430,12 @@ pub(super) static NETWORK: Table = Table {
 pub(super) static ID_MAP: Table = Table {
     name: "mapping",
     doc: "A range of ids of the container and of the host.",
-    unknown: Unknown::Ignore,
+    unknown: Unknown::Warn,
     known_by: &[],
     fields: &[
-        Field::new("type", Shape::Choice(&["uid", "gid"]), "User ids or group ids."),
-        Field::new("host_id", ID, "The first id on the host."),
-        Field::new("container_id", ID, "The first id in the container."),
-        Field::new("size", ANY_NUMBER, "How many ids."),
+        Field::new("type", Shape::Choice(&["uid", "gid"]), "User ids or group ids.").required(),
+        Field::new("host_id", ID, "The first id on the host.").required(),
+        Field::new("container_id", ID, "The first id in the container.").required(),
+        Field::new("size", Shape::Whole(1, HIGHEST_ID + 1), "How many ids.").required(),
     ],
 };

@@ -7,6 +7,7 @@ use super::paths;
 use super::report::Complaint;
 use super::shape::Syntax;
 use super::text::shown;
+use crate::conf::RawLine;
 use crate::ids::{Ctid, VolumeName};
 use crate::modes::{FilePattern, ModeRule};
 
@@ -123,6 +124,19 @@ pub(super) static ALT_NAME: Syntax = Syntax {
         } else {
             Err(Complaint::new(format!("{} is neither a host name nor an IP address", shown(text))))
         }
+    },
+};
+
+pub(super) static RAW_LINE: Syntax = Syntax {
+    wanted: "a raw line such as \"lxc.cgroup2.devices.allow: c 195:* rwm\"",
+    pattern: "^ *lxc[.][a-z0-9_.-]+(:| *=).*$",
+    check: |text| match text.parse::<RawLine>() {
+        Ok(line) if line.key() == RawLine::IDMAP => {
+            Err(Complaint::new(format!("`{line}` is part of the id map"))
+                .or("declare the whole map as \"id_maps\""))
+        }
+        Ok(_) => Ok(()),
+        Err(error) => Err(Complaint::new(error.to_string())),
     },
 };
 

@@ -3,6 +3,8 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
+use crate::conf::RawLine;
+use crate::idmap::IdMap;
 use crate::ids::Ctid;
 
 /// A container as `lxc_configs` defines it.
@@ -14,6 +16,8 @@ pub struct ContainerDef {
     pub name: Option<String>,
     /// Whether it is to be unprivileged; absent: not said.
     pub unprivileged: Option<bool>,
+    /// The whole of its id map, where one is declared; it is unprivileged then.
+    pub id_map: Option<IdMap>,
     /// What it would be made from.
     pub source: Option<Source>,
     /// What it is to be like once it is made.
@@ -51,6 +55,8 @@ pub struct Definition {
     pub features: BTreeMap<String, String>,
     /// `net0`.
     pub network: Option<Interface>,
+    /// Raw lines, in the order given.
+    pub lxc_options: Vec<RawLine>,
     /// Fields whose values Proxmox would not take, each with why. A container is not made with half
     /// of its definition.
     pub faults: Vec<String>,
@@ -113,11 +119,13 @@ pub enum Field {
     BootDelay,
     /// `pct_options`
     PctOptions,
+    /// `lxc_options`
+    LxcOptions,
 }
 
 impl Field {
     /// Every field, with its name in the configuration.
-    pub const ALL: [(Self, &'static str); 8] = [
+    pub const ALL: [(Self, &'static str); 9] = [
         (Self::Name, "name"),
         (Self::MemoryMb, "memory_mb"),
         (Self::SwapMb, "swap_mb"),
@@ -126,6 +134,7 @@ impl Field {
         (Self::BootOrder, "boot_order"),
         (Self::BootDelay, "boot_delay"),
         (Self::PctOptions, "pct_options"),
+        (Self::LxcOptions, "lxc_options"),
     ];
 
     /// Returns the field of this name.

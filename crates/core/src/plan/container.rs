@@ -3,13 +3,14 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use crate::conf::Conf;
+use crate::conf::{Conf, RawLine};
 use crate::desired::{Desired, Restart};
 use crate::ids::{Ctid, MpKey, VolumeName};
 use crate::ledger::LedgerEntry;
 use crate::observed::{Cluster, ObservedContainer, Presence, Running, Snapshot};
 use crate::plan::definition;
 use crate::plan::hold::{Hold, NotReady};
+use crate::plan::lines::{self, Site};
 use crate::plan::mounts::{MountPlan, MountTable};
 use crate::plan::notice::Notice;
 use crate::plan::owner;
@@ -79,8 +80,11 @@ fn plan_undeclared(
         return;
     }
     let running = container.running != Running::No;
-    let waiting = prune::plan(plan, desired, snapshot, ctid, conf, running);
-    finish(plan, desired, snapshot, cluster, (ctid, container), waiting);
+    let keys = prune::plan(plan, desired, snapshot, ctid, conf, running);
+    let site = Site::new(desired, snapshot, ctid, container);
+    lines::prune(plan, &site);
+    let lines = lines::waiting(plan, &site);
+    finish(plan, desired, snapshot, cluster, (ctid, container), Waiting { keys, lines });
 }
 
 fn plan_here(
@@ -130,20 +134,40 @@ fn plan_here(
             }
         }
     }
-    definition::plan_here(plan, desired, snapshot, ctid, container);
+    let site = Site::new(desired, snapshot, ctid, container);
+    let defined = lines::definition(plan, &site);
+    definition::plan_here(plan, desired, snapshot, ctid, container, defined.is_open);
+    plan.steps.extend(defined.step.map(Step::EditConf));
     let running = container.running != Running::No;
     let mut table = MountTable::new(ctid, conf, running, &snapshot.ledger);
     // Before anything is added: what goes makes room for what comes.
-    let mut pending = prune::plan(plan, desired, snapshot, ctid, conf, running);
-    pending.extend(plan_mounts(plan, desired, volumes, ctid, &mut table));
+    let mut keys = prune::plan(plan, desired, snapshot, ctid, conf, running);
+    lines::prune(plan, &site);
+    keys.extend(plan_mounts(plan, desired, volumes, ctid, &mut table));
     plan.records.extend(table.into_records());
+    let lines = lines::waiting(plan, &site);
     if let Some(why) = snapshot.requests.restart_failed.get(&ctid) {
         hold_changes(plan, ctid, why);
     }
-    finish(plan, desired, snapshot, cluster, (ctid, container), pending);
+    finish(plan, desired, snapshot, cluster, (ctid, container), Waiting { keys, lines });
 }
 
-/// Adds the restart that the keys in `pending` wait for, or holds everything where the conf may not
+/// What of pctd's a running container does not have yet.
+struct Waiting {
+    /// Mount points that are pending.
+    keys: Vec<MpKey>,
+    /// Raw lines that came or went.
+    lines: Vec<RawLine>,
+}
+
+impl Waiting {
+    fn names(&self) -> Vec<String> {
+        let keys = self.keys.iter().map(ToString::to_string);
+        keys.chain(self.lines.iter().map(ToString::to_string)).collect()
+    }
+}
+
+/// Adds the restart that pctd's changes wait for, or holds everything where the conf may not
 /// be written.
 fn finish(
     plan: &mut ContainerPlan,
@@ -151,14 +175,15 @@ fn finish(
     snapshot: &Snapshot,
     cluster: &Cluster,
     (ctid, container): (Ctid, &ObservedContainer),
-    pending: Vec<MpKey>,
+    waiting: Waiting,
 ) {
     let conf = &container.conf;
     let running = container.running != Running::No;
     // One restart for all changes: not before every mount is written.
     let all_written = plan.steps.is_empty() && plan.waits_for.is_empty();
-    if running && all_written && !pending.is_empty() {
-        plan_restart(plan, desired, snapshot, ctid, conf, pending);
+    let is_waiting = !waiting.keys.is_empty() || !waiting.lines.is_empty();
+    if running && all_written && is_waiting {
+        plan_restart(plan, desired, snapshot, ctid, conf, waiting);
     }
     if !plan.steps.is_empty()
         && let Some(hold) = write_hold(ctid, conf, container, cluster)
@@ -268,19 +293,23 @@ fn is_below(target: &str, above: &str) -> bool {
     target.strip_prefix(above).is_some_and(|rest| rest.starts_with('/'))
 }
 
-/// Takes back the changes that wait for a restart: the last one left the container stopped, and a
+/// Holds the changes that would wait for a restart: the last one left the container stopped, and a
 /// pending change would do so again at a restart that somebody else makes.
 fn hold_changes(plan: &mut ContainerPlan, ctid: Ctid, why: &str) {
-    let mut keys = Vec::new();
+    let mut what = Vec::new();
     plan.steps.retain(|step| match step {
         Step::SetMount(set) if set.was.is_some() => {
-            keys.push(set.key);
+            what.push(set.key.to_string());
+            false
+        }
+        Step::EditConf(edit) => {
+            what.extend(edit.add.iter().chain(&edit.remove).map(ToString::to_string));
             false
         }
         _ => true,
     });
-    if !keys.is_empty() {
-        plan.holds.push(Hold::NeedsRestart { ctid, keys, why: failed_before(ctid, why) });
+    if !what.is_empty() {
+        plan.holds.push(Hold::NeedsRestart { ctid, what, why: failed_before(ctid, why) });
     }
 }
 
@@ -313,22 +342,27 @@ fn plan_restart(
     snapshot: &Snapshot,
     ctid: Ctid,
     conf: &Conf,
-    keys: Vec<MpKey>,
+    waiting: Waiting,
 ) {
+    let what = waiting.names();
     let settings = &desired.settings;
     let ago = snapshot.restarted.get(&ctid).copied();
     if settings.restart == Restart::Never {
         let why = format!("`restart` is \"never\": run `pct reboot {ctid}` when it suits");
-        plan.holds.push(Hold::NeedsRestart { ctid, keys, why });
+        plan.holds.push(Hold::NeedsRestart { ctid, what, why });
     } else if let Some(why) = snapshot.requests.restart_failed.get(&ctid) {
         // What stood in the way would be met again, at once and without end.
-        plan.holds.push(Hold::NeedsRestart { ctid, keys, why: failed_before(ctid, why) });
+        plan.holds.push(Hold::NeedsRestart { ctid, what, why: failed_before(ctid, why) });
     } else if let Some(path) = snapshot.missing_sources.get(&ctid) {
         // It would not start again.
         let why = format!(
             "{path}, which it mounts, is not a directory; it is restarted when that is back"
         );
-        plan.holds.push(Hold::NeedsRestart { ctid, keys, why });
+        plan.holds.push(Hold::NeedsRestart { ctid, what, why });
+    } else if let Some(missing) = unpermitted(snapshot, conf) {
+        // Nor with this map.
+        let why = format!("its id map needs {missing}; it is restarted when that is there");
+        plan.holds.push(Hold::NeedsRestart { ctid, what, why });
     } else if let Some(left) =
         ago.and_then(|ago| settings.restart_limit.checked_sub(ago)).filter(|left| !left.is_zero())
     {
@@ -337,12 +371,20 @@ fn plan_restart(
         let why = format!(
             "it was restarted a short while ago and may be again in {left} (`restart_limit`)"
         );
-        plan.holds.push(Hold::NeedsRestart { ctid, keys, why });
+        plan.holds.push(Hold::NeedsRestart { ctid, what, why });
     } else {
-        let own: Vec<String> = keys.iter().map(ToString::to_string).collect();
-        let others = conf.pending_names().into_iter().filter(|name| !own.contains(name)).collect();
-        plan.steps.push(Step::RebootContainer { keys, others });
+        let names = conf.pending_names().into_iter();
+        let others = names.filter(|name| !what.contains(name)).collect();
+        let Waiting { keys, lines } = waiting;
+        plan.steps.push(Step::RebootContainer { keys, lines, others });
     }
+}
+
+/// Returns what the map that a conf asks for lacks, so that the container would not start.
+fn unpermitted(snapshot: &Snapshot, conf: &Conf) -> Option<String> {
+    let map = conf.has_custom_idmap().then(|| conf.effective_idmap().ok()).flatten()?;
+    let missing = snapshot.sub_ids.missing(&map);
+    (!missing.is_empty()).then(|| missing.join(" and "))
 }
 
 fn keep_attrs(conf: &Conf) -> Vec<Notice> {

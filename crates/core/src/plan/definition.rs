@@ -8,16 +8,18 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use bstr::{BStr, ByteSlice as _};
 
-use crate::conf::{MountClass, Section};
+use crate::conf::{MountClass, RawLine, Section};
 use crate::desired::definition::{Property, listed};
 use crate::desired::{ContainerDef, Definition, Desired, Source};
+use crate::idmap::IdMap;
 use crate::ids::Ctid;
 use crate::ledger::{LedgerEntry, Making, Memory};
 use crate::observed::{Cluster, ObservedContainer, Presence, Running, Snapshot, TemplateState};
 use crate::plan::fields::{self, drifts, future, options_of, startup_of};
 use crate::plan::hold::{Hold, Missing, NotReady, SourceLack};
+use crate::plan::id_map;
 use crate::plan::planned::ContainerPlan;
-use crate::plan::step::{CloneContainer, ConfigureContainer, CreateContainer, Step};
+use crate::plan::step::{CloneContainer, ConfigureContainer, CreateContainer, EditConf, Step};
 
 /// Options of an interface that say where it is in the network.
 const ADDRESSES: [&str; 4] = ["gw", "gw6", "ip", "ip6"];
@@ -41,25 +43,47 @@ pub(super) fn plan_absent(
         Ok(false) => return,
         Err(hold) => return plan.holds.push(hold),
     }
-    match source {
+    let made = match source {
         Source::Template(template) => match snapshot.making.templates.get(template) {
-            Some(TemplateState::Usable(argument)) => plan.steps.push(create(def, argument)),
-            Some(TemplateState::Missing(looked)) => plan
-                .holds
-                .push(Hold::TemplateMissing { template: template.clone(), looked: looked.clone() }),
-            Some(TemplateState::Unknown(why)) => plan
-                .holds
-                .push(Hold::TemplateUnreadable { template: template.clone(), why: why.clone() }),
+            Some(TemplateState::Usable(argument)) => {
+                made(snapshot, def, None, || vec![create(def, argument)])
+            }
+            Some(TemplateState::Missing(looked)) => {
+                Err(Hold::TemplateMissing { template: template.clone(), looked: looked.clone() })
+            }
+            Some(TemplateState::Unknown(why)) => {
+                Err(Hold::TemplateUnreadable { template: template.clone(), why: why.clone() })
+            }
             // Planned beside another key, for which nobody looked.
-            None => {}
+            None => Ok(Vec::new()),
         },
         Source::Clone { from, snapshot: name } => {
-            match source_section(desired, snapshot, def, *from, name.as_deref()) {
-                Ok(section) => plan.steps.extend(clone(def, *from, name.as_deref(), section)),
-                Err(hold) => plan.holds.push(hold),
-            }
+            let name = name.as_deref();
+            source_section(desired, snapshot, def, *from, name).and_then(|section| {
+                made(snapshot, def, Some(section), || clone(def, *from, name, section))
+            })
         }
+    };
+    match made {
+        Ok(steps) => plan.steps.extend(steps),
+        Err(hold) => plan.holds.push(hold),
     }
+}
+
+/// Returns the steps that make a container, the raw lines at the end, or why it could not be what is
+/// declared.
+fn made(
+    snapshot: &Snapshot,
+    def: &ContainerDef,
+    source: Option<&Section>,
+    make: impl FnOnce() -> Vec<Step>,
+) -> Result<Vec<Step>, Hold> {
+    if let Some(hold) = id_map::unmakeable(snapshot, def, source) {
+        return Err(hold);
+    }
+    let mut steps = make();
+    steps.extend(raw_lines(def, source));
+    Ok(steps)
 }
 
 /// Returns whether an absent container is this node's to make now.
@@ -78,7 +102,7 @@ fn may_make(
         None if snapshot.making.clustered => return Err(Hold::NodeNotNamed { ctid }),
         Some(_) | None => {}
     }
-    if !snapshot.requests.remade.contains(&ctid) {
+    if !snapshot.requests.named.contains(&ctid) {
         if snapshot.ledger.seen.contains(&ctid) {
             return Err(Hold::Gone { ctid });
         }
@@ -148,6 +172,26 @@ fn clone(def: &ContainerDef, from: Ctid, name: Option<&str>, source: &Section) -
         }
     }
     std::iter::once(clone).chain(configure.map(Step::ConfigureContainer)).collect()
+}
+
+/// Returns the raw lines that will be left to write once the container is made, as far as its source
+/// tells.
+fn raw_lines(def: &ContainerDef, source: Option<&Section>) -> Option<Step> {
+    let is_there = |line: &RawLine| source.is_some_and(|source| line.is_in(source));
+    let how = if source.is_some() { Making::Clone } else { Making::Create };
+    let (mut remove, mut add) = (Vec::new(), Vec::new());
+    let files = source.and_then(|source| source.effective_idmap().ok());
+    let files = files.unwrap_or_else(IdMap::default_unprivileged);
+    if let Some(map) = def.id_map.as_ref().filter(|map| !map.same_mapping(&files)) {
+        let lines = id_map::lines(map);
+        let old = source.into_iter().flat_map(id_map::idmap_lines).flatten();
+        remove.extend(old.filter(|line| !lines.contains(line)));
+        add.extend(lines.into_iter().filter(|line| !is_there(line)));
+    }
+    add.extend(def.definition.lxc_options.iter().filter(|line| !is_there(line)).cloned());
+    let is_some = !remove.is_empty() || !add.is_empty();
+    let edit = EditConf { remove, add, after_restart: false, finishes: Some(how) };
+    is_some.then_some(Step::EditConf(edit))
 }
 
 /// Returns what of a source would be cloned, or why it cannot be cloned now.
@@ -239,6 +283,7 @@ pub(super) fn plan_here(
     snapshot: &Snapshot,
     ctid: Ctid,
     container: &ObservedContainer,
+    lacks_lines: bool,
 ) {
     let making = snapshot.ledger.making.get(&ctid).copied();
     let Some(def) = desired.containers.get(&ctid) else {
@@ -249,7 +294,7 @@ pub(super) fn plan_here(
     if let Some(how) = making {
         match finish(&def.definition, how, &future(&container.conf)) {
             Some(step) => plan.steps.push(Step::ConfigureContainer(step)),
-            None if container.flock_held => {}
+            None if container.flock_held || lacks_lines => {}
             None => plan.records.push(LedgerEntry::MakeEnded(ctid)),
         }
         return;

@@ -2,6 +2,8 @@
 //!
 //! A hold is a result, not an error. Its name is stable and its message says what to do next.
 
+use crate::conf::RawLine;
+use crate::idmap::Moved;
 use crate::ids::{Ctid, HostIds, MpKey, VolumeName};
 use crate::plan::notice::acting;
 
@@ -146,6 +148,24 @@ pub enum Hold {
         wanted_unprivileged: bool,
         /// The container it is to be cloned from, where it is that one which differs.
         clone_of: Option<Ctid>,
+    },
+    /// The declared id map may not take the place of the one that is there.
+    #[error("{}", map_change(*.ctid, .why))]
+    IdmapChange {
+        /// The container.
+        ctid: Ctid,
+        /// What stands against it.
+        why: MapChange,
+    },
+    /// Root may not map what the declared id map says.
+    #[error(
+        "the id map of container {ctid} is not written, because it could not start with it: add {}", .missing.join(" and ")
+    )]
+    SubIdsMissing {
+        /// The container.
+        ctid: Ctid,
+        /// What is missing, each with its file.
+        missing: Vec<String>,
     },
     /// The id map of a container is not there yet.
     #[error("the id map of container {ctid} is not ready: {why}")]
@@ -326,12 +346,12 @@ pub enum Hold {
         volume: VolumeName,
     },
     /// What is to be removed waits until the configuration has proved to be meant.
-    #[error("{} of container {ctid} are no longer declared and go once the configuration has stood for `resync_interval`; `pctd apply {ctid}` removes them now", list(.keys))]
+    #[error("{} of container {ctid} are no longer declared and go once the configuration has stood for `resync_interval`; `pctd apply {ctid}` removes them now", .what.join(", "))]
     ConfigUnsettled {
         /// The container.
         ctid: Ctid,
-        /// What would be removed.
-        keys: Vec<MpKey>,
+        /// What would be removed: keys of mount points and raw lines.
+        what: Vec<String>,
     },
     /// `mode` is `observe`: what would be done is only reported.
     #[error("what is planned is not done, because `mode` is \"observe\": {steps} to take")]
@@ -350,12 +370,12 @@ pub enum Hold {
         why: String,
     },
     /// A change waits for a restart that pctd does not make (now).
-    #[error("{} of container {ctid} wait for a restart; {why}", list(.keys))]
+    #[error("{} of container {ctid} wait for a restart; {why}", .what.join(", "))]
     NeedsRestart {
         /// The container.
         ctid: Ctid,
-        /// What waits.
-        keys: Vec<MpKey>,
+        /// What waits: keys of mount points and raw lines.
+        what: Vec<String>,
         /// Why pctd does not restart it.
         why: String,
     },
@@ -385,12 +405,28 @@ pub enum NotReady {
     /// It is declared unprivileged and is not.
     #[error("it is declared unprivileged and is privileged")]
     Privileged,
+    /// It was just made, and its declared map is not in its conf yet.
+    #[error("its declared id map is not in its conf yet")]
+    NotWritten,
     /// It is not on this node, though it is to decide the owner.
     #[error("it is not on this node")]
     NotHere,
     /// Its state is unknown.
     #[error("its state is unknown")]
     Unknown,
+}
+
+/// What stands against another id map.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum MapChange {
+    /// These ids would be others on the host, and the files of a container stay as they are.
+    Moves(Vec<Moved>),
+    /// The lines that are there are not pctd's.
+    Foreign(Vec<RawLine>),
+    /// The lines that are there are none.
+    Unreadable(String),
+    /// The container would be made with a root file system that its root cannot own.
+    Unmakeable(Vec<Moved>),
 }
 
 /// What a lost ledger may have known.
@@ -512,6 +548,8 @@ reasons! {
     NoQuorum: Calm,
     OtherNodeActs: Backoff,
     UnprivilegedMismatch: Calm,
+    IdmapChange: Calm,
+    SubIdsMissing: Calm,
     IdmapNotReady: Backoff,
     OwnerConflict: Calm,
     IdUnmapped: Calm,
@@ -548,6 +586,38 @@ fn mismatch(ctid: Ctid, wanted: bool, source: Option<Ctid>) -> String {
             "container {ctid} is {is} but is declared {wanted}; Proxmox cannot change that in place: back it up and restore it with `pct restore {ctid} BACKUP --force 1 --unprivileged {flag}`, or correct the declaration"
         ),
     }
+}
+
+/// How many moved ranges a message names.
+const NAMED_RANGES: usize = 4;
+
+fn map_change(ctid: Ctid, why: &MapChange) -> String {
+    match why {
+        MapChange::Moves(moved) => format!(
+            "the declared id map gives other host ids to {} of container {ctid}, and files on its disks keep theirs: what belongs to these ids now would be nobody's; change those files while it is stopped, or see that there are none, then `pctd apply {ctid}` writes the map",
+            ranges(moved)
+        ),
+        MapChange::Foreign(lines) => {
+            let lines: Vec<String> = lines.iter().map(|line| format!("`{line}`")).collect();
+            format!(
+                "container {ctid} has lines of an id map that pctd did not write and that are not declared ({}); `pctd apply {ctid}` puts the declared ones in their place",
+                lines.join(", ")
+            )
+        }
+        MapChange::Unreadable(why) => format!(
+            "the id map of container {ctid} is not the declared one and cannot be read: {why}; `pctd apply {ctid}` puts the declared one in its place"
+        ),
+        MapChange::Unmakeable(moved) => format!(
+            "container {ctid} is not made, because Proxmox unpacks or copies its root file system for other host ids of {} than are declared; declare an id map that leaves these as they are",
+            ranges(moved)
+        ),
+    }
+}
+
+fn ranges(moved: &[Moved]) -> String {
+    let named: Vec<String> = moved.iter().take(NAMED_RANGES).map(ToString::to_string).collect();
+    let more = if moved.len() > NAMED_RANGES { " and others" } else { "" };
+    named.join(", ") + more
 }
 
 fn lost(missing: &Missing, why: &str) -> String {

@@ -82,6 +82,14 @@ pub enum Notice {
         /// The domain.
         domain: String,
     },
+    /// A raw line that pctd added is no longer declared, and is not removed.
+    #[error("`{line}` was added by pctd and is no longer declared; {why}")]
+    PrunableLine {
+        /// The line.
+        line: crate::conf::RawLine,
+        /// Why it stays.
+        why: WhyKept,
+    },
     /// A mount that pctd added is no longer declared, and is not removed.
     #[error("{key} ({value}) was added by pctd and is no longer declared; {why}")]
     Prunable {
@@ -101,7 +109,7 @@ pub enum WhyKept {
     #[error("`\"prune\": true` in the settings removes it")]
     Off,
     /// The ledger was lost once, so it is not sure what pctd added.
-    #[error("the ledger was lost, so it is left to you: `pct set CTID --delete mpN`")]
+    #[error("the ledger was lost, so it is left to you: remove it by hand")]
     LedgerLost,
 }
 
@@ -121,6 +129,7 @@ impl Notice {
             Self::KeepAttrs { .. } => "KeepAttrs",
             Self::CertificateForeign { .. } => "CertificateForeign",
             Self::Prunable { .. } => "Prunable",
+            Self::PrunableLine { .. } => "PrunableLine",
         }
     }
 }

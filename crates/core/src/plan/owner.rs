@@ -10,6 +10,7 @@ use crate::ids::{Ctid, HostIds};
 use crate::ledger::Memory;
 use crate::observed::{ObservedContainer, Presence, Running, Snapshot};
 use crate::plan::hold::{Hold, NotReady};
+use crate::plan::id_map;
 use crate::plan::sharing;
 
 /// `nobody:nogroup` of Debian, the seed's fallback.
@@ -105,7 +106,7 @@ pub(crate) fn maps_of(
     for ctid in volume.mounts.keys() {
         match snapshot.containers.get(ctid) {
             Some(Presence::Here(container)) => {
-                let map = map_of(desired, *ctid, container);
+                let map = written_map_of(desired, snapshot, *ctid, container);
                 maps.insert(*ctid, map.map(|map| on_disk(map, &container.conf, *ctid, volume)));
             }
             Some(Presence::OnNode(node)) if is_shared && volume.is_on(node) => {
@@ -124,6 +125,23 @@ pub(crate) fn maps_of(
         }
     }
     maps
+}
+
+/// Returns the map a container uses; one that was just made and does not have its declared map yet
+/// has none: what is owned through another one would be owned twice.
+fn written_map_of(
+    desired: &Desired,
+    snapshot: &Snapshot,
+    ctid: Ctid,
+    container: &ObservedContainer,
+) -> Result<IdMap, NotReady> {
+    let map = map_of(desired, ctid, container)?;
+    let declared = desired.containers.get(&ctid).and_then(|def| def.id_map.as_ref());
+    let is_fresh = snapshot.ledger.making.contains_key(&ctid) && container.running == Running::No;
+    if is_fresh && declared.is_some_and(|declared| !id_map::is_in(&container.conf, declared)) {
+        return Err(NotReady::NotWritten);
+    }
+    Ok(map)
 }
 
 /// Returns the map as it is on the disk below a volume, where the container's mount of it carries

@@ -25,12 +25,7 @@ pub(crate) fn plan(
     running: bool,
 ) -> Vec<MpKey> {
     let found = Leftovers::find(plan, desired, snapshot, ctid, conf, running);
-    let kept = match (desired.settings.prune, &snapshot.memory) {
-        (false, _) => Some(WhyKept::Off),
-        (true, Memory::Lost(_)) => Some(WhyKept::LedgerLost),
-        (true, Memory::Whole) => None,
-    };
-    if let Some(why) = kept {
+    if let Some(why) = why_kept(desired, snapshot) {
         let notice = |remove: RemoveMount| {
             let RemoveMount { key, value, .. } = remove;
             Notice::Prunable { key, value, why }
@@ -39,9 +34,9 @@ pub(crate) fn plan(
         return Vec::new();
     }
     if snapshot.requests.removal != Removal::Allowed {
-        let keys: Vec<MpKey> = found.removals.iter().map(|remove| remove.key).collect();
-        if !keys.is_empty() {
-            plan.holds.push(Hold::ConfigUnsettled { ctid, keys });
+        let what: Vec<String> = found.removals.iter().map(|r| r.key.to_string()).collect();
+        if !what.is_empty() {
+            plan.holds.push(Hold::ConfigUnsettled { ctid, what });
         }
         return Vec::new();
     }
@@ -49,6 +44,15 @@ pub(crate) fn plan(
     plan.holds.extend(found.foreign_pending.into_iter().map(foreign));
     plan.steps.extend(found.removals.into_iter().map(Step::RemoveMount));
     found.waiting
+}
+
+/// Returns why nothing is removed, whatever is left over.
+pub(super) fn why_kept(desired: &Desired, snapshot: &Snapshot) -> Option<WhyKept> {
+    match (desired.settings.prune, &snapshot.memory) {
+        (false, _) => Some(WhyKept::Off),
+        (true, Memory::Lost(_)) => Some(WhyKept::LedgerLost),
+        (true, Memory::Whole) => None,
+    }
 }
 
 /// What of pctd's stands in a conf without being declared.

@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use crate::conf::{RawEdit, RawLine};
 use crate::ids::{Ctid, HostIds, MpKey, VolumeName};
 use crate::ledger::Making;
 
@@ -19,6 +20,8 @@ pub enum Step {
     CloneContainer(CloneContainer),
     /// Set properties of a container, in one call.
     ConfigureContainer(ConfigureContainer),
+    /// Edit raw lines of a conf, which `pct` cannot.
+    EditConf(EditConf),
     /// Make the host directory of a volume, with what is missing above it.
     CreateDirectory {
         /// The directory.
@@ -36,6 +39,9 @@ pub enum Step {
     RebootContainer {
         /// The mounts that wait.
         keys: Vec<MpKey>,
+        /// The raw lines that wait: those that came, and those that went.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        lines: Vec<RawLine>,
         /// What else would take effect with them, changed by others.
         others: Vec<String>,
     },
@@ -89,6 +95,30 @@ pub struct ConfigureContainer {
     /// How the container was made, where this finishes it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub finishes: Option<Making>,
+}
+
+/// Raw lines of a conf that go and come. A running container has them from its next start on.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize, schemars::JsonSchema)]
+pub struct EditConf {
+    /// The lines that go.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub remove: Vec<RawLine>,
+    /// The lines that come.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub add: Vec<RawLine>,
+    /// Whether a running container has to be restarted for it.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub after_restart: bool,
+    /// How the container was made, where this is part of finishing it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub finishes: Option<Making>,
+}
+
+impl EditConf {
+    /// Returns the edit of the text.
+    pub fn edit(&self) -> RawEdit {
+        RawEdit { remove: self.remove.clone(), add: self.add.clone() }
+    }
 }
 
 /// Owners and modes to be set in a volume.
@@ -184,6 +214,7 @@ impl Step {
         "create_container",
         "clone_container",
         "configure_container",
+        "edit_conf",
         "create_directory",
         "set_ownership",
         "create_certificate",
@@ -199,6 +230,7 @@ impl Step {
             Self::CreateContainer(_) => "create_container",
             Self::CloneContainer(_) => "clone_container",
             Self::ConfigureContainer(_) => "configure_container",
+            Self::EditConf(_) => "edit_conf",
             Self::CreateDirectory { .. } => "create_directory",
             Self::SetOwnership(_) => "set_ownership",
             Self::CreateCertificate(_) => "create_certificate",

@@ -65,6 +65,7 @@ pub(crate) fn all() -> Vec<Case> {
     cases.extend(certificates());
     cases.extend(crate::definitions::all());
     cases.extend(crate::cluster::all());
+    cases.extend(crate::lines::all());
     cases
 }
 

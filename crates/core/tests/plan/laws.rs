@@ -8,7 +8,8 @@ mod model;
 
 use std::collections::BTreeSet;
 
-use pctd_core::conf::{Conf, MountClass, MountEntry, normalise_path};
+use bstr::BString;
+use pctd_core::conf::{Conf, MountClass, MountEntry, RawLine, normalise_path};
 use pctd_core::desired::Enforce;
 use pctd_core::desired::{Desired, Mount, Volume};
 use pctd_core::ids::{Ctid, HostIds, Key, VolumeName};
@@ -53,17 +54,28 @@ struct Frame {
 }
 
 impl Frame {
-    fn of(node: &Node, ctid: Ctid, conf: &Conf, ours: &BTreeSet<String>) -> Self {
+    fn of(
+        node: &Node,
+        ctid: Ctid,
+        conf: &Conf,
+        ours: &BTreeSet<String>,
+        edited: &BTreeSet<RawLine>,
+    ) -> Self {
         let lines = |section: &pctd_core::conf::Section| -> BTreeSet<String> {
             let foreign = section.properties().iter().filter(|(name, _)| !ours.contains(*name));
             foreign.map(|(name, value)| format!("{name}: {value}")).collect()
         };
         let (current, pending) = (&conf.current, &conf.pending);
+        // What pctd wrote comes and goes; whether it may is for the model to judge.
+        let is_own = |(key, value): &&(String, BString)| {
+            let line = format!("{key}: {value}").parse::<RawLine>();
+            line.is_ok_and(|line| edited.contains(&line))
+        };
         let rest = format!(
             "{:?} {:?} {:?} {:?} {:?} {}",
             current.description(),
             current.env(),
-            current.lxc(),
+            current.lxc().iter().filter(|line| !is_own(line)).collect::<Vec<_>>(),
             pending.deletes().keys().filter(|n| !ours.contains(&n.to_string())).collect::<Vec<_>>(),
             conf.snapshots,
             node.desired.mounts_of(ctid).count(),
@@ -149,8 +161,14 @@ fn check_frames(before: &Node, after: &Node) {
             // A key that somebody deleted is free from then on.
             ours.extend(writable(before, *ctid, &was));
         }
-        let was = Frame::of(before, *ctid, &was, &ours);
-        assert_eq!(was, Frame::of(after, *ctid, now, &ours), "{ctid}");
+        let edits = after.taken.iter().filter_map(|(key, step)| match step {
+            Step::EditConf(edit) if *key == Key::Container(*ctid) => Some(edit),
+            _ => None,
+        });
+        let lines: BTreeSet<RawLine> =
+            edits.flat_map(|edit| edit.add.iter().chain(&edit.remove)).cloned().collect();
+        let was = Frame::of(before, *ctid, &was, &ours, &lines);
+        assert_eq!(was, Frame::of(after, *ctid, now, &ours, &lines), "{ctid}");
     }
 }
 

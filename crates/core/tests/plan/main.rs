@@ -7,6 +7,7 @@ mod cases;
 mod cluster;
 mod definitions;
 mod laws;
+mod lines;
 mod world;
 
 use std::collections::BTreeSet;

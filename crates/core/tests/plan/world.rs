@@ -9,19 +9,22 @@ use pctd_core::config::{Strictness, load};
 use pctd_core::desired::{Desired, Source};
 use pctd_core::idmap::IdMap;
 use pctd_core::ids::{Ctid, HostIds, VolumeName};
-use pctd_core::ledger::{Ledger, LedgerEntry, Memory, PairRecord};
+use pctd_core::ledger::{Edited, Ledger, LedgerEntry, Memory, PairRecord};
 use pctd_core::observed::{
     Accounts, Audit, Cluster, FileSystem, MakingFacts, NodeState, ObservedContainer, ObservedPair,
     ObservedVolume, PairFile, Presence, Removal, Requests, Running, Snapshot, SourceDir,
     SourceState, TemplateState,
 };
 use pctd_core::plan::{Effective, Hold, Plans, Step, plan};
+use pctd_core::subids::{SubIds, SubRanges};
 
 /// A conf of an ordinary unprivileged container, without mounts.
 pub(crate) const UNPRIVILEGED: &str =
     "arch: amd64\nrootfs: local:1/x.raw,size=1G\nunprivileged: 1\n";
 /// A conf of a privileged container.
 pub(crate) const PRIVILEGED: &str = "arch: amd64\nrootfs: local:1/x.raw,size=1G\n";
+/// The boot of the host.
+pub(crate) const BOOT: &str = "this boot";
 /// When certificates are looked at, in seconds since 1970.
 pub(crate) const NOW: u64 = 1_000_000_000;
 /// The second container of the classic conflict.
@@ -87,6 +90,8 @@ impl World {
             waited: BTreeMap::new(),
             restarted: BTreeMap::new(),
             missing_sources: BTreeMap::new(),
+            sub_ids: SubIds::default(),
+            boot: BOOT.to_owned(),
             accounts: Accounts { users, groups },
             requests: Requests::default(),
             making: MakingFacts { templates, ..MakingFacts::default() },
@@ -213,9 +218,31 @@ impl World {
         self
     }
 
+    /// pctd wrote these raw lines.
+    pub(crate) fn wrote_lines(self, id: u32, lines: &[&str]) -> Self {
+        let lines = lines.iter().map(|line| line.parse().unwrap()).collect();
+        self.entered(LedgerEntry::LinesIntended { ctid: ctid(id), lines })
+    }
+
+    /// pctd wrote these raw lines while it ran with this init.
+    pub(crate) fn edited(self, id: u32, init: u32, added: &[&str], removed: &[&str]) -> Self {
+        let lines =
+            |lines: &[&str]| lines.iter().map(|line| line.parse().unwrap()).collect::<Vec<_>>();
+        let (added, removed) = (lines(added), lines(removed));
+        let edited = Edited { boot: BOOT.to_owned(), init: Some(init), added, removed };
+        self.entered(LedgerEntry::EditWaits { ctid: ctid(id), edited: Some(edited) })
+    }
+
+    /// Root may map these ids of the host and no others.
+    pub(crate) fn sub_ids(mut self, text: &str) -> Self {
+        let ranges = || SubRanges::parse(text.as_bytes());
+        self.snapshot.sub_ids = SubIds { users: ranges(), groups: ranges() };
+        self
+    }
+
     /// An admin named it to be made again.
     pub(crate) fn remade(mut self, id: u32) -> Self {
-        self.snapshot.requests.remade.insert(ctid(id));
+        self.snapshot.requests.named.insert(ctid(id));
         self
     }
 
@@ -358,6 +385,13 @@ fn line(step: &Step) -> String {
             let finish = if configure.finishes.is_some() { "finish" } else { "configure" };
             format!("{finish}:{}{delete}", properties(&configure.set))
         }
+        Step::EditConf(edit) => {
+            let removed = edit.remove.iter().map(|line| format!(" -{line}"));
+            let added = edit.add.iter().map(|line| format!(" +{line}"));
+            let what = if edit.finishes.is_some() { "finish" } else { "edit" };
+            let when = if edit.after_restart { " after restart" } else { "" };
+            format!("{what} lines:{}{when}", removed.chain(added).collect::<String>())
+        }
         Step::StartContainer {} => "start".to_owned(),
         Step::RemoveMount(remove) => {
             let what = if remove.pending { "pending " } else { "" };
@@ -367,7 +401,10 @@ fn line(step: &Step) -> String {
             };
             format!("-{what}{}: {}{when}", remove.key, remove.value)
         }
-        Step::RebootContainer { keys, others } => format!("reboot for {keys:?}, also {others:?}"),
+        Step::RebootContainer { keys, lines, others } => {
+            let lines = lines.iter().fold(String::new(), |all, line| format!("{all} `{line}`"));
+            format!("reboot for {keys:?}{lines}, also {others:?}")
+        }
     }
 }
 

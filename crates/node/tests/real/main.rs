@@ -7,9 +7,9 @@
 
 mod adversary;
 mod certificate;
+mod conf_edit;
 mod file_systems;
 mod going_on;
-mod conf_edit;
 mod hostile;
 mod limits;
 mod observe;

@@ -4,8 +4,8 @@ use std::fmt::Write as _;
 
 use pctd_core::condition::Truth;
 use pctd_core::plan::{
-    CloneContainer, ConfigureContainer, CreateCertificate, CreateContainer, Effective, RemoveMount,
-    SetMount, SetOwnership, Step,
+    CloneContainer, ConfigureContainer, CreateCertificate, CreateContainer, EditConf, Effective,
+    RemoveMount, SetMount, SetOwnership, Step,
 };
 use pctd_core::report::{
     CheckReport, ConditionReport, InspectReport, KeyReport, KeyState, KeyStatus, PlanReport,
@@ -67,6 +67,7 @@ fn key(text: &mut String, title: &str, entry: &KeyReport, palette: Palette) {
             Step::CreateContainer(container) => created(text, container, palette),
             Step::CloneContainer(clone) => cloned(text, clone, palette),
             Step::ConfigureContainer(configure) => configured(text, configure, palette),
+            Step::EditConf(edit) => edited(text, edit, palette),
             Step::CreateDirectory { path } => {
                 let sign = palette.paint(Tone::Add, "+");
                 line(text, format_args!("  {sign} directory {path}"));
@@ -90,8 +91,10 @@ fn key(text: &mut String, title: &str, entry: &KeyReport, palette: Palette) {
                 line(text, format_args!("  {sign} start, because a restart left it stopped"));
             }
             Step::RemoveMount(remove) => removal(text, remove, palette),
-            Step::RebootContainer { keys, others } => {
-                let names: Vec<String> = keys.iter().map(ToString::to_string).collect();
+            Step::RebootContainer { keys, lines, others } => {
+                let keys = keys.iter().map(ToString::to_string);
+                let names: Vec<String> =
+                    keys.chain(lines.iter().map(|l| format!("`{l}`"))).collect();
                 let sign = palette.paint(Tone::Change, "~");
                 line(text, format_args!("  {sign} restart, for {}", names.join(", ")));
                 if !others.is_empty() {
@@ -152,6 +155,18 @@ fn configured(text: &mut String, configure: &ConfigureContainer, palette: Palett
         let sign = palette.paint(Tone::Bad, "-");
         line(text, format_args!("  {sign} {name}"));
     }
+}
+
+fn edited(text: &mut String, edit: &EditConf, palette: Palette) {
+    for raw in &edit.remove {
+        line(text, format_args!("  {} {raw}", palette.paint(Tone::Bad, "-")));
+    }
+    for raw in &edit.add {
+        line(text, format_args!("  {} {raw}", palette.paint(Tone::Add, "+")));
+    }
+    let when = if edit.after_restart { "seen after a restart" } else { "seen at the next start" };
+    let note = format!("    raw lines of the conf; {when}");
+    line(text, format_args!("{}", palette.paint(Tone::Dim, note)));
 }
 
 fn mount(text: &mut String, set: &SetMount, palette: Palette) {
@@ -444,14 +459,29 @@ mod tests {
                     delete: vec!["onboot".to_owned()],
                     finishes: None,
                 }),
+                Step::EditConf(EditConf {
+                    remove: vec!["lxc.idmap: u 0 100000 65536".parse().unwrap()],
+                    add: vec!["lxc.idmap: u 0 100000 1000".parse().unwrap()],
+                    after_restart: true,
+                    finishes: None,
+                }),
+                Step::EditConf(EditConf {
+                    add: vec!["lxc.cap.drop: x".parse().unwrap()],
+                    ..EditConf::default()
+                }),
                 set(0, "/tank/data,mp=/data", None, Effective::Now),
                 set(1, "/tank/data,mp=/b,ro=1", Some("/tank/data,mp=/b"), Effective::AfterRestart),
                 set(2, "/tank/data,mp=/c", None, Effective::NextStart),
                 remove(4, true),
                 remove(5, false),
-                Step::RebootContainer { keys: vec![MpKey::new(1)], others: Vec::new() },
+                Step::RebootContainer {
+                    keys: vec![MpKey::new(1)],
+                    lines: vec!["lxc.cap.drop: x".parse().unwrap()],
+                    others: Vec::new(),
+                },
                 Step::RebootContainer {
                     keys: vec![MpKey::new(1), MpKey::new(3)],
+                    lines: Vec::new(),
                     others: vec!["cores".to_owned(), "swap".to_owned()],
                 },
                 Step::StartContainer {},
@@ -490,6 +520,11 @@ container 100
   + clone of 900, snapshot ready, named web, on quick
   ~ memory: 512
   - onboot
+  - lxc.idmap: u 0 100000 65536
+  + lxc.idmap: u 0 100000 1000
+    raw lines of the conf; seen after a restart
+  + lxc.cap.drop: x
+    raw lines of the conf; seen at the next start
   + mp0: /tank/data,mp=/data
     volume data; plugged in at once, once the volume is ready
   - mp1: /tank/data,mp=/b
@@ -501,7 +536,7 @@ container 100
     pending, added by pctd and no longer declared
   - mp5: /srv/old,mp=/old
     added by pctd and no longer declared; in force until a restart
-  ~ restart, for mp1
+  ~ restart, for mp1, `lxc.cap.drop: x`
   ~ restart, for mp1, mp3
     also takes effect: cores, swap
   ~ start, because a restart left it stopped
@@ -511,9 +546,9 @@ container 100
 
 ";
         let text = plan(&full(), Tense::Plan, Palette::none());
-        assert_eq!(text, format!("{expected}16 steps, 1 hold, 1 failed, 1 in sync.\n"));
+        assert_eq!(text, format!("{expected}18 steps, 1 hold, 1 failed, 1 in sync.\n"));
         let text = plan(&full(), Tense::Done, Palette::none());
-        assert_eq!(text, format!("{expected}16 steps taken, 1 hold, 1 failed, 1 in sync.\n"));
+        assert_eq!(text, format!("{expected}18 steps taken, 1 hold, 1 failed, 1 in sync.\n"));
     }
 
     #[test]

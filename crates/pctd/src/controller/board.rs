@@ -121,9 +121,10 @@ impl Board {
 
     /// Returns whether a clone is about to lose what it still has of its source.
     pub(crate) fn is_finishing_clones(&self) -> bool {
-        let finishes = |step: &Step| {
-            let Step::ConfigureContainer(step) = step else { return false };
-            step.finishes == Some(Making::Clone)
+        let finishes = |step: &Step| match step {
+            Step::ConfigureContainer(step) => step.finishes == Some(Making::Clone),
+            Step::EditConf(step) => step.finishes == Some(Making::Clone),
+            _ => false,
         };
         self.entries.values().any(|entry| {
             entry.state == Some(KeyState::Progressing)

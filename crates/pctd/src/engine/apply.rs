@@ -13,6 +13,7 @@ use pctd_node::{Exit, PctClass, WalkError, WalkReport, WalkRequest};
 use tracing::info;
 
 use super::observe::walk_request;
+use super::restart::Waiting;
 use super::{Engine, StepEnd};
 use crate::config_files::chain;
 use crate::reconciler::Job;
@@ -42,14 +43,18 @@ impl Engine {
             (Key::Container(ctid), Step::ConfigureContainer(configure)) => {
                 job.uncut(|| self.configure(snapshot, *ctid, configure))
             }
+            (Key::Container(ctid), Step::EditConf(edit)) => {
+                job.uncut(|| self.edit_conf(snapshot, *ctid, edit))
+            }
             (Key::Container(ctid), Step::SetMount(set)) => {
                 job.uncut(|| self.set_mount(snapshot, *ctid, set))
             }
             (Key::Container(ctid), Step::RemoveMount(remove)) => {
                 job.uncut(|| self.remove_mount(snapshot, *ctid, remove))
             }
-            (Key::Container(ctid), Step::RebootContainer { keys, others }) => {
-                job.uncut(|| self.restart(desired, snapshot, *ctid, keys, others))
+            (Key::Container(ctid), Step::RebootContainer { keys, lines, others }) => {
+                let waiting = Waiting { keys, lines, others };
+                job.uncut(|| self.restart(desired, snapshot, *ctid, &waiting))
             }
             (Key::Container(ctid), Step::StartContainer {}) => {
                 job.uncut(|| self.start_again(*ctid))

@@ -242,6 +242,8 @@ impl Engine {
             waited: BTreeMap::new(),
             restarted,
             missing_sources,
+            sub_ids: self.node.sub_ids(),
+            boot: self.node.boot_id(),
             accounts,
             requests,
             making,

@@ -9,7 +9,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant, SystemTime};
 
-use pctd_core::conf::{Conf, MountClass};
+use pctd_core::conf::{Conf, MountClass, RawLine};
 use pctd_core::desired::Desired;
 use pctd_core::ids::{Ctid, MpKey};
 use pctd_core::ledger::{Ledger, LedgerEntry};
@@ -21,6 +21,17 @@ use super::{Engine, StepEnd};
 /// How long after `pct reboot` has returned a container may take to be seen running.
 const SEEN_RUNNING: Duration = Duration::from_secs(5);
 
+/// What a restart is made for.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Waiting<'a> {
+    /// Mount points of pctd's that are pending.
+    pub(super) keys: &'a [MpKey],
+    /// Raw lines of pctd's that came or went.
+    pub(super) lines: &'a [RawLine],
+    /// What others changed.
+    pub(super) others: &'a [String],
+}
+
 impl Engine {
     /// Restarts a container; see the module.
     pub(super) fn restart(
@@ -28,9 +39,9 @@ impl Engine {
         desired: &Desired,
         snapshot: &Snapshot,
         ctid: Ctid,
-        keys: &[MpKey],
-        others: &[String],
+        waiting: &Waiting<'_>,
     ) -> StepEnd {
+        let Waiting { keys, lines, others } = *waiting;
         let Some(Presence::Here(container)) = snapshot.containers.get(&ctid) else {
             return StepEnd::Refused;
         };
@@ -44,7 +55,8 @@ impl Engine {
         if let Err(error) = self.enter([entry, LedgerEntry::StartOwed(ctid)]) {
             return StepEnd::Failed(error);
         }
-        let own: Vec<String> = keys.iter().map(ToString::to_string).collect();
+        let own = keys.iter().map(ToString::to_string);
+        let own: Vec<String> = own.chain(lines.iter().map(ToString::to_string)).collect();
         let also = match others {
             [] => String::new(),
             others => format!("; also applies what others changed: {}", others.join(", ")),
@@ -61,7 +73,11 @@ impl Engine {
         if self.comes_back(ctid, container) {
             let elapsed = u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX);
             info!(CTID = %ctid, STEP = "reboot_container", ELAPSED_MS = elapsed, "{ctid}: restarted");
-            return StepEnd::Done;
+            // Whatever its init is: it has been started with the conf as it is.
+            return match self.enter([LedgerEntry::EditWaits { ctid, edited: None }]) {
+                Ok(()) => StepEnd::Done,
+                Err(error) => StepEnd::Failed(error),
+            };
         }
         let why = called.err().map_or_else(|| "it is not running".to_owned(), |e| e.to_string());
         match self.observe_one(ctid).map(|now| now.running) {
@@ -87,7 +103,22 @@ impl Engine {
     pub(super) fn start_again(&self, ctid: Ctid) -> StepEnd {
         let called = self.node.pct().start(ctid);
         // Whatever the exit code: somebody else may have started it.
-        let is_running = self.observe_one(ctid).is_some_and(|now| now.running != Running::No);
+        let runs = || self.observe_one(ctid).is_some_and(|now| now.running != Running::No);
+        let mut is_running = runs();
+        if let (Err(error), false) = (&called, is_running) {
+            // A crash in the middle of a restart may have left lines it does not start with.
+            match self.take_back_lines(ctid) {
+                Ok(None) => {}
+                Ok(Some(done)) => {
+                    error!(CTID = %ctid, STEP = "start_container", "{ctid}: {error}; {done}");
+                    self.memory().restart_failed.insert(ctid, error.to_string());
+                    // What it says does not matter: whether it runs does.
+                    drop(self.node.pct().start(ctid));
+                    is_running = runs();
+                }
+                Err(why) => return StepEnd::Failed(format!("{error}; {why}")),
+            }
+        }
         match called {
             _ if is_running => {
                 info!(CTID = %ctid, STEP = "start_container", "{ctid}: started again");
@@ -108,7 +139,9 @@ impl Engine {
             let Presence::Here(container) = presence else { return None };
             let is_due = match container.running {
                 Running::No => ledger.start_owed.contains(ctid),
-                Running::Yes { .. } => !container.conf.pending.is_empty(),
+                Running::Yes { .. } => {
+                    !container.conf.pending.is_empty() || ledger.edited.contains_key(ctid)
+                }
             };
             let path = is_due.then(|| self.missing_source(&container.conf)).flatten()?;
             Some((*ctid, path))
@@ -188,13 +221,21 @@ impl Engine {
                 why.extend(["; ", &key.to_string(), " could not be put back: ", &error]);
             }
         }
+        let put_back = match self.take_back_lines(ctid) {
+            Ok(Some(done)) => done,
+            Ok(None) => "its old mounts were put back",
+            Err(error) => {
+                why.extend(["; its raw lines could not be put back: ", &error]);
+                "its old mounts were put back"
+            }
+        };
         match self.node.pct().start(ctid) {
             Ok(()) => {
-                why.push_str("; its old mounts were put back and it was started");
+                why.extend(["; ", put_back, " and it was started"]);
                 (why, true)
             }
             Err(error) => {
-                why.extend(["; starting it with its old mounts failed: ", &error.to_string()]);
+                why.extend(["; ", put_back, ", and starting it failed: ", &error.to_string()]);
                 (why, false)
             }
         }

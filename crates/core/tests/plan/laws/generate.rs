@@ -294,6 +294,26 @@ fn any_config() -> impl Strategy<Value = Value> {
         }
         settings
     });
+    let map = |ranges: &[(u32, u32, u32)]| -> Value {
+        let of = |kind: &'static str| {
+            ranges.iter().map(move |(container, host, size)| {
+                json!({"type": kind, "container_id": container, "host_id": host, "size": size})
+            })
+        };
+        of("uid").chain(of("gid")).collect()
+    };
+    let maps = option::weighted(
+        0.5,
+        select(vec![
+            map(&[(0, 100_000, 65_536)]),
+            map(&[(0, 100_000, 1000), (1000, 1000, 1), (1001, 101_001, 64_535)]),
+            map(&[(0, 100_000, 100_000)]),
+            map(&[(0, 200_000, 65_536)]),
+        ]),
+    );
+    let options =
+        option::weighted(0.4, Just(json!(["lxc.cap.drop: sys_admin", "lxc.cap.keep: x"])));
+    let raw = (maps, options, any::<bool>());
     let [a, b, c] = VOLUMES.map(|(_, path, target)| any_volume(path, target).boxed());
     let source = option::of(select(vec![
         json!({"template": "local:vztmpl/x", "memory_mb": 256}),
@@ -303,7 +323,7 @@ fn any_config() -> impl Strategy<Value = Value> {
     ]));
     let declared = option::weighted(
         0.4,
-        (select(CTIDS.to_vec()), option::weighted(0.6, any::<bool>()), source),
+        (select(CTIDS.to_vec()), option::weighted(0.6, any::<bool>()), source, raw),
     );
     (settings, option::of(a), option::of(b), c, declared).prop_map(
         |(settings, a, b, c, declared)| {
@@ -314,11 +334,20 @@ fn any_config() -> impl Strategy<Value = Value> {
             if let Some(b) = b {
                 config["shared_volumes"]["b"] = b;
             }
-            if let Some((id, unprivileged, source)) = declared {
+            if let Some((id, unprivileged, source, (map, options, manage))) = declared {
                 // 102 would be a clone of itself.
                 let mut definition = source.filter(|_| id != 102).unwrap_or_else(|| json!({}));
                 if let Some(unprivileged) = unprivileged {
                     definition["unprivileged"] = json!(unprivileged);
+                }
+                if let Some(map) = map.filter(|_| unprivileged != Some(false)) {
+                    definition["id_maps"] = map;
+                }
+                if let Some(options) = options {
+                    definition["lxc_options"] = options;
+                    if manage {
+                        config["settings"]["manage"] = json!(["lxc_options"]);
+                    }
                 }
                 config["lxc_configs"] = json!({id.to_string(): definition});
             }

@@ -10,11 +10,14 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use pctd_core::conf::{Conf, Force, MountClass, MountEntry, MountPoint, normalise_path};
+use bstr::BString;
+use pctd_core::conf::{Conf, Force, MountClass, MountEntry, MountPoint, RawLine, normalise_path};
 use pctd_core::desired::{Desired, Mode, Source as MadeFrom};
 use pctd_core::idmap::IdMap;
 use pctd_core::ids::{Ctid, HostIds, Key, MpKey, VolumeName};
-use pctd_core::ledger::{CertificateRecord, Ledger, LedgerEntry, Making, Memory, PairRecord};
+use pctd_core::ledger::{
+    CertificateRecord, Edited, Ledger, LedgerEntry, Making, Memory, PairRecord,
+};
 use pctd_core::observed::{
     Accounts, Audit, Cluster, MakingFacts, NodeState, ObservedCertificates, ObservedContainer,
     ObservedPair, ObservedVolume, PairFile, Presence, Removal, Requests, Running, Snapshot,
@@ -22,11 +25,12 @@ use pctd_core::observed::{
 };
 use pctd_core::ownership::{Change, EntryKind, EntryStat, OwnershipRule, Place};
 use pctd_core::plan::{
-    CloneContainer, ConfigureContainer, CreateCertificate, CreateContainer, Hold, Plans,
+    CloneContainer, ConfigureContainer, CreateCertificate, CreateContainer, EditConf, Hold, Plans,
     RemoveMount, SetMount, Step, plan,
 };
+use pctd_core::subids::SubIds;
 
-use crate::world::file_system;
+use crate::world::{BOOT, file_system};
 
 /// What lies at the host path of a volume.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -244,6 +248,8 @@ impl Node {
                 .iter()
                 .filter_map(|ctid| Some((*ctid, self.missing_source(*ctid)?)))
                 .collect(),
+            sub_ids: SubIds::default(),
+            boot: BOOT.to_owned(),
             accounts: Accounts {
                 users: BTreeMap::from([("nobody".to_owned(), nobody)]),
                 groups: BTreeMap::from([("nogroup".to_owned(), 65_534)]),
@@ -346,12 +352,13 @@ impl Node {
             (Key::Container(ctid), Step::ConfigureContainer(configure)) => {
                 self.configure(*ctid, configure, crash);
             }
+            (Key::Container(ctid), Step::EditConf(edit)) => self.edit_conf(*ctid, edit, crash),
             (Key::Container(ctid), Step::SetMount(set)) => self.set_mount(*ctid, set, crash),
             (Key::Container(ctid), Step::RemoveMount(remove)) => {
                 self.remove_mount(*ctid, remove, crash);
             }
-            (Key::Container(ctid), Step::RebootContainer { keys, others }) => {
-                self.reboot(*ctid, keys, others, crash);
+            (Key::Container(ctid), Step::RebootContainer { keys, lines, others }) => {
+                self.reboot(*ctid, (keys, lines), others, crash);
             }
             (Key::Container(ctid), Step::StartContainer {}) => {
                 if crash.is_none_or(|crash| crash == Crash::AfterStep) {
@@ -452,6 +459,66 @@ impl Node {
             Some(_) => LedgerEntry::MountIntended { ctid, key, value },
             None => LedgerEntry::MountWritten { ctid, key, value },
         });
+    }
+
+    /// Edits the text as it would stand in the file: whatever is not named stays as it is.
+    fn edit_conf(&mut self, ctid: Ctid, edit: &EditConf, crash: Option<Crash>) {
+        let ledger = self.ledger.clone();
+        let is_fresh = ledger.making.contains_key(&ctid);
+        let desired = Arc::clone(&self.desired);
+        let pruned = edit.add.is_empty();
+        assert!(!pruned || is_fresh || desired.settings.prune, "prune is off");
+        assert!(
+            !pruned || is_fresh || self.removal == Removal::Allowed,
+            "nothing may be concluded"
+        );
+        let container = self.editable(ctid);
+        let running = container.running != Running::No;
+        assert_eq!(edit.after_restart, running);
+        for line in &edit.remove {
+            let own = ledger.is_own_line(ctid, line);
+            assert!(own || is_fresh && !running, "`{line}` is somebody else's");
+        }
+        let maps = |lines: &[RawLine]| lines.iter().any(|line| line.key() == RawLine::IDMAP);
+        let before = container.conf.effective_idmap();
+        let mut lines: Vec<_> = container.conf.current.lxc().to_vec();
+        for line in &edit.remove {
+            let is_it =
+                |(key, value): &(String, BString)| *key == line.key() && *value == line.value();
+            let at = lines.iter().position(is_it);
+            lines.remove(at.unwrap_or_else(|| panic!("`{line}` is not there")));
+        }
+        lines.extend(edit.add.iter().map(|line| (line.key().to_owned(), line.value().into())));
+        let mut after = container.conf.current.clone();
+        after.set_lxc(lines);
+        if maps(&edit.add) || maps(&edit.remove) {
+            let (before, after) = (before.unwrap(), after.effective_idmap().unwrap());
+            let moved = before.moved(&after);
+            let root = moved.iter().any(|ids| ids.first == 0);
+            assert!(moved.is_empty() || is_fresh && !running && !root, "files of {moved:?}");
+        }
+        let text = container.conf.rewritten().unwrap();
+        let edited = edit.edit().apply(ctid, &text).unwrap();
+        let init = match container.running {
+            Running::Yes { init, .. } => init,
+            Running::No => None,
+        };
+        if crash.is_none_or(|crash| crash == Crash::AfterStep) {
+            container.conf = Conf::parse(ctid, &edited).unwrap();
+            assert_eq!(container.conf.current, after, "another conf than was meant");
+        }
+        self.ledger.enter(LedgerEntry::LinesIntended { ctid, lines: edit.add.clone() });
+        if running {
+            let (added, removed) = (edit.add.clone(), edit.remove.clone());
+            let edited = Edited { boot: BOOT.to_owned(), init, added, removed };
+            let edited = match ledger.edited.get(&ctid).cloned() {
+                Some(before) => before.then(edited),
+                None => edited,
+            };
+            self.ledger.enter(LedgerEntry::EditWaits { ctid, edited: Some(edited) });
+        } else if crash.is_none() {
+            self.ledger.enter(LedgerEntry::LinesForgotten { ctid, lines: edit.remove.clone() });
+        }
     }
 
     /// Enters a container that pctd makes under an id that is nobody's and never was anybody's.
@@ -584,10 +651,22 @@ impl Node {
         }
     }
 
-    fn reboot(&mut self, ctid: Ctid, keys: &[MpKey], others: &[String], crash: Option<Crash>) {
+    fn reboot(
+        &mut self,
+        ctid: Ctid,
+        (keys, lines): (&[MpKey], &[RawLine]),
+        others: &[String],
+        crash: Option<Crash>,
+    ) {
         let (now, ledger) = (self.now.as_secs(), self.ledger.clone());
         // The daemon looks first: a start without a source would leave the guest stopped.
         assert_eq!(self.missing_source(ctid), None, "{ctid} would not start again");
+        let edited = ledger.edited.get(&ctid);
+        for line in lines {
+            let ours = edited.is_some_and(|e| e.added.contains(line) || e.removed.contains(line));
+            assert!(ours, "restarted for a line of others");
+        }
+        assert!(!keys.is_empty() || !lines.is_empty(), "restarted for nothing");
         let container = self.editable(ctid);
         let conf = &mut container.conf;
         let own: BTreeSet<String> = keys.iter().map(ToString::to_string).collect();
@@ -613,6 +692,9 @@ impl Node {
         }
         self.ledger.enter(LedgerEntry::Restarted { ctid, at: now });
         self.ledger.enter(LedgerEntry::StartOwed(ctid));
+        if crash.is_none() {
+            self.ledger.enter(LedgerEntry::EditWaits { ctid, edited: None });
+        }
     }
 
     /// Runs the keys in this order until nothing is left to do, letting time pass in between so

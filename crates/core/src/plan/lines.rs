@@ -1,0 +1,214 @@
+//! Raw lines of a conf: those that are declared, those that pctd added and nobody declares any more,
+//! and those that a running container does not have yet.
+//!
+//! Only lines are added that are not there, and only lines removed that pctd added. The others and
+//! their order are left alone.
+
+use std::collections::BTreeSet;
+
+use crate::conf::{RawEdit, RawLine};
+use crate::desired::{ContainerDef, Desired, Field};
+use crate::ids::Ctid;
+use crate::ledger::{Edited, LedgerEntry, Making};
+use crate::observed::{ObservedContainer, Removal, Running, Snapshot};
+use crate::plan::hold::{Hold, MapChange};
+use crate::plan::id_map;
+use crate::plan::notice::Notice;
+use crate::plan::planned::{ContainerPlan, FieldDrift};
+use crate::plan::prune::why_kept;
+use crate::plan::step::{EditConf, Step};
+
+/// A container whose raw lines are planned.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Site<'a> {
+    pub(super) desired: &'a Desired,
+    pub(super) snapshot: &'a Snapshot,
+    pub(super) ctid: Ctid,
+    pub(super) container: &'a ObservedContainer,
+    /// How pctd makes it, as long as it does.
+    pub(super) making: Option<Making>,
+    /// Whether pctd just made it, and it does not run.
+    pub(super) is_fresh: bool,
+}
+
+impl<'a> Site<'a> {
+    pub(super) fn new(
+        desired: &'a Desired,
+        snapshot: &'a Snapshot,
+        ctid: Ctid,
+        container: &'a ObservedContainer,
+    ) -> Self {
+        let making = snapshot.ledger.making.get(&ctid).copied();
+        let is_fresh = making.is_some() && container.running == Running::No;
+        Self { desired, snapshot, ctid, container, making, is_fresh }
+    }
+
+    pub(super) fn map_change(&self, why: MapChange) -> Hold {
+        Hold::IdmapChange { ctid: self.ctid, why }
+    }
+
+    fn definition(&self) -> Option<&'a ContainerDef> {
+        self.desired.containers.get(&self.ctid)
+    }
+
+    fn is_running(&self) -> bool {
+        self.container.running != Running::No
+    }
+
+    fn step(&self, edit: RawEdit) -> Option<EditConf> {
+        let RawEdit { remove, add } = edit;
+        if remove.is_empty() && add.is_empty() {
+            return None;
+        }
+        Some(EditConf { remove, add, after_restart: self.is_running(), finishes: self.making })
+    }
+}
+
+/// What of its definition a container lacks in raw lines.
+#[derive(Debug)]
+pub(super) struct Defined {
+    /// The edit that adds it.
+    pub(super) step: Option<EditConf>,
+    /// Whether it is not as defined and does not run: one that was just made is not done.
+    pub(super) is_open: bool,
+}
+
+/// Plans the id map and the raw lines of a definition.
+pub(super) fn definition(plan: &mut ContainerPlan, site: &Site<'_>) -> Defined {
+    let Some(def) = site.definition() else { return Defined { step: None, is_open: false } };
+    let mut edit = RawEdit::default();
+    let mut is_held = false;
+    if let Some(map) = &def.id_map {
+        match id_map::plan(site, map) {
+            Ok(change) => edit = change,
+            Err(hold) => {
+                plan.holds.push(hold);
+                is_held = true;
+            }
+        }
+    }
+    let current = &site.container.conf.current;
+    let options = &def.definition.lxc_options;
+    let missing: Vec<RawLine> =
+        options.iter().filter(|line| !line.is_in(current)).cloned().collect();
+    if site.making.is_some() || site.desired.settings.manage.contains(&Field::LxcOptions) {
+        edit.add.extend(missing);
+    } else if !missing.is_empty() {
+        let declared: Vec<String> = missing.iter().map(ToString::to_string).collect();
+        let (field, property) = (Field::LxcOptions, "lxc");
+        let declared = declared.join(", ");
+        plan.drift.push(FieldDrift { field, property, declared, found: None });
+    }
+    let step = site.step(edit);
+    Defined { is_open: (step.is_some() || is_held) && !site.is_running(), step }
+}
+
+/// Plans what pctd added and is no longer declared.
+pub(super) fn prune(plan: &mut ContainerPlan, site: &Site<'_>) {
+    let Site { desired, snapshot, ctid, container, .. } = *site;
+    let Some(own) = snapshot.ledger.lines.get(&ctid) else { return };
+    let current = &container.conf.current;
+    let (there, gone): (Vec<&RawLine>, Vec<&RawLine>) =
+        own.iter().partition(|line| line.is_in(current));
+    let declared = declared(site);
+    // What went from a running container may be put back as long as that has not been restarted.
+    let edited = snapshot.ledger.edited.get(&ctid);
+    let may_return = |line: &RawLine| edited.is_some_and(|edited| edited.removed.contains(line));
+    let forgotten: Vec<RawLine> = gone
+        .into_iter()
+        .filter(|line| !declared.contains(line) && !may_return(line))
+        .cloned()
+        .collect();
+    if !forgotten.is_empty() {
+        // Gone, by whoever: the same line later is not pctd's because of it.
+        plan.records.push(LedgerEntry::LinesForgotten { ctid, lines: forgotten });
+    }
+    // Lines of a declared map are for the map to settle.
+    let has_map = site.definition().is_some_and(|def| def.id_map.is_some());
+    let is_settled =
+        |line: &RawLine| declared.contains(line) || (has_map && line.key() == RawLine::IDMAP);
+    let mut left: Vec<RawLine> = there.into_iter().filter(|l| !is_settled(l)).cloned().collect();
+    if left.is_empty() {
+        return;
+    }
+    if let Some(why) = why_kept(desired, snapshot) {
+        plan.notices.extend(left.into_iter().map(|line| Notice::PrunableLine { line, why }));
+        return;
+    }
+    if snapshot.requests.removal != Removal::Allowed {
+        let what = left.iter().map(ToString::to_string).collect();
+        plan.holds.push(Hold::ConfigUnsettled { ctid, what });
+        return;
+    }
+    if left.iter().any(|line| line.key() == RawLine::IDMAP)
+        && let Err(hold) = without_map(site, &left)
+    {
+        plan.holds.push(hold);
+        left.retain(|line| line.key() != RawLine::IDMAP);
+    }
+    // Each as often as it is there.
+    let all = left.iter().flat_map(|line| std::iter::repeat_n(line, line.count_in(current)));
+    let edit = RawEdit { remove: all.cloned().collect(), add: Vec::new() };
+    plan.steps.extend(site.step(edit).map(Step::EditConf));
+}
+
+/// Judges the map that is left when these lines go.
+fn without_map(site: &Site<'_>, left: &[RawLine]) -> Result<(), Hold> {
+    let conf = &site.container.conf;
+    let unreadable = |why: String| site.map_change(MapChange::Unreadable(why));
+    let mut rest = Vec::new();
+    for line in id_map::idmap_lines(&conf.current) {
+        let line = line.map_err(unreadable)?;
+        if !left.contains(&line) {
+            rest.push((line.key().to_owned(), line.value().into()));
+        }
+    }
+    let mut after = conf.current.clone();
+    after.set_lxc(rest);
+    let map = after.effective_idmap().map_err(|error| unreadable(error.to_string()))?;
+    let remove = left.iter().filter(|line| line.key() == RawLine::IDMAP).cloned().collect();
+    id_map::judge(site, &RawEdit { remove, add: Vec::new() }, &map)
+}
+
+/// Returns every raw line that is declared for a container.
+fn declared(site: &Site<'_>) -> BTreeSet<RawLine> {
+    let mut lines = BTreeSet::new();
+    if let Some(def) = site.definition() {
+        lines.extend(def.definition.lxc_options.iter().cloned());
+        lines.extend(def.id_map.iter().flat_map(id_map::lines));
+    }
+    lines
+}
+
+/// Returns the lines that wait for a restart: those of pctd's that came or went since the container
+/// was started.
+pub(super) fn waiting(plan: &mut ContainerPlan, site: &Site<'_>) -> Vec<RawLine> {
+    let Site { snapshot, ctid, container, .. } = *site;
+    let Some(edited) = snapshot.ledger.edited.get(&ctid) else { return Vec::new() };
+    let current = &container.conf.current;
+    let mut lines: Vec<RawLine> =
+        edited.added.iter().filter(|line| line.is_in(current)).cloned().collect();
+    lines.extend(edited.removed.iter().filter(|line| !line.is_in(current)).cloned());
+    if container.running == Running::No && snapshot.ledger.start_owed.contains(&ctid) {
+        // It may not start with them, and then they are taken back.
+        return Vec::new();
+    }
+    if !is_run_of(edited, snapshot, container) || lines.is_empty() {
+        // It was started since, or somebody undid the edit.
+        plan.records.push(LedgerEntry::EditWaits { ctid, edited: None });
+        return Vec::new();
+    }
+    lines
+}
+
+/// Returns whether a container still runs as it did when it was edited. An init that could not be
+/// found may be the same.
+fn is_run_of(edited: &Edited, snapshot: &Snapshot, container: &ObservedContainer) -> bool {
+    match container.running {
+        Running::No => false,
+        Running::Yes { init, .. } => {
+            let is_same = |(then, now)| then == now;
+            edited.boot == snapshot.boot && edited.init.zip(init).is_none_or(is_same)
+        }
+    }
+}
