@@ -15,12 +15,13 @@
 //! - What is there: [`conf`] reads a container's conf as Proxmox does, [`vmlist`] and [`presence`]
 //!   tell where a container is, [`observed`] is one snapshot of it all, [`ledger`] what pctd did.
 //! - What follows: [`plan`], and for each entry of a volume [`ownership`].
-//! - What is said of it: [`condition`], [`report`].
+//! - What is said of it: [`condition`], [`report`]; of one container and one path, [`doctor`].
 
 pub mod condition;
 pub mod conf;
 pub mod config;
 pub mod desired;
+pub mod doctor;
 pub mod idmap;
 pub mod ids;
 pub mod ledger;

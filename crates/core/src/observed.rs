@@ -10,6 +10,7 @@ use crate::conf::Conf;
 use crate::idmap::IdMap;
 use crate::ids::{Ctid, HostIds, VolumeName};
 use crate::ledger::{Ledger, Memory};
+use crate::ownership::EntryStat;
 use crate::subids::SubIds;
 
 /// Everything one run works on.
@@ -313,6 +314,36 @@ impl SourceState {
             _ => None,
         }
     }
+}
+
+/// What is at one path, looked at for an explanation.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ObservedEntry {
+    /// Something.
+    Found(FoundEntry),
+    /// Nothing; this is the first component that is not there.
+    Missing {
+        /// Its path.
+        at: String,
+    },
+    /// A component on the way is a symbolic link.
+    Link {
+        /// Its path.
+        at: String,
+    },
+    /// It could not be looked at.
+    Unreadable(String),
+}
+
+/// An entry, and what else decides about it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FoundEntry {
+    /// What one look at it says.
+    pub stat: EntryStat,
+    /// Whether it has an access ACL.
+    pub acl: bool,
+    /// The mount between it and the directory it was looked for below, where there is one.
+    pub below_mount: Option<String>,
 }
 
 /// The root directory of a volume.

@@ -35,6 +35,8 @@ mod sharing;
 pub mod step;
 mod volume;
 
+pub(crate) use owner::{behind_mount, map_of, map_waits_for_restart};
+
 pub use hold::{Hold, MapChange, Missing, NotReady, Recheck, SourceLack};
 pub use notice::{Notice, Reason, WhyKept};
 pub use planned::{Basis, ContainerPlan, FieldDrift, Readiness, VolumePlan};

@@ -12,6 +12,7 @@
 //! - [`making`]: what has to be known before a container is made.
 //! - `mounts`: mount points and file systems of open directories.
 //! - [`source`]: the host path of a volume, reached safely, opened once, made where missing.
+//! - `look`: one entry by its path, for an explanation.
 //! - `answers`: asking about a host path without waiting for ever.
 //! - [`certificate`]: certificates in a volume, looked at, made and put in place.
 //! - [`walk`](mod@walk): the ownership of everything in a volume, looked at or repaired; `walks`:
@@ -33,6 +34,7 @@ mod bookmark;
 pub mod certificate;
 mod conf_edit;
 pub mod ledger;
+mod look;
 pub mod making;
 mod mounts;
 pub mod paths;
@@ -60,8 +62,8 @@ use pctd_core::conf::{Conf, Digest, RawEdit};
 use pctd_core::desired::{Certificate, Settings, Volume};
 use pctd_core::ids::Ctid;
 use pctd_core::observed::{
-    Accounts, MakingFacts, NodeState, ObservedCertificates, ObservedContainer, ObservedPair,
-    ObservedVolume, Presence, Running, SourceState, TemplateState,
+    Accounts, MakingFacts, NodeState, ObservedCertificates, ObservedContainer, ObservedEntry,
+    ObservedPair, ObservedVolume, Presence, Running, SourceState, TemplateState,
 };
 use pctd_core::ownership::OwnershipRule;
 use pctd_core::presence::Verdict;
@@ -419,6 +421,17 @@ impl Node {
             },
         );
         made.unwrap_or_else(|source| Err(ConfEditError::NoAnswer { path: conf, source }))
+    }
+
+    /// Looks at what is `below` a directory of the node, for an explanation.
+    pub fn look_at(&self, source: &str, below: &str) -> ObservedEntry {
+        let paths = self.paths.clone();
+        let (source, below) = (source.to_owned(), below.to_owned());
+        let path = format!("{source}/{below}");
+        let look = move || look::at(&paths, &source, &below);
+        self.answers
+            .ask(&path, look)
+            .unwrap_or_else(|error| ObservedEntry::Unreadable(error.to_string()))
     }
 
     /// Returns whether a container would start with this bind source: a directory that is reached

@@ -353,7 +353,7 @@ fn follow(paths: &NodePaths, path: &str, ancestors: Ancestors) -> Result<Reached
     Ok(Reached { dir, stat, missing: Vec::new() })
 }
 
-fn is_autofs(mount: u64) -> bool {
+pub(crate) fn is_autofs(mount: u64) -> bool {
     let table = MountTable::read().unwrap_or_default();
     table.get(mount).is_some_and(|entry| entry.kind == "autofs")
 }

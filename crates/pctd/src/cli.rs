@@ -10,6 +10,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{CommandFactory as _, Parser as _};
+use pctd_core::doctor::DoctorReport;
 use pctd_core::ids::Key;
 use pctd_core::report;
 use pctd_node::{NodeOptions, NodePaths};
@@ -24,6 +25,7 @@ mod apply;
 mod args;
 mod check;
 mod client;
+mod doctor;
 mod inspect;
 mod plan;
 mod render;
@@ -91,6 +93,7 @@ fn dispatch(cli: Cli) -> Result<Ended, Failure> {
         Command::Status { keys, watch } => status::run(&global, &keys, watch),
         Command::Check { paths, strict } => check::run(&global, paths, strict),
         Command::Inspect { ctid } => inspect::run(&global, ctid),
+        Command::Doctor { ctid, path } => doctor::run(&global, ctid, path.as_deref()),
         Command::Schema { of } => {
             let schema = match of {
                 SchemaOf::Config => pctd_core::config::schema(),
@@ -98,6 +101,7 @@ fn dispatch(cli: Cli) -> Result<Ended, Failure> {
                 SchemaOf::Status => schemars::schema_for!(report::StatusReport).to_value(),
                 SchemaOf::Inspect => schemars::schema_for!(report::InspectReport).to_value(),
                 SchemaOf::Check => schemars::schema_for!(report::CheckReport).to_value(),
+                SchemaOf::Doctor => schemars::schema_for!(DoctorReport).to_value(),
             };
             print(&format!("{}\n", serde_json::to_string_pretty(&schema)?))?;
             Ok(Ended::InSync)

@@ -6,7 +6,7 @@ use std::time::Duration;
 use crate::conf::{Conf, IdLine, MountClass, MountIdMap, MountPoint, normalise_path};
 use crate::desired::{Desired, IdmapFallback, IdmapSource, Owner, Volume};
 use crate::idmap::{IdMap, IdRange};
-use crate::ids::{Ctid, HostIds};
+use crate::ids::{Ctid, HostIds, MpKey};
 use crate::ledger::Memory;
 use crate::observed::{ObservedContainer, Presence, Running, Snapshot};
 use crate::plan::hold::{Hold, NotReady};
@@ -154,7 +154,23 @@ fn on_disk(map: IdMap, conf: &Conf, ctid: Ctid, volume: &Volume) -> IdMap {
             && normalise_path(&mp.target) == mount.target.as_bytes()
     };
     let mut mounts = conf.mounts().values().filter_map(|entry| entry.parsed.as_ref().ok());
-    match mounts.find(is_it).and_then(MountPoint::idmap) {
+    match mounts.find(is_it) {
+        None => map,
+        Some(mp) => through(map, mp),
+    }
+}
+
+/// Returns the map as it is on the disk behind the mount point at `key`.
+pub(crate) fn behind_mount(map: IdMap, conf: &Conf, key: MpKey) -> IdMap {
+    let mount = conf.mounts().get(&key).or_else(|| conf.pending_mounts().get(&key));
+    match mount.and_then(|entry| entry.parsed.as_ref().ok()) {
+        None => map,
+        Some(mp) => through(map, mp),
+    }
+}
+
+fn through(map: IdMap, mp: &MountPoint) -> IdMap {
+    match mp.idmap() {
         None => map,
         Some(MountIdMap::Passthrough) => {
             let same = |range: &IdRange| IdRange { host: range.container, ..*range };

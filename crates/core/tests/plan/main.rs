@@ -6,6 +6,7 @@
 mod cases;
 mod cluster;
 mod definitions;
+mod doctor;
 mod laws;
 mod lines;
 mod world;

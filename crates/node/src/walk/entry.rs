@@ -222,6 +222,11 @@ fn chown(fd: impl AsFd, owner: HostIds) -> Result<(), Refusal> {
         .map_err(|errno| Refusal { call: "chown", errno })
 }
 
+/// Returns whether an open file has an access ACL.
+pub(crate) fn has_acl(fd: impl AsFd) -> Result<bool, Errno> {
+    ProcFds::open()?.has_xattr(fd, c"system.posix_acl_access")
+}
+
 #[cfg(test)]
 mod tests {
     use std::os::unix::fs::{MetadataExt as _, symlink};

@@ -12,6 +12,7 @@ mod file_systems;
 mod going_on;
 mod hostile;
 mod limits;
+mod look;
 mod observe;
 mod source;
 mod support;

@@ -110,6 +110,16 @@ pub(crate) enum Command {
         /// The container.
         ctid: Ctid,
     },
+    /// Explain whose ids are whose, in a container and at a path.
+    ///
+    /// PATH is one of the host or of the container. Exit code 0: all is as it should be. 3:
+    /// something is not.
+    Doctor {
+        /// The container.
+        ctid: Ctid,
+        /// What is to be explained besides.
+        path: Option<String>,
+    },
     /// Print the JSON schema of the configuration, or of what commands print.
     Schema {
         /// Of what.
@@ -141,4 +151,6 @@ pub(crate) enum SchemaOf {
     Inspect,
     /// What `check` prints.
     Check,
+    /// What `doctor` prints.
+    Doctor,
 }

@@ -3,11 +3,13 @@
 use std::fmt::Write as _;
 
 mod check;
+mod doctor;
 mod inspect;
 mod plan;
 mod status;
 
 pub(crate) use check::check;
+pub(crate) use doctor::doctor;
 pub(crate) use inspect::inspect;
 pub(crate) use plan::{Tense, plan};
 pub(crate) use status::status;

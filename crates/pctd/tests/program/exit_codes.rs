@@ -22,14 +22,15 @@ fn assert_fails(ran: &Ran, reason: &str) {
 
 #[test]
 fn wrong_usage_is_2_and_says_what_is_wrong() {
-    let cases: [(&[&str], &str); 9] = [
+    let cases: [(&[&str], &str); 10] = [
         (&[], "Usage:"),
         (&["nonsense"], "unrecognized subcommand 'nonsense'"),
         (&["plan", "--nonsense"], "unexpected argument '--nonsense'"),
         (&["plan", "12"], "`12` is not a container id (100 to 999999999)"),
         (&["inspect"], "<CTID>"),
+        (&["doctor"], "<CTID>"),
         (&["inspect", "abc"], "`abc` is not a container id"),
-        (&["schema", "nonsense"], "possible values: config, plan, status, inspect, check"),
+        (&["schema", "nonsense"], "possible values: config, plan, status, inspect, check, doctor"),
         (&["completions", "cmd"], "possible values: bash"),
         (&["-v", "-q", "status"], "cannot be used with"),
     ];
@@ -255,4 +256,34 @@ fn inspect_is_0_for_any_container() {
         let report: serde_json::Value = serde_json::from_str(&ran.stdout).unwrap();
         assert_eq!(report["presence"], presence, "{report}");
     }
+}
+
+#[test]
+fn doctor_is_0_where_all_is_well_3_where_something_is_not_and_1_where_nothing_is_known() {
+    let root = Root::node();
+    root.declare("/data");
+    let well = root.pctd(&["doctor", "100"]);
+    assert_eq!((well.code, well.stderr.as_str()), (DONE, ""), "{well:?}");
+    assert!(well.stdout.contains("  mp0: /srv/data at /data, volume data\n"), "{well:?}");
+    // Root's on the host, so nobody's inside; in the container and on the host it is one file.
+    for path in ["/data/file", "/srv/data/file"] {
+        let ran = root.pctd(&["doctor", "100", path]);
+        assert_eq!((ran.code, ran.stderr.as_str()), (DIFFERS, ""), "{ran:?}");
+        let said = "! SeesNobody: /srv/data/file (file, mode 0644) is 0:0 on the host, so container 100 sees nobody";
+        assert!(ran.stdout.contains(said), "{ran:?}");
+    }
+    let ran = root.pctd(&["doctor", "--output-format", "json", "100", "/data/file"]);
+    let report: serde_json::Value = serde_json::from_str(&ran.stdout).unwrap();
+    assert_eq!(
+        (&report["version"], &report["path"]["host"]),
+        (&1.into(), &"/srv/data/file".into())
+    );
+    assert_eq!(root.pctd(&["doctor", "101"]).code, DIFFERS);
+    assert_fails(&root.pctd(&["doctor", "100", "data"]), "is no absolute path");
+    // Without a configuration the container is explained all the same.
+    root.write("etc/pctd/config.json", "{");
+    let ran = root.pctd(&["doctor", "100"]);
+    assert_eq!(ran.code, DIFFERS, "{ran:?}");
+    assert!(ran.stdout.contains("! ConfigInvalid: ") && ran.stdout.contains("default id map"));
+    assert_fails(&Root::new().pctd(&["doctor", "100"]), "/etc/pve is not usable");
 }

@@ -3,12 +3,13 @@
 use crate::support::{pctd, workspace};
 
 /// What `pctd schema` can print, and the file it is committed as.
-const SCHEMAS: [(&str, &str); 5] = [
+const SCHEMAS: [(&str, &str); 6] = [
     ("config", "config/pctd.schema.json"),
     ("plan", "config/report-plan.schema.json"),
     ("status", "config/report-status.schema.json"),
     ("inspect", "config/report-inspect.schema.json"),
     ("check", "config/report-check.schema.json"),
+    ("doctor", "config/report-doctor.schema.json"),
 ];
 
 const SHELLS: [&str; 3] = ["bash", "zsh", "fish"];
@@ -60,7 +61,7 @@ fn shipped_configurations_are_valid_and_say_nothing_in_vain() {
 #[test]
 fn every_command_has_a_manual_page_and_is_in_the_main_one() {
     let commands = commands();
-    assert_eq!(commands.len(), 9, "{commands:?}");
+    assert_eq!(commands.len(), 10, "{commands:?}");
     let main = pctd(&["man"]).stdout;
     for command in &commands {
         assert!(main.contains(&format!("pctd\\-{command}(1)")), "{command} is not in `pctd man`");

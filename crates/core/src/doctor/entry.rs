@@ -1,0 +1,273 @@
+//! What is at a path: whose it is on disk, whom the container sees, and what pctd would do about it.
+
+use super::{Case, DoctorEntry, DoctorPath, DoctorReport, Located};
+use crate::conf::Conf;
+use crate::desired::{Enforce, Owner, Volume};
+use crate::idmap::{IdKind, IdMap};
+use crate::ids::{HostIds, Key};
+use crate::observed::{FoundEntry, ObservedEntry, Presence};
+use crate::ownership::{Change, EntryKind, OwnershipRule, Place, Scope};
+use crate::plan::behind_mount;
+
+/// Explains a path.
+pub(super) fn explain(
+    report: &mut DoctorReport,
+    case: &Case<'_>,
+    map: Option<&IdMap>,
+    located: &Located,
+    found: &ObservedEntry,
+) {
+    let host = located.host();
+    whereabouts(report, case, located, &host);
+    let mut path = DoctorPath {
+        asked: located.asked.clone(),
+        host: host.clone(),
+        inside: located.inside.clone(),
+        mount: located.mount,
+        volume: located.volume.clone(),
+        entry: None,
+    };
+    let volume = located.volume.as_ref().and_then(|name| case.desired.volumes.get(name));
+    match found {
+        ObservedEntry::Found(found) => {
+            let map = map.map(|map| match (conf(case), located.mount) {
+                (Some(conf), Some(key)) => behind_mount(map.clone(), conf, key),
+                _ => map.clone(),
+            });
+            let mut entry = seen(report, case, map.as_ref(), &host, found);
+            let change = match volume {
+                Some(volume) => declared(report, case, volume, located, found),
+                None => None,
+            };
+            advise(report, map.as_ref(), (volume.is_some(), change), &host, &entry);
+            entry.new_owner = change.and_then(|change| change.owner);
+            entry.new_mode = change.and_then(|change| change.mode).map(octal);
+            path.entry = Some(entry);
+        }
+        ObservedEntry::Missing { at } => {
+            report.warn("PathMissing", format!("{at} does not exist on the host"));
+        }
+        ObservedEntry::Link { at } => {
+            let what = format!(
+                "{at} is a symbolic link, which is not followed here; ask about the path it leads to"
+            );
+            report.warn("PathUnsafe", what);
+        }
+        ObservedEntry::Unreadable(why) => report.warn("PathUnreadable", why.clone()),
+    }
+    if let Some(volume) = volume {
+        for hold in case.plans.holds(&Key::Volume(volume.name.clone())) {
+            report.held(&hold);
+        }
+    } else {
+        let what =
+            format!("{host} belongs to no volume of the configuration; pctd leaves it alone");
+        report.say("NoVolume", what);
+    }
+    report.path = Some(path);
+}
+
+fn conf<'a>(case: &Case<'a>) -> Option<&'a Conf> {
+    match case.snapshot.containers.get(&case.ctid) {
+        Some(Presence::Here(container)) => Some(&container.conf),
+        _ => None,
+    }
+}
+
+fn whereabouts(report: &mut DoctorReport, case: &Case<'_>, located: &Located, host: &str) {
+    let ctid = case.ctid;
+    match (&located.inside, located.mount) {
+        (Some(inside), Some(key)) if located.pending => {
+            let what = format!(
+                "{host} is {inside} in the container only after a restart, for which {key} waits"
+            );
+            report.warn("MountPending", what);
+        }
+        (Some(inside), Some(key)) => {
+            report.say("Mount", format!("{host} is {inside} in the container, through {key}"));
+        }
+        _ => {
+            let what =
+                format!("container {ctid} does not see {host}: it is below none of its mounts");
+            report.warn("NotMounted", what);
+        }
+    }
+    let own = report.mounts.iter().any(|mount| Some(mount.key) == located.mount && mount.own_idmap);
+    if own && let Some(key) = located.mount {
+        let what =
+            format!("{key} has an id map of its own (idmap=), which counts for what is on disk");
+        report.say("MountIdMap", what);
+    }
+}
+
+/// Says whose the entry is, and whom the container sees.
+fn seen(
+    report: &mut DoctorReport,
+    case: &Case<'_>,
+    map: Option<&IdMap>,
+    host: &str,
+    found: &FoundEntry,
+) -> DoctorEntry {
+    let stat = &found.stat;
+    let kind = match stat.kind {
+        EntryKind::Directory => "directory",
+        EntryKind::File => "file",
+        EntryKind::Symlink => "symlink",
+        EntryKind::Special => "special",
+    };
+    let mode = octal(stat.mode);
+    let inside = |kind, id| map.and_then(|map| map.container_id(kind, id));
+    let entry = DoctorEntry {
+        kind: kind.to_owned(),
+        ids: stat.ids,
+        uid_inside: inside(IdKind::User, stat.ids.uid),
+        gid_inside: inside(IdKind::Group, stat.ids.gid),
+        new_owner: None,
+        new_mode: None,
+        mode,
+    };
+    let is = format!("{host} ({kind}, mode {}) is {} on the host", entry.mode, stat.ids);
+    if let Some(at) = &found.below_mount {
+        let what = format!(
+            "{at} is a mount of its own, which Proxmox does not mount along: the container sees the \
+             directory underneath, and pctd does not enter it"
+        );
+        report.say("Entry", is);
+        report.warn("NestedMountInvisible", what);
+    } else if map.is_none() {
+        report.say("Entry", is);
+    } else if let (Some(uid), Some(gid)) = (entry.uid_inside, entry.gid_inside) {
+        report.say("SeesOwner", format!("{is}, which container {} sees as {uid}:{gid}", case.ctid));
+    } else {
+        let name = |id: Option<u32>| id.map_or_else(|| "nobody".to_owned(), |id| id.to_string());
+        let (uid, gid) = (name(entry.uid_inside), name(entry.gid_inside));
+        let sees = if uid == gid { uid } else { format!("{uid}:{gid}") };
+        report.warn("SeesNobody", format!("{is}, so container {} sees {sees}", case.ctid));
+    }
+    entry
+}
+
+/// Says what the volume declares for the entry; returns what pctd would change.
+fn declared(
+    report: &mut DoctorReport,
+    case: &Case<'_>,
+    volume: &Volume,
+    located: &Located,
+    found: &FoundEntry,
+) -> Option<Change> {
+    let name = &volume.name;
+    report.say(
+        "Volume",
+        format!(
+            "it belongs to volume {name} ({}): owner {}, directories {}, files {}, enforce {}",
+            volume.host_path,
+            owner(&volume.owner),
+            volume.dir_mode,
+            volume.file_mode,
+            enforce(volume.enforce),
+        ),
+    );
+    let rule = case.plans.volumes.get(name).and_then(|plan| plan.rule.as_ref())?;
+    let host = located.host();
+    let below = host.strip_prefix(&volume.host_path).unwrap_or_default().trim_start_matches('/');
+    let place = match below.rsplit('/').next() {
+        None | Some("") => Place::Root,
+        Some(name) => Place::Below(name.as_bytes()),
+    };
+    if place != Place::Root && found.below_mount.is_some() {
+        return None;
+    }
+    if place != Place::Root && !rule.looks_below() {
+        report.say("LeftAlone", why_not_below(rule).to_owned());
+        return None;
+    }
+    let Some(change) = rule.decide(place, &found.stat) else {
+        in_place(report, rule, place, found);
+        return None;
+    };
+    let change = if found.acl && change.mode.is_some() {
+        report.say("AclKeepsMode", "it has an access ACL, so its mode is left alone");
+        Change { mode: None, ..change }
+    } else {
+        change
+    };
+    let what = would(change)?;
+    report.warn("Differs", format!("`pctd apply {name}` would {what}"));
+    Some(change)
+}
+
+fn would(change: Change) -> Option<String> {
+    let owner = change.owner.map(|ids| format!("give it to {ids}"));
+    let mode = change.mode.map(|mode| format!("set mode {}", octal(mode)));
+    let parts: Vec<String> = owner.into_iter().chain(mode).collect();
+    (!parts.is_empty()).then(|| parts.join(" and "))
+}
+
+const fn why_not_below(rule: &OwnershipRule) -> &'static str {
+    if rule.recurse {
+        "nothing below the volume's directory is judged while an id map is unknown"
+    } else {
+        "`recurse` is false: only the volume's directory itself is kept as declared"
+    }
+}
+
+fn in_place(report: &mut DoctorReport, rule: &OwnershipRule, place: Place<'_>, found: &FoundEntry) {
+    let ids = found.stat.ids;
+    let is_foreign = rule.owner.is_some() && rule.owner != Some(ids);
+    match &rule.scope {
+        Scope::Foreign(maps) if place != Place::Root && maps.iter().any(|map| map.can_own(ids)) => {
+            let whose = if is_foreign {
+                "it belongs to an id of a container that mounts the volume, and that is left alone"
+            } else {
+                "it is as declared; what containers do to its mode is left alone"
+            };
+            report.say("LeftAlone", whose);
+        }
+        _ => report.say("InPlace", "it is as declared"),
+    }
+}
+
+/// Says what helps where nobody is seen and pctd does nothing about it.
+fn advise(
+    report: &mut DoctorReport,
+    map: Option<&IdMap>,
+    (is_in_volume, change): (bool, Option<Change>),
+    host: &str,
+    entry: &DoctorEntry,
+) {
+    let Some(map) = map else { return };
+    let sees_nobody = entry.uid_inside.is_none() || entry.gid_inside.is_none();
+    if !sees_nobody || change.is_some_and(|change| change.owner.is_some()) {
+        return;
+    }
+    let HostIds { uid, gid } = entry.ids;
+    if let Some(meant) = map.host_ids(uid, gid) {
+        let how = if is_in_volume { "" } else { ", or a volume that declares its owner" };
+        report.say(
+            "Advice",
+            format!("{uid}:{gid} in the container is {meant} on the host: `chown -h {meant} {host}` would make it so{how}"),
+        );
+    }
+}
+
+fn owner(owner: &Owner) -> String {
+    match owner {
+        Owner::Keep => "keep".to_owned(),
+        Owner::Container { uid: 0, gid: 0 } => "container_root".to_owned(),
+        Owner::Container { uid, gid } => format!("container:{uid}:{gid}"),
+        Owner::Host { user, group: Some(group) } => format!("{user}:{group}"),
+        Owner::Host { user, group: None } => user.clone(),
+    }
+}
+
+const fn enforce(enforce: Enforce) -> &'static str {
+    match enforce {
+        Enforce::Adopt => "adopt",
+        Enforce::Once => "once",
+        Enforce::Always => "always",
+    }
+}
+
+fn octal(mode: u32) -> String {
+    format!("{mode:04o}")
+}
