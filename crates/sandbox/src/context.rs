@@ -114,14 +114,9 @@ impl Context {
         if !self.pmxcfs.is_quorate(&self.settings.node) {
             return Err("failed to remove config file: Permission denied\n".into());
         }
-        std::fs::remove_file(self.root.conf(&self.settings.node, &id)).map_err(|error| {
+        self.pmxcfs.remove(&self.settings.node, &id).map_err(|error| {
             Die::new(format!("failed to remove config file: {}\n", reason(&error)))
-        })?;
-        self.counted(&id)
-    }
-
-    fn counted(&self, id: &str) -> Result<(), Die> {
-        self.pmxcfs.touched(id).map_err(|error| Die::new(format!("{error}\n")))
+        })
     }
 
     /// Fails where the cluster has no quorum (`PVE::Cluster::check_cfs_quorum`).

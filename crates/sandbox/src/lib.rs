@@ -30,6 +30,7 @@
 
 mod accept;
 mod calls;
+mod cluster;
 mod command;
 mod context;
 mod error;
@@ -58,6 +59,7 @@ mod update;
 mod volumes;
 
 pub use calls::PctCall;
+pub use cluster::{Cluster, Place};
 pub use error::NodeError;
 pub use faults::{Fault, FaultKind};
 pub use flock::FlockGuard;

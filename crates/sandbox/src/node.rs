@@ -159,7 +159,7 @@ impl Node {
         if fuse {
             return Ok(());
         }
-        self.pmxcfs().publish_members(settings, true)?;
+        self.pmxcfs().publish_members(settings, true, &BTreeSet::new())?;
         self.pmxcfs().restart()
     }
 
@@ -276,9 +276,9 @@ impl Node {
 
     /// Removes a conf of this node.
     pub fn remove_conf(&self, ctid: Ctid) -> Result<(), NodeError> {
-        let path = self.conf_path(ctid)?;
-        fs::remove_file(&path).map_err(|error| NodeError::io(&path, error))?;
-        self.pmxcfs().touched(&ctid.to_string())
+        let (path, node) = (self.conf_path(ctid)?, self.settings()?.node);
+        let removed = self.pmxcfs().remove(&node, &ctid.to_string());
+        removed.map_err(|error| NodeError::io(&path, error))
     }
 
     /// Moves a container's conf to another node of the cluster, as a migration does.
@@ -307,8 +307,18 @@ impl Node {
         if self.pmxcfs().is_served() {
             return self.pmxcfs().ask(&Request::Quorum(quorate));
         }
+        let peers = if quorate { Vec::new() } else { self.settings()?.peers };
+        self.show_quorum(quorate, &peers.into_iter().collect())
+    }
+
+    /// Shows whether there is a quorum, and which nodes are not reached.
+    pub(crate) fn show_quorum(
+        &self,
+        quorate: bool,
+        offline: &BTreeSet<String>,
+    ) -> Result<(), NodeError> {
         let settings = self.settings()?;
-        self.pmxcfs().publish_members(&settings, quorate)?;
+        self.pmxcfs().publish_members(&settings, quorate, offline)?;
         let (dirs, files) = if quorate { (0o755, 0o640) } else { (0o555, 0o440) };
         for node in std::iter::once(&settings.node).chain(&settings.peers) {
             let mut paths = vec![self.root.etc_pve().join("nodes").join(node)];
@@ -400,7 +410,7 @@ impl Node {
         self.pmxcfs().ask(&Request::Hide(path.map(Into::into)))
     }
 
-    fn aside(&self) -> PathBuf {
+    pub(crate) fn aside(&self) -> PathBuf {
         self.root.path().join("etc/.pve-stopped")
     }
 

@@ -9,8 +9,8 @@
 //! - a file system of its own, served by a process (`server`) that behaves as the real one
 //!   (`rules` over `tree`, `fuse` for the kernel, `store` for what outlives it).
 
-use std::collections::BTreeMap;
 use std::collections::hash_map::DefaultHasher;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, OpenOptions};
 use std::hash::{Hash, Hasher};
 use std::io::{self, BufRead as _, BufReader, Write as _};
@@ -22,6 +22,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use rustix::process::Pid;
 use serde::{Deserialize, Serialize};
 
+use crate::cluster::shared::Shared;
 use crate::error::NodeError;
 use crate::file;
 use crate::launch::READY;
@@ -114,31 +115,46 @@ impl Pmxcfs {
         content: &[u8],
         gap: Duration,
     ) -> io::Result<()> {
-        let path = self.root.conf(node, id);
-        let tmp = path.with_extension(format!("conf.tmp.{}", std::process::id()));
-        if !self.is_quorate(node) {
-            return Err(io::ErrorKind::PermissionDenied.into());
-        }
-        let written = OpenOptions::new()
-            .write(true)
-            .create_new(true)
-            // What pmxcfs shows for every conf.
-            .mode(0o640)
-            .open(&tmp)
-            .and_then(|mut file| file.write_all(content));
-        let result = written.and_then(|()| {
-            if !gap.is_zero() && path.exists() {
-                fs::remove_file(&path)?;
-                std::thread::sleep(gap);
+        let is_new = !self.root.conf(node, id).exists();
+        self.change_tree(node, id, &|root| {
+            // An id is one guest's in the whole cluster.
+            if Self::new(root.clone()).owner(id).is_some_and(|(owner, _)| owner != node) {
+                return Err(io::ErrorKind::AlreadyExists.into());
             }
-            fs::rename(&tmp, &path)
-        });
-        if result.is_err() {
-            // The first error is the one to report.
-            let _ = fs::remove_file(&tmp);
+            put_conf(&root.conf(node, id), content, gap)
+        })?;
+        if is_new { self.note(id, Some(node)) } else { Ok(()) }
+    }
+
+    /// Removes a conf.
+    pub(crate) fn remove(&self, node: &str, id: &str) -> io::Result<()> {
+        self.change_tree(node, id, &|root| fs::remove_file(root.conf(node, id)))?;
+        self.note(id, None)
+    }
+
+    /// Makes a change here, or wherever this node's changes show.
+    fn change_tree(
+        &self,
+        node: &str,
+        id: &str,
+        make: &dyn Fn(&Root) -> io::Result<()>,
+    ) -> io::Result<()> {
+        match Shared::of(&self.root)? {
+            Some(shared) => shared.change(node, Some(id), make),
+            None if !self.is_quorate(node) => Err(io::ErrorKind::PermissionDenied.into()),
+            None => {
+                make(&self.root)?;
+                self.touched(id).map_err(io::Error::other)
+            }
         }
-        result?;
-        self.touched(id).map_err(io::Error::other)
+    }
+
+    /// Notes in a cluster where a guest is from now on.
+    fn note(&self, id: &str, node: Option<&str>) -> io::Result<()> {
+        match Shared::of(&self.root)? {
+            Some(shared) => shared.note(id, node),
+            None => Ok(()),
+        }
     }
 
     /// Returns the name of the temporary file a write uses, for its error message.
@@ -297,8 +313,9 @@ impl Pmxcfs {
         &self,
         settings: &Settings,
         quorate: bool,
+        offline: &BTreeSet<String>,
     ) -> Result<(), NodeError> {
-        let text = lists::members(&settings.node, &settings.peers, quorate);
+        let text = lists::members(&settings.node, &settings.peers, quorate, offline);
         self.put(".members", &text)
     }
 
@@ -309,6 +326,30 @@ impl Pmxcfs {
         let written = fs::write(&tmp, text).and_then(|()| fs::rename(&tmp, &path));
         written.map_err(|error| NodeError::io(&path, error))
     }
+}
+
+/// Replaces a conf, which nobody finds for as long as `gap` says.
+fn put_conf(path: &Path, content: &[u8], gap: Duration) -> io::Result<()> {
+    let tmp = path.with_extension(format!("conf.tmp.{}", std::process::id()));
+    let written = OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        // What pmxcfs shows for every conf.
+        .mode(0o640)
+        .open(&tmp)
+        .and_then(|mut file| file.write_all(content));
+    let result = written.and_then(|()| {
+        if !gap.is_zero() && path.exists() {
+            fs::remove_file(path)?;
+            std::thread::sleep(gap);
+        }
+        fs::rename(&tmp, path)
+    });
+    if result.is_err() {
+        // The first error is the one to report.
+        let _ = fs::remove_file(&tmp);
+    }
+    result
 }
 
 /// Returns the confs of a directory with a mark of their content.

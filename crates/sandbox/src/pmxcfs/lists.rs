@@ -1,5 +1,7 @@
 //! The texts of `.vmlist`, `.version` and `.members`, as `pmxcfs` words them.
 
+use std::collections::BTreeSet;
+
 /// One guest as `.vmlist` has it.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Listed<'a> {
@@ -35,7 +37,12 @@ pub(super) fn version<'a>(
 }
 
 /// Returns `.members`: a standalone node has no `cluster` object and always a quorum.
-pub(super) fn members(node: &str, peers: &[String], quorate: bool) -> String {
+pub(super) fn members(
+    node: &str,
+    peers: &[String],
+    quorate: bool,
+    offline: &BTreeSet<String>,
+) -> String {
     if peers.is_empty() && quorate {
         return format!("{{\n\"nodename\": \"{node}\",\n\"version\": 0\n}}\n");
     }
@@ -44,7 +51,7 @@ pub(super) fn members(node: &str, peers: &[String], quorate: bool) -> String {
         .chain(peers.iter().map(String::as_str))
         .enumerate()
         .map(|(index, name)| {
-            let online = u8::from(quorate || index == 0);
+            let online = u8::from(!offline.contains(name));
             let id = index + 1;
             format!("\"{name}\": {{ \"id\": {id}, \"online\": {online}, \"ip\": \"10.0.0.{id}\"}}")
         })

@@ -475,7 +475,10 @@ impl Cfs {
                     version: guest.version,
                 }),
             ),
-            Generated::Members => lists::members(&self.node, &self.peers, self.quorate),
+            Generated::Members => {
+                let missing = self.peers.iter().filter(|_| !self.quorate);
+                lists::members(&self.node, &self.peers, self.quorate, &missing.cloned().collect())
+            }
         }
     }
 }
