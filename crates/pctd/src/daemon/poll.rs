@@ -21,7 +21,8 @@ type Polled = Result<Seen, String>;
 /// What is compared at the next poll.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Seen {
-    /// Whether there is a quorum: nothing else tells of its return what waits for it.
+    /// Which nodes are reached, and whether there is a quorum: nothing else tells of their return what
+    /// waits for it, and who acts on shared storage follows from it.
     cluster: Cluster,
     fingerprint: Fingerprint,
 }
@@ -85,8 +86,8 @@ impl Poller {
                 let changed = last.fingerprint.changed(&now.fingerprint);
                 if renewed {
                     self.events.send(Event::All("a watch was renewed")).await
-                } else if last.cluster.quorate != now.cluster.quorate {
-                    self.events.send(Event::All("the quorum came or went")).await
+                } else if last.cluster != now.cluster {
+                    self.events.send(Event::All("a node or the quorum came or went")).await
                 } else if changed.len() > MANY {
                     self.events.send(Event::All("many confs changed")).await
                 } else {
