@@ -10,4 +10,5 @@ pub mod daemon;
 pub mod machine;
 pub mod statistics;
 pub mod table;
+pub mod town;
 pub mod world;
