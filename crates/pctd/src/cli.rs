@@ -129,7 +129,8 @@ fn man(name: Option<&str>) -> Result<Ended, Failure> {
         }
     };
     let mut page = Vec::new();
-    clap_mangen::Man::new(command).render(&mut page)?;
+    // Section 8: a daemon, and commands for whoever administers the node.
+    clap_mangen::Man::new(command).section("8").render(&mut page)?;
     print(&String::from_utf8_lossy(&page))?;
     Ok(Ended::InSync)
 }

@@ -64,10 +64,10 @@ fn every_command_has_a_manual_page_and_is_in_the_main_one() {
     assert_eq!(commands.len(), 10, "{commands:?}");
     let main = pctd(&["man"]).stdout;
     for command in &commands {
-        assert!(main.contains(&format!("pctd\\-{command}(1)")), "{command} is not in `pctd man`");
+        assert!(main.contains(&format!("pctd\\-{command}(8)")), "{command} is not in `pctd man`");
         let page = pctd(&["man", command]);
         assert_eq!(page.code, Some(0), "{command}: {}", page.stderr);
-        assert!(page.stdout.contains(&format!(".TH pctd-{command} 1")), "{command}: no title");
+        assert!(page.stdout.contains(&format!(".TH pctd-{command} 8")), "{command}: no title");
     }
 }
 
