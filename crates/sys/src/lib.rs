@@ -7,6 +7,7 @@
 //! - [`chmod`]: the mode of an open file, `O_PATH` and links included (`fchmodat2`).
 //! - [`fanotify`]: what changes on a whole file system, as it happens.
 //! - [`handle`]: names of files that need no open fd.
+//! - [`idmapped`]: mounts with mapped ids (`mount_setattr`).
 //! - [`io_priority`]: how a thread stands in line for the disk.
 //! - [`xattr`]: whether an open file has an attribute (`getxattrat`).
 
@@ -19,6 +20,7 @@ use rustix::io::Errno;
 pub mod chmod;
 pub mod fanotify;
 pub mod handle;
+pub mod idmapped;
 pub mod io_priority;
 pub mod xattr;
 
