@@ -289,8 +289,8 @@ mod tests {
     use crate::ids::HostIds;
     use crate::ledger::{Ledger, Memory};
     use crate::observed::{
-        Accounts, Audit, Cluster, FileSystem, MakingFacts, NodeState, ObservedContainer,
-        ObservedVolume, Requests, Running, SourceDir,
+        Accounts, Audit, Cluster, FileSystem, MakingFacts, MappingFacts, NodeState,
+        ObservedContainer, ObservedVolume, Requests, Running, SourceDir,
     };
     use crate::plan::plan;
 
@@ -322,7 +322,7 @@ mod tests {
     }
 
     fn directory(ids: HostIds) -> SourceState {
-        SourceState::Directory(SourceDir { ids, mode: 0o755, file_system: ext4() })
+        SourceState::Directory(SourceDir { ids, mode: 0o755, exposed: false, file_system: ext4() })
     }
 
     impl World {
@@ -357,6 +357,7 @@ mod tests {
                 accounts: Accounts::default(),
                 requests: Requests::default(),
                 making: MakingFacts::default(),
+                mapping: MappingFacts::default(),
             };
             Self { desired, snapshot }.conf(MOUNTED)
         }

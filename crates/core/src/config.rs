@@ -12,6 +12,7 @@ mod certificates;
 mod conflicts;
 mod containers;
 mod definition;
+mod disk_ids;
 mod document;
 mod fields;
 mod id_maps;

@@ -11,8 +11,10 @@ use crate::ids::{Ctid, Key, VolumeName};
 use crate::modes::{FilePattern, ModeRule};
 
 pub mod definition;
+pub mod disk_ids;
 
 pub use definition::{ContainerDef, Definition, Field, Interface, Source};
+pub use disk_ids::{DiskIds, MountIds};
 
 /// The whole of what is wanted on this node.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -313,6 +315,8 @@ pub struct Volume {
     pub owner: Owner,
     /// The container whose map alone decides a container-relative owner.
     pub owner_ctid: Option<Ctid>,
+    /// How ids inside the containers stand on the disk; none: as each container's own map has them.
+    pub disk_ids: Option<DiskIds>,
     /// The mode of directories.
     pub dir_mode: ModeRule,
     /// The mode of regular files.
@@ -349,6 +353,11 @@ impl Volume {
     /// the configuration; to take a shared one for a node's own would let two nodes undo each other.
     pub fn is_shared(&self, file_system: &str) -> bool {
         self.shared.unwrap_or_else(|| SHARED_KINDS.contains(&file_system))
+    }
+
+    /// Returns whether ids of any of its mounts may have to be mapped.
+    pub fn maps_ids(&self) -> bool {
+        self.disk_ids.is_some() || self.mounts.values().any(|mount| mount.idmap.is_some())
     }
 }
 
@@ -413,6 +422,8 @@ pub struct Mount {
     /// The managed options of the mount point in Proxmox's words (`ro`, `shared`, `backup`,
     /// `mountoptions`, ...), values in normal form; no other option is touched.
     pub options: BTreeMap<String, String>,
+    /// How its ids stand on the disk, where the volume does not decide that.
+    pub idmap: Option<MountIds>,
     /// Whether a mount of another source found at the target is taken over.
     pub adopt: bool,
 }

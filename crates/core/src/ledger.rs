@@ -39,6 +39,13 @@ pub struct Ledger {
     /// What pctd changed of the raw lines of running containers, which only a start reads.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub edited: BTreeMap<Ctid, Edited>,
+    /// The keys whose `idmap=` is pctd's: it goes when none is declared any more.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub mapped: BTreeMap<Ctid, BTreeSet<MpKey>>,
+    /// Whose the directory of a volume was when its ids on disk were first counted from there
+    /// (`"disk_ids": "owner"`). A container may give the directory to another of its ids since.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub disk_roots: BTreeMap<VolumeName, DiskRoot>,
     /// The volumes whose ownership was brought to the declaration.
     #[serde(default)]
     pub volumes: BTreeMap<VolumeName, VolumeRecord>,
@@ -80,6 +87,8 @@ impl Default for Ledger {
             borrowed: BTreeMap::new(),
             lines: BTreeMap::new(),
             edited: BTreeMap::new(),
+            mapped: BTreeMap::new(),
+            disk_roots: BTreeMap::new(),
             volumes: BTreeMap::new(),
             certificates: BTreeMap::new(),
             seen: BTreeSet::new(),
@@ -137,6 +146,16 @@ pub enum Memory {
     Whole,
     /// Not everything, for this reason; nothing may be concluded from what is missing.
     Lost(String),
+}
+
+/// The owner of a directory from which ids on disk are counted.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DiskRoot {
+    /// The host path of the volume then; another directory is counted anew.
+    pub path: String,
+    /// The ids that root inside the containers has on disk.
+    pub ids: HostIds,
 }
 
 /// A volume that was done.
@@ -263,6 +282,24 @@ pub enum LedgerEntry {
         /// What came and went.
         edited: Option<Edited>,
     },
+    /// pctd is about to write a mount with an `idmap=` of its own, or has taken that out.
+    MountMapped {
+        /// The container.
+        ctid: Ctid,
+        /// The key.
+        key: MpKey,
+        /// Whether it is there.
+        mapped: bool,
+    },
+    /// Ids on disk are counted from this owner, from now on.
+    DiskRootSeen {
+        /// The volume.
+        volume: VolumeName,
+        /// The owner.
+        root: DiskRoot,
+    },
+    /// Ids of this volume are no longer counted from its owner.
+    DiskRootForgotten(VolumeName),
     /// A volume was found to be as declared after a complete walk.
     VolumeDone {
         /// The volume.
@@ -332,6 +369,11 @@ impl Ledger {
         self.borrowed.get(&ctid).is_some_and(|keys| keys.contains(&key))
     }
 
+    /// Returns whether the `idmap=` there is pctd's.
+    pub fn is_mapped(&self, ctid: Ctid, key: MpKey) -> bool {
+        self.mapped.get(&ctid).is_some_and(|keys| keys.contains(&key))
+    }
+
     /// Returns what pctd made for a domain of a volume.
     pub fn certificate(&self, volume: &VolumeName, domain: &str) -> Option<&CertificateRecord> {
         self.certificates.get(volume)?.get(domain)
@@ -366,8 +408,9 @@ impl Ledger {
             LedgerEntry::MountNotWritten { ctid, key } => take(&mut self.intended, ctid, key),
             LedgerEntry::MountForgotten { ctid, key } => {
                 let all = [&mut self.intended, &mut self.replaced, &mut self.mounts];
-                let taken = all.map(|mounts| take(mounts, ctid, key));
-                self.give_back(ctid, key) || taken.contains(&true)
+                let taken = all.map(|mounts| take(mounts, ctid, key)).contains(&true);
+                let was_borrowed = take_key(&mut self.borrowed, ctid, key);
+                take_key(&mut self.mapped, ctid, key) || was_borrowed || taken
             }
             LedgerEntry::MountReplaced { ctid, key, value } => {
                 let replaced = self.replaced.entry(ctid).or_default();
@@ -376,7 +419,17 @@ impl Ledger {
             LedgerEntry::MountBorrowed { ctid, key } => {
                 self.borrowed.entry(ctid).or_default().insert(key)
             }
-            LedgerEntry::MountAdopted { ctid, key } => self.give_back(ctid, key),
+            LedgerEntry::MountAdopted { ctid, key } => take_key(&mut self.borrowed, ctid, key),
+            LedgerEntry::MountMapped { ctid, key, mapped: true } => {
+                self.mapped.entry(ctid).or_default().insert(key)
+            }
+            LedgerEntry::MountMapped { ctid, key, mapped: false } => {
+                take_key(&mut self.mapped, ctid, key)
+            }
+            LedgerEntry::DiskRootSeen { volume, root } => {
+                self.disk_roots.insert(volume, root.clone()) != Some(root)
+            }
+            LedgerEntry::DiskRootForgotten(volume) => self.disk_roots.remove(&volume).is_some(),
             LedgerEntry::LinesIntended { ctid, lines } => {
                 let own = self.lines.entry(ctid).or_default();
                 let before = own.len();
@@ -422,7 +475,8 @@ impl Ledger {
                 // What stood in the conf of a container that is gone says nothing of the new one.
                 let all = [&mut self.mounts, &mut self.intended, &mut self.replaced];
                 let mounts = all.map(|mounts| mounts.remove(&ctid).is_some()).contains(&true);
-                let borrowed = self.borrowed.remove(&ctid).is_some();
+                let keys = [&mut self.borrowed, &mut self.mapped];
+                let borrowed = keys.map(|keys| keys.remove(&ctid).is_some()).contains(&true);
                 let lines = self.lines.remove(&ctid).is_some();
                 let edited = self.edited.remove(&ctid).is_some();
                 // Nor is what is new owed the start of the one that is gone.
@@ -434,16 +488,16 @@ impl Ledger {
             LedgerEntry::Restarted { ctid, at } => self.restarted.insert(ctid, at) != Some(at),
         }
     }
+}
 
-    /// Forgets that a key is somebody else's; returns whether it was known to be.
-    fn give_back(&mut self, ctid: Ctid, key: MpKey) -> bool {
-        let Some(keys) = self.borrowed.get_mut(&ctid) else { return false };
-        let was_there = keys.remove(&key);
-        if keys.is_empty() {
-            self.borrowed.remove(&ctid);
-        }
-        was_there
+/// Takes a key out; returns whether it was there.
+fn take_key(keys: &mut BTreeMap<Ctid, BTreeSet<MpKey>>, ctid: Ctid, key: MpKey) -> bool {
+    let Some(of_container) = keys.get_mut(&ctid) else { return false };
+    let was_there = of_container.remove(&key);
+    if of_container.is_empty() {
+        keys.remove(&ctid);
     }
+    was_there
 }
 
 /// Takes a mount out; returns whether it was there.

@@ -10,7 +10,8 @@
 //!   presence--> observed ----------+             +--condition, report--> people and programs
 //! ```
 //!
-//! - Names and values that can only be valid: [`ids`], [`modes`], [`idmap`].
+//! - Names and values that can only be valid: [`ids`], [`modes`], [`idmap`]; [`mount_map`] makes
+//!   the map of one mount.
 //! - What is wanted: [`config`] reads and checks the files, [`desired`] is what they say.
 //! - What is there: [`conf`] reads a container's conf as Proxmox does, [`vmlist`] and [`presence`]
 //!   tell where a container is, [`observed`] is one snapshot of it all, [`ledger`] what pctd did.
@@ -26,6 +27,7 @@ pub mod idmap;
 pub mod ids;
 pub mod ledger;
 pub mod modes;
+pub mod mount_map;
 pub mod observed;
 pub mod ownership;
 pub mod plan;

@@ -46,6 +46,27 @@ pub struct Snapshot {
     pub requests: Requests,
     /// What matters only for containers that are absent, or just being made.
     pub making: MakingFacts,
+    /// What matters only where ids are mapped for single mounts.
+    pub mapping: MappingFacts,
+}
+
+/// What is known for maps of single mounts; looked at only where some are declared.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct MappingFacts {
+    /// Whether Proxmox knows them.
+    pub proxmox: MappingSupport,
+}
+
+/// Whether ids can be mapped for single mounts, as far as one party to it goes.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub enum MappingSupport {
+    /// Nobody asked.
+    #[default]
+    NotAsked,
+    /// They can.
+    Yes,
+    /// They cannot, or it is not known, for this reason.
+    No(String),
 }
 
 /// What is known for making containers.
@@ -182,6 +203,8 @@ pub struct ObservedVolume {
     pub assurance: Assurance,
     /// The certificates in it.
     pub certificates: ObservedCertificates,
+    /// Whether its file system can be mounted with mapped ids.
+    pub mapping: MappingSupport,
 }
 
 impl ObservedVolume {
@@ -189,7 +212,8 @@ impl ObservedVolume {
     pub fn new(source: SourceState) -> Self {
         let watch = Watch::Walks("nobody watches it".to_owned());
         let (assurance, certificates) = (Assurance::Ledger, ObservedCertificates::default());
-        Self { source, audit: None, watch, assurance, certificates }
+        let mapping = MappingSupport::NotAsked;
+        Self { source, audit: None, watch, assurance, certificates, mapping }
     }
 }
 
@@ -353,6 +377,8 @@ pub struct SourceDir {
     pub ids: HostIds,
     /// Its mode bits.
     pub mode: u32,
+    /// Whether any user of the host may get here and run a program with its setuid bit.
+    pub exposed: bool,
     /// What it lies on.
     pub file_system: FileSystem,
 }

@@ -5,7 +5,8 @@
 //! steps and holds is what *converged* means; nothing else is.
 //!
 //! - [`step`]: what may be done. [`hold`]: why something is not done. [`notice`]: what else to know.
-//! - `owner`: whose a volume is to be, through the id maps of its containers.
+//! - `owner`: whose a volume is to be, through the id maps of its containers. `disk_ids`: through maps
+//!   of their mounts.
 //! - `planned`: what planning one container or volume comes to.
 //! - `sharing`: which node acts on a directory that all nodes of a cluster see.
 //! - `volume`: directory, owner and modes; `certificate`: what is kept in it.
@@ -22,6 +23,7 @@ use crate::observed::{NodeState, Snapshot};
 mod certificate;
 mod container;
 mod definition;
+mod disk_ids;
 mod fields;
 pub mod hold;
 mod id_map;
@@ -37,7 +39,7 @@ mod volume;
 
 pub(crate) use owner::{behind_mount, map_of, map_waits_for_restart};
 
-pub use hold::{Hold, MapChange, Missing, NotReady, Recheck, SourceLack};
+pub use hold::{Hold, MapChange, Missing, NoMap, NotReady, Recheck, SourceLack, Unmappable};
 pub use notice::{Notice, Reason, WhyKept};
 pub use planned::{Basis, ContainerPlan, FieldDrift, Readiness, VolumePlan};
 pub use step::{

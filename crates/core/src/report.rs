@@ -354,6 +354,9 @@ pub struct InspectMount {
     pub target: Option<String>,
     /// The other options, in Proxmox's normal form.
     pub options: BTreeMap<String, String>,
+    /// In words, which ids inside are which on disk, where the mount has a map of its own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ids: Option<String>,
 }
 
 /// `[pve:pending]`, as `inspect` shows it.

@@ -10,6 +10,7 @@
 //! - [`accounts`]: the host's users and groups.
 //! - `conf_edit`: raw lines of a conf, written without `pct`; `subids`: what root may map.
 //! - [`making`]: what has to be known before a container is made.
+//! - `mapping`: whether ids can be mapped for single mounts.
 //! - `mounts`: mount points and file systems of open directories.
 //! - [`source`]: the host path of a volume, reached safely, opened once, made where missing.
 //! - `look`: one entry by its path, for an explanation.
@@ -36,6 +37,7 @@ mod conf_edit;
 pub mod ledger;
 mod look;
 pub mod making;
+mod mapping;
 mod mounts;
 pub mod paths;
 pub mod pct;
@@ -53,6 +55,7 @@ pub mod watch;
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
 use std::io;
+use std::os::fd::AsFd as _;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
@@ -62,8 +65,9 @@ use pctd_core::conf::{Conf, Digest, RawEdit};
 use pctd_core::desired::{Certificate, Settings, Volume};
 use pctd_core::ids::Ctid;
 use pctd_core::observed::{
-    Accounts, MakingFacts, NodeState, ObservedCertificates, ObservedContainer, ObservedEntry,
-    ObservedPair, ObservedVolume, Presence, Running, SourceState, TemplateState,
+    Accounts, MakingFacts, MappingFacts, MappingSupport, NodeState, ObservedCertificates,
+    ObservedContainer, ObservedEntry, ObservedPair, ObservedVolume, Presence, Running, SourceState,
+    TemplateState,
 };
 use pctd_core::ownership::OwnershipRule;
 use pctd_core::presence::Verdict;
@@ -84,6 +88,7 @@ pub use crate::walks::{WalkError, WalkRequest};
 pub use crate::watch::{News, Watcher};
 
 use crate::answers::{Answers, Question};
+use crate::mapping::Mapping;
 use crate::procfs::{Locks, Sockets};
 
 /// What of the settings concerns the node.
@@ -113,6 +118,7 @@ pub struct Node {
     options: RwLock<NodeOptions>,
     ledger: Mutex<LedgerStore>,
     answers: Answers,
+    mapping: Arc<Mapping>,
 }
 
 /// What is to be put in place, and instead of what.
@@ -153,7 +159,8 @@ impl Node {
     /// Returns the node at these paths, with its ledger read.
     pub fn open(paths: NodePaths, options: NodeOptions) -> Self {
         let ledger = Mutex::new(LedgerStore::load(&paths));
-        Self { paths, options: RwLock::new(options), ledger, answers: Answers::default() }
+        let (answers, mapping) = (Answers::default(), Arc::default());
+        Self { paths, options: RwLock::new(options), ledger, answers, mapping }
     }
 
     /// Takes other options, as after an edit of the configuration.
@@ -263,13 +270,17 @@ impl Node {
             let (paths, path) = (self.paths.clone(), volume.host_path.clone());
             let (place, require_mount) = (path.clone(), volume.require_mount.clone());
             let declared = volume.certificates.clone();
+            let mapping = volume.maps_ids().then(|| Arc::clone(&self.mapping));
             let look = move || {
                 let (source, open) = source::open_at(&paths, &place, &require_mount);
+                let mapping = mapping.map_or(MappingSupport::NotAsked, |known| {
+                    mapping_of(&known, &paths, &place, &source, open.as_ref())
+                });
                 let certificates = match &open {
                     Some(open) if !declared.is_empty() => certificate::observe(open, &declared),
                     _ => ObservedCertificates::default(),
                 };
-                ObservedVolume { certificates, ..ObservedVolume::new(source) }
+                ObservedVolume { certificates, mapping, ..ObservedVolume::new(source) }
             };
             (path, Box::new(look))
         };
@@ -279,6 +290,11 @@ impl Node {
             found.unwrap_or_else(|error| ObservedVolume::new(unknown(error)))
         };
         found.into_iter().map(volume).collect()
+    }
+
+    /// Returns what is known for maps of single mounts.
+    pub fn mapping_facts(&self) -> MappingFacts {
+        self.mapping.facts(&self.paths)
     }
 
     /// Makes a key and a certificate in memory.
@@ -445,6 +461,24 @@ impl Node {
     pub fn pct(&self) -> Pct {
         let NodeOptions { pct, pct_env, pct_timeout, .. } = self.options();
         Pct { env: pct_env, ..Pct::new(pct.unwrap_or_else(|| self.paths.pct()), pct_timeout) }
+    }
+}
+
+/// Asks whether a volume can be mounted with mapped ids, or could once its directory is made.
+fn mapping_of(
+    known: &Mapping,
+    paths: &NodePaths,
+    path: &str,
+    source: &SourceState,
+    open: Option<&OpenVolume>,
+) -> MappingSupport {
+    match (source, open) {
+        (_, Some(open)) => known.of(open.fd(), open.file_system()),
+        (SourceState::Missing { file_system }, None) => match source::nearest(paths, path) {
+            Some(dir) => known.of(dir.as_fd(), file_system),
+            None => MappingSupport::NotAsked,
+        },
+        _ => MappingSupport::NotAsked,
     }
 }
 

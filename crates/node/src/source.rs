@@ -12,7 +12,10 @@ use std::path::Path;
 use pctd_core::desired::{RequireMount, Volume};
 use pctd_core::observed::{FileSystem, SourceDir, SourceState};
 use pctd_core::ownership::EntryKind;
-use rustix::fs::{Mode, OFlags, ResolveFlags, fchmod, fchown, fsync, mkdirat, openat2, readlinkat};
+use rustix::fs::{
+    Mode, OFlags, ResolveFlags, StatVfsMountFlags, fchmod, fchown, fstatvfs, fsync, mkdirat,
+    openat2, readlinkat,
+};
 use rustix::io::Errno;
 
 use crate::answers::NoAnswer;
@@ -24,6 +27,8 @@ use crate::stat::{Identity, Stat, open_for_reading, open_path};
 const ANCESTOR_MODE: u32 = 0o755;
 /// The mode of a new root directory until its ownership is set: nobody's but root's.
 const FRESH_MODE: u32 = 0o700;
+/// Anybody may pass through a directory.
+const PASSABLE_BY_ALL: u32 = 0o001;
 /// Anybody may write.
 const WRITABLE_BY_ALL: u32 = 0o002;
 /// Only owners may rename or remove what lies in the directory.
@@ -152,9 +157,11 @@ fn settle(
     }
     let fd = open_for_reading(&reached.dir)?;
     let stat = Stat::of(&fd)?;
+    let is_nosuid = fstatvfs(&fd)?.f_flag.contains(StatVfsMountFlags::NOSUID);
     let state = SourceState::Directory(SourceDir {
         ids: stat.entry.ids,
         mode: stat.entry.mode,
+        exposed: reached.is_open_to_all && !is_nosuid,
         file_system: file_system.clone(),
     });
     let open = OpenVolume { fd, identity: stat.identity, mount: stat.mount, file_system };
@@ -175,6 +182,11 @@ pub(crate) fn open_root(paths: &NodePaths, host_path: &str) -> Result<(OwnedFd, 
     let open = open_for_reading(&reached.dir).and_then(|fd| Ok((Stat::of(&fd)?, fd)));
     let (stat, fd) = open.map_err(|errno| format!("{host_path}: {errno}"))?;
     Ok((fd, stat))
+}
+
+/// Returns the last directory on the way to a host path that is there.
+pub(crate) fn nearest(paths: &NodePaths, host_path: &str) -> Option<OwnedFd> {
+    reach(paths, host_path).ok().map(|reached| reached.dir)
 }
 
 /// Returns whether a path of the node is a directory that is reached without a link.
@@ -289,6 +301,8 @@ struct Reached {
     stat: Stat,
     /// The components that are not.
     missing: Vec<CString>,
+    /// Whether everybody may pass through it and all above it.
+    is_open_to_all: bool,
 }
 
 /// What is asked of the directories on the way.
@@ -316,6 +330,8 @@ fn follow(paths: &NodePaths, path: &str, ancestors: Ancestors) -> Result<Reached
     }
     let mut dir = open_path(paths.root(), c".").map_err(|errno| unreadable("/", &errno))?;
     let mut stat = Stat::of(&dir).map_err(|errno| unreadable("/", &errno))?;
+    let passes = |stat: &Stat| stat.entry.mode & PASSABLE_BY_ALL != 0;
+    let mut is_open_to_all = passes(&stat);
     let mut at = String::new();
     for (index, name) in names.iter().enumerate() {
         let open_to_all = stat.entry.mode & (WRITABLE_BY_ALL | STICKY) == WRITABLE_BY_ALL;
@@ -333,7 +349,7 @@ fn follow(paths: &NodePaths, path: &str, ancestors: Ancestors) -> Result<Reached
                 let missing = names[index..].iter().map(|name| CString::new(*name));
                 let missing =
                     missing.collect::<Result<_, _>>().map_err(|error| unreadable(path, &error))?;
-                return Ok(Reached { dir, stat, missing });
+                return Ok(Reached { dir, stat, missing, is_open_to_all });
             }
             Err(errno) => return Err(unreadable(&at, &errno)),
         };
@@ -348,9 +364,10 @@ fn follow(paths: &NodePaths, path: &str, ancestors: Ancestors) -> Result<Reached
         if stat.mount != above && is_autofs(stat.mount) {
             return Err(unreadable(&at, &"is an automount point that is not mounted"));
         }
+        is_open_to_all &= passes(&stat);
         dir = next;
     }
-    Ok(Reached { dir, stat, missing: Vec::new() })
+    Ok(Reached { dir, stat, missing: Vec::new(), is_open_to_all })
 }
 
 pub(crate) fn is_autofs(mount: u64) -> bool {

@@ -62,6 +62,7 @@ fn volume(host_path: &str) -> Volume {
         host_path: host_path.into(),
         owner: Owner::Keep,
         owner_ctid: None,
+        disk_ids: None,
         dir_mode: ModeRule::Keep,
         file_mode: ModeRule::Keep,
         file_modes: Vec::new(),

@@ -11,8 +11,16 @@ use crate::desired::{Owner, Volume};
 use crate::ids::{Ctid, VolumeName};
 
 /// The keys that say where a volume is and what becomes of its entries.
-const DECLARATION: [&str; 7] =
-    ["host_path", "owner", "owner_ctid", "dir_mode", "file_mode", "file_modes", "enforce"];
+const DECLARATION: [&str; 8] = [
+    "host_path",
+    "owner",
+    "owner_ctid",
+    "disk_ids",
+    "dir_mode",
+    "file_mode",
+    "file_modes",
+    "enforce",
+];
 
 /// Reports the volumes that contradict each other.
 pub(super) fn check(volumes: &BTreeMap<VolumeName, Declared>, report: &mut Report<'_>) {
@@ -85,7 +93,8 @@ fn check_pair(outer: &Declared, inner: &Declared, report: &mut Report<'_>) {
     let differing = shared.differences(a, b);
     if differing.is_empty() {
         let relative = shared.owner && matches!(a.owner, Owner::Container { .. });
-        if relative && a.owner_ctid.is_none() && !a.mounts.keys().eq(b.mounts.keys()) {
+        let is_settled = a.owner_ctid.is_some() || a.disk_ids.is_some();
+        if relative && !is_settled && !a.mounts.keys().eq(b.mounts.keys()) {
             report.warn(
                 &inner.path_spot,
                 format!(
@@ -138,6 +147,7 @@ impl Shared {
         [
             ("owner", self.owner && a.owner != b.owner),
             ("owner_ctid", self.owner && a.owner_ctid != b.owner_ctid),
+            ("disk_ids", self.owner && a.disk_ids != b.disk_ids),
             ("dir_mode", self.dir_mode && a.dir_mode != b.dir_mode),
             ("file_mode", self.file_mode && a.file_mode != b.file_mode),
             ("file_modes", self.file_mode && a.file_modes != b.file_modes),

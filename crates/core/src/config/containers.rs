@@ -154,7 +154,8 @@ pub(super) fn add_mount_points(
             },
         };
         if let Some(declared) = volumes.get_mut(&name) {
-            let mount = Mount { target: point.target, options: BTreeMap::new(), adopt: false };
+            let (target, options) = (point.target, BTreeMap::new());
+            let mount = Mount { target, options, idmap: None, adopt: false };
             declared.volume.mounts.insert(point.ctid, mount);
             declared.mount_spots.insert(point.ctid, point.target_spot);
         }
@@ -245,6 +246,7 @@ fn declare(point: &MountPoint, name: VolumeName) -> Declared {
         host_path: point.host_path.clone(),
         owner: point.owner.clone(),
         owner_ctid: None,
+        disk_ids: None,
         dir_mode: ModeRule::Keep,
         file_mode: ModeRule::Keep,
         file_modes: Vec::new(),

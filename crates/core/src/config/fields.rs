@@ -228,6 +228,12 @@ pub(super) static VOLUME: Table = Table {
             CTID,
             "The container whose id map counts when the mounting containers disagree.",
         ),
+        Field::new(
+            "disk_ids",
+            DISK_IDS,
+            "How ids inside the containers stand on the disk, for all of them alike: \"passthrough\", a range \
+             \"INSIDE DISK COUNT\" or a list of them (also \"u ...\" and \"g ...\"), \"owner\" or \"container:CTID\".",
+        ),
         Field::new("dir_mode", MODE, "The mode of directories."),
         Field::new("file_mode", MODE, "The mode of regular files."),
         Field::new(
@@ -281,6 +287,11 @@ pub(super) static VOLUME: Table = Table {
     ],
 };
 
+const DISK_IDS: Shape = Shape::Either(&[
+    Shape::Text(&syntax::DISK_IDS),
+    Shape::List(&Shape::Text(&syntax::DISK_RANGE)),
+]);
+
 const CTID: Shape = Shape::Either(&[Shape::Text(&syntax::CTID), Shape::Whole(100, 999_999_999)]);
 
 /// An object in `mounts`.
@@ -307,6 +318,14 @@ pub(super) static MOUNT: Table = Table {
             "mount_options",
             Shape::List(&Shape::Choice(&MOUNT_OPTIONS)),
             "Options of the file system layer.",
+        ),
+        Field::new(
+            "idmap",
+            Shape::Either(&[
+                Shape::Text(&syntax::MOUNT_IDS),
+                Shape::List(&Shape::Text(&syntax::DISK_RANGE)),
+            ]),
+            "As disk_ids of the volume, for this mount alone; \"none\": without a map.",
         ),
         Field::new(
             "adopt",

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use super::disk_ids;
 use super::owner;
 use super::paths;
 use super::report::Complaint;
@@ -69,6 +70,25 @@ pub(super) static GROUP: Syntax = Syntax {
             Err(Complaint::new(format!("{} is no group", shown(text))))
         }
     },
+};
+
+pub(super) static DISK_IDS: Syntax = Syntax {
+    wanted: "ids on disk such as \"0 100000 65536\", \"passthrough\", \"owner\" or \"container:953\"",
+    pattern: "^(passthrough|owner|container:[1-9][0-9]{2,8}|[0-9]+ +[0-9]+ +[0-9]+)$",
+    check: |text| disk_ids::parse(text).map(|_| ()),
+};
+
+/// As [`DISK_IDS`], and a word for a mount without a map.
+pub(super) static MOUNT_IDS: Syntax = Syntax {
+    wanted: "ids on disk such as \"0 100000 65536\", \"passthrough\", \"owner\", \"container:953\" or \"none\"",
+    pattern: "^(none|passthrough|owner|container:[1-9][0-9]{2,8}|[0-9]+ +[0-9]+ +[0-9]+)$",
+    check: |text| disk_ids::parse_mount(text).map(|_| ()),
+};
+
+pub(super) static DISK_RANGE: Syntax = Syntax {
+    wanted: "a range such as \"0 100000 65536\" or \"u 0 100000 65536\"",
+    pattern: "^([ug] +)?[0-9]+ +[0-9]+ +[0-9]+$",
+    check: |text| disk_ids::range(text).map(|_| ()),
 };
 
 pub(super) static MODE: Syntax = Syntax {

@@ -9,7 +9,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde_json::{Value, json};
 
 use super::*;
-use crate::desired::{Enforce, Mount, Owner, RequireMount, Source, Volume};
+use crate::desired::{DiskIds, Enforce, Mount, MountIds, Owner, RequireMount, Source, Volume};
+use crate::idmap::{IdKind, IdMap, IdRange};
 use crate::ids::Ctid;
 use crate::modes::{FilePattern, ModeRule};
 
@@ -50,7 +51,7 @@ fn volume<'l>(loaded: &'l Loaded, name: &str) -> &'l Volume {
 
 fn mount(target: &str, options: &[(&str, &str)]) -> Mount {
     let options = options.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
-    Mount { target: target.to_owned(), options, adopt: false }
+    Mount { target: target.to_owned(), options, idmap: None, adopt: false }
 }
 
 fn patterns(modes: &[(&str, u32)]) -> Vec<(FilePattern, ModeRule)> {
@@ -64,6 +65,7 @@ fn plain(name: &str, host_path: &str, mounts: &[(u32, &str)]) -> Volume {
         host_path: host_path.to_owned(),
         owner: Owner::Keep,
         owner_ctid: None,
+        disk_ids: None,
         dir_mode: ModeRule::Keep,
         file_mode: ModeRule::Keep,
         file_modes: Vec::new(),

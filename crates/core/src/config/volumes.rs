@@ -8,8 +8,8 @@ use super::report::{Complaint, Report};
 use super::seed;
 use super::shape::ALWAYS_ALLOWED;
 use super::text::shown;
-use super::{certificates, owner, paths, syntax};
-use crate::desired::{Enforce, Mount, Owner, RequireMount, Volume};
+use super::{certificates, disk_ids, owner, paths, syntax};
+use crate::desired::{Enforce, Mount, MountIds, Owner, RequireMount, Volume};
 use crate::ids::{Ctid, VolumeName};
 use crate::modes::{FilePattern, ModeRule};
 
@@ -70,11 +70,19 @@ fn volume(
 ) -> Option<Declared> {
     let path = node.get("host_path")?;
     let host_path = path.text()?.to_owned();
-    let declared_owner = node.get("owner").and_then(|node| owner::parse(node.text()?).ok());
+    let disk_ids = match disk_ids::read(node.get("disk_ids").as_ref(), report) {
+        Some(MountIds::Disk(ids)) => Some(ids),
+        Some(MountIds::Plain) | None => None,
+    };
+    let declared_owner = node
+        .get("owner")
+        .and_then(|node| owner::parse(node.text()?).ok())
+        // The seed's nobody:nogroup is in no container's space: that owner nobody can have meant.
+        .or_else(|| disk_ids.is_some().then_some(Owner::Keep));
     let mut mounts = BTreeMap::new();
     let mut mount_spots = BTreeMap::new();
     for (key, key_spot, node) in node.get("mounts").iter().flat_map(Node::members) {
-        if let (Ok(ctid), Some(mount)) = (key.parse::<Ctid>(), mount(&node)) {
+        if let (Ok(ctid), Some(mount)) = (key.parse::<Ctid>(), mount(&node, report)) {
             mounts.insert(ctid, mount);
             mount_spots.insert(ctid, key_spot);
         }
@@ -99,6 +107,7 @@ fn volume(
         host_path,
         owner_ctid: node.get("owner_ctid").as_ref().and_then(ctid),
         owner: declared_owner.unwrap_or_else(undeclared_owner),
+        disk_ids,
         dir_mode: modes.dir,
         file_mode: modes.file,
         file_modes: modes.patterns,
@@ -114,6 +123,7 @@ fn volume(
     };
     certificates::keep_keys_closed(&mut volume, node, report);
     check_owner_ctid(&volume, node, report);
+    disk_ids::check(&volume, node, report);
     check_require_mount(&volume, node, report);
     check_nodes(node, report);
     Some(Declared { volume, spot, path_spot: path.spot, mount_spots, seeded })
@@ -179,10 +189,10 @@ impl Modes {
 }
 
 /// Returns the mount that a text or object in `mounts` describes.
-fn mount(node: &Node<'_>) -> Option<Mount> {
+fn mount(node: &Node<'_>, report: &mut Report<'_>) -> Option<Mount> {
     if let Some(path) = node.text() {
         let target = paths::target(path).ok()?;
-        return Some(Mount { target, options: BTreeMap::new(), adopt: false });
+        return Some(Mount { target, options: BTreeMap::new(), idmap: None, adopt: false });
     }
     let target = paths::target(node.get("path")?.text()?).ok()?;
     let mut options = BTreeMap::new();
@@ -197,7 +207,8 @@ fn mount(node: &Node<'_>) -> Option<Mount> {
         options.insert("mountoptions".to_owned(), words.join(";"));
     }
     let adopt = node.get("adopt").and_then(|node| node.boolean()).unwrap_or(false);
-    Some(Mount { target, options, adopt })
+    let idmap = disk_ids::read(node.get("idmap").as_ref(), report);
+    Some(Mount { target, options, idmap, adopt })
 }
 
 fn require_mount(node: &Node<'_>) -> RequireMount {
@@ -227,11 +238,15 @@ pub(super) fn ctid(node: &Node<'_>) -> Option<Ctid> {
     }
 }
 
+/// Returns the containers that mount a volume, as far as their ids are any.
+pub(super) fn mounting(node: &Node<'_>) -> Vec<Ctid> {
+    let mounts = node.get("mounts");
+    mounts.iter().flat_map(Node::members).filter_map(|(key, ..)| key.parse().ok()).collect()
+}
+
 fn check_owner_ctid(volume: &Volume, node: &Node<'_>, report: &mut Report<'_>) {
     let (Some(owner_ctid), Some(at)) = (volume.owner_ctid, node.get("owner_ctid")) else { return };
-    let mounts = node.get("mounts");
-    let mounting: Vec<Ctid> =
-        mounts.iter().flat_map(Node::members).filter_map(|(key, ..)| key.parse().ok()).collect();
+    let mounting = mounting(node);
     if !mounting.contains(&owner_ctid) {
         let mounting: Vec<String> = mounting.iter().map(|ctid| format!("\"{ctid}\"")).collect();
         let complaint =

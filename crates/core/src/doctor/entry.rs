@@ -31,7 +31,7 @@ pub(super) fn explain(
     match found {
         ObservedEntry::Found(found) => {
             let map = map.map(|map| match (conf(case), located.mount) {
-                (Some(conf), Some(key)) => behind_mount(map.clone(), conf, key),
+                (Some(conf), Some(key)) => behind_mount(map, conf, key),
                 _ => map.clone(),
             });
             let mut entry = seen(report, case, map.as_ref(), &host, found);

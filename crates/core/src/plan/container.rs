@@ -9,9 +9,10 @@ use crate::ids::{Ctid, MpKey, VolumeName};
 use crate::ledger::LedgerEntry;
 use crate::observed::{Cluster, ObservedContainer, Presence, Running, Snapshot};
 use crate::plan::definition;
+use crate::plan::disk_ids;
 use crate::plan::hold::{Hold, NotReady};
 use crate::plan::lines::{self, Site};
-use crate::plan::mounts::{MountPlan, MountTable};
+use crate::plan::mounts::{MountPlan, MountTable, Wanted};
 use crate::plan::notice::Notice;
 use crate::plan::owner;
 use crate::plan::planned::{ContainerPlan, Readiness, VolumePlan};
@@ -143,7 +144,7 @@ fn plan_here(
     // Before anything is added: what goes makes room for what comes.
     let mut keys = prune::plan(plan, desired, snapshot, ctid, conf, running);
     lines::prune(plan, &site);
-    keys.extend(plan_mounts(plan, desired, volumes, ctid, &mut table));
+    keys.extend(plan_mounts(plan, desired, snapshot, volumes, (ctid, container), &mut table));
     plan.records.extend(table.into_records());
     let lines = lines::waiting(plan, &site);
     if let Some(why) = snapshot.requests.restart_failed.get(&ctid) {
@@ -249,8 +250,9 @@ fn plan_start(
 fn plan_mounts(
     plan: &mut ContainerPlan,
     desired: &Desired,
+    snapshot: &Snapshot,
     volumes: &BTreeMap<VolumeName, VolumePlan>,
-    ctid: Ctid,
+    (ctid, container): (Ctid, &ObservedContainer),
     table: &mut MountTable<'_>,
 ) -> Vec<MpKey> {
     let mut pending = Vec::new();
@@ -261,7 +263,20 @@ fn plan_mounts(
     let mut open: Vec<(&str, &VolumeName, Readiness)> = Vec::new();
     for (volume, mount) in mounts {
         let readiness = volumes.get(&volume.name).map_or(Readiness::Held, |v| v.readiness);
-        match table.plan(volume, mount) {
+        let decided = disk_ids::decide(desired, snapshot, volume, (ctid, mount), container);
+        let idmap = match decided {
+            Ok(idmap) => idmap,
+            Err(hold) => {
+                if !plan.holds.contains(&hold) {
+                    plan.holds.push(hold);
+                }
+                continue;
+            }
+        };
+        if disk_ids::counts_from_owner(volume) {
+            plan.records.extend(disk_ids::record(snapshot, volume));
+        }
+        match table.plan(Wanted { volume, mount, idmap: &idmap }) {
             MountPlan::InPlace => {}
             MountPlan::WaitsForRestart(key) => pending.push(key),
             MountPlan::Held(hold) => plan.holds.push(hold),

@@ -5,6 +5,7 @@
 use crate::conf::RawLine;
 use crate::idmap::Moved;
 use crate::ids::{Ctid, HostIds, MpKey, VolumeName};
+use crate::mount_map::NoOption;
 use crate::plan::notice::acting;
 
 /// Why something that differs is left as it is for now.
@@ -192,6 +193,18 @@ pub enum Hold {
         uid: u32,
         /// The group id inside.
         gid: u32,
+    },
+    /// No id map of the mount puts the ids of a container where they are declared to be.
+    #[error("{why}")]
+    IdmapImpossible {
+        /// What stands in the way, and what to declare instead.
+        why: NoMap,
+    },
+    /// The mount cannot have an id map of its own here, and with one the container would not start.
+    #[error("{why}")]
+    IdmapUnsupported {
+        /// What lacks, and what to do about it.
+        why: Unmappable,
     },
     /// The declared owner is no account of this host.
     #[error("there is no {what} `{name}` on this host; create it or declare a number")]
@@ -429,6 +442,100 @@ pub enum MapChange {
     Unmakeable(Vec<Moved>),
 }
 
+/// Why the declared ids cannot be had.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum NoMap {
+    /// Mounts of a privileged container have no map.
+    #[error(
+        "container {ctid} is privileged, so its ids are the same on disk and no mount of it can have others; declare `\"disk_ids\": \"passthrough\"`, or `\"idmap\": \"none\"` for this mount"
+    )]
+    Privileged {
+        /// The container.
+        ctid: Ctid,
+    },
+    /// The ids do not fit.
+    #[error(
+        "container {ctid} cannot have the declared ids on disk at {target}: {why}; correct `disk_ids` so that it has one id on disk for every id inside"
+    )]
+    NoOption {
+        /// The container.
+        ctid: Ctid,
+        /// The target inside.
+        target: String,
+        /// What does not fit.
+        why: NoOption,
+    },
+    /// The declared owner has no place.
+    #[error(
+        "owner {uid}:{gid} inside has no id in `disk_ids`; extend that, or declare another owner"
+    )]
+    OwnerOutside {
+        /// The user id inside.
+        uid: u32,
+        /// The group id inside.
+        gid: u32,
+    },
+    /// There is no owner to count from.
+    #[error(
+        "`disk_ids` counts from the owner of {path}, which is not there; make it and give it to whoever root inside is to be on disk"
+    )]
+    NoOwner {
+        /// The host path.
+        path: String,
+    },
+    /// The map of a container is not there yet.
+    #[error("the mount at {target} waits for the id map of container {ctid}: {why}")]
+    NotReady {
+        /// The container.
+        ctid: Ctid,
+        /// The target inside.
+        target: String,
+        /// What is missing.
+        why: NotReady,
+    },
+    /// The map of the container is about to change.
+    #[error(
+        "the id map of container {ctid} changes when it restarts, and the map of a mount depends on it; `pct reboot {ctid}` when it suits"
+    )]
+    Stale {
+        /// The container.
+        ctid: Ctid,
+    },
+}
+
+/// What a mount with an id map of its own lacks.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Unmappable {
+    /// Proxmox does not know them.
+    #[error(
+        "this Proxmox cannot map ids for one mount ({why}); upgrade pve-container to 6.1.6 or later, or take `disk_ids` out"
+    )]
+    Proxmox {
+        /// What was found.
+        why: String,
+    },
+    /// The file system does not let its ids be mapped.
+    #[error(
+        "{path} is on {kind}, which does not let ids be mapped ({why}), and a container that mounts it so would not start; take `disk_ids` out, and {}", mapping_advice(.kind)
+    )]
+    FileSystem {
+        /// The host path.
+        path: String,
+        /// The type of the file system.
+        kind: String,
+        /// What the kernel said.
+        why: String,
+    },
+    /// Root of the host may not hand on the ids.
+    #[error("root may not hand on the ids of container {ctid}, without which its mount has no map: add {}", .missing.join(" and "))]
+    SubIds {
+        /// The container.
+        ctid: Ctid,
+        /// What is missing, each with its file.
+        missing: Vec<String>,
+    },
+}
+
 /// What a lost ledger may have known.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Missing {
@@ -553,6 +660,8 @@ reasons! {
     IdmapNotReady: Backoff,
     OwnerConflict: Calm,
     IdUnmapped: Calm,
+    IdmapImpossible: Calm,
+    IdmapUnsupported: Calm,
     UnknownAccount: Calm,
     ConfirmationRequired: Calm,
     OwnershipUnsupported: Calm,
@@ -687,6 +796,15 @@ fn list(keys: &[MpKey]) -> String {
 fn list_owners(owners: &[(Ctid, HostIds)]) -> String {
     let each: Vec<String> = owners.iter().map(|(ctid, ids)| format!("{ctid}: {ids}")).collect();
     each.join(", ")
+}
+
+/// Returns what an admin does instead where a file system does not let ids be mapped.
+fn mapping_advice(kind: &str) -> &'static str {
+    match kind {
+        "overlay" => "share a directory of the file system below it",
+        "nfs" | "nfs4" => "map ids where it is exported",
+        _ => "give its files to ids that the containers have, or set them in its mount options",
+    }
 }
 
 /// Returns what an admin does instead where a file system cannot change owners.

@@ -55,6 +55,16 @@ pub enum Notice {
         /// The nodes it exists on.
         nodes: std::collections::BTreeSet<String>,
     },
+    /// Files of the host's root can come about in a volume that every user of the host can enter.
+    #[error(
+        "root inside {} can leave programs in {path} that run as the host's root, and every user of the host can get there; close a directory above it (`chmod o-x`), or mount its file system with nosuid", list(.containers)
+    )]
+    RootExposed {
+        /// The host path.
+        path: String,
+        /// The containers.
+        containers: Vec<crate::ids::Ctid>,
+    },
     /// A running container uses another map than its conf holds.
     #[error(
         "the id map in the conf is not the one in force; it takes effect when the container restarts"
@@ -113,6 +123,10 @@ pub enum WhyKept {
     LedgerLost,
 }
 
+fn list(containers: &[crate::ids::Ctid]) -> String {
+    containers.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
+}
+
 impl Notice {
     /// Returns the stable name of the fact.
     pub const fn reason(&self) -> &'static str {
@@ -124,6 +138,7 @@ impl Notice {
             Self::DoneElsewhere { .. } => "DoneElsewhere",
             Self::OtherNodeActs { .. } => "OtherNodeActs",
             Self::OfOtherNodes { .. } => "OfOtherNodes",
+            Self::RootExposed { .. } => "RootExposed",
             Self::IdmapPendingRestart => "IdmapPendingRestart",
             Self::PropertyPendingRestart { .. } => "PropertyPendingRestart",
             Self::KeepAttrs { .. } => "KeepAttrs",

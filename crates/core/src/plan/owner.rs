@@ -3,13 +3,15 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use crate::conf::{Conf, IdLine, MountClass, MountIdMap, MountPoint, normalise_path};
-use crate::desired::{Desired, IdmapFallback, IdmapSource, Owner, Volume};
-use crate::idmap::{IdMap, IdRange};
+use crate::conf::{Conf, MountPoint};
+use crate::desired::{Desired, IdmapFallback, IdmapSource, Mount, Owner, Volume};
+use crate::idmap::IdMap;
 use crate::ids::{Ctid, HostIds, MpKey};
 use crate::ledger::Memory;
+use crate::mount_map;
 use crate::observed::{ObservedContainer, Presence, Running, Snapshot};
-use crate::plan::hold::{Hold, NotReady};
+use crate::plan::disk_ids;
+use crate::plan::hold::{Hold, NoMap, NotReady};
 use crate::plan::id_map;
 use crate::plan::sharing;
 
@@ -103,17 +105,18 @@ pub(crate) fn maps_of(
 ) -> BTreeMap<Ctid, Result<IdMap, NotReady>> {
     let is_shared = sharing::is_shared(snapshot, volume);
     let mut maps = BTreeMap::new();
-    for ctid in volume.mounts.keys() {
+    for (ctid, mount) in &volume.mounts {
         match snapshot.containers.get(ctid) {
             Some(Presence::Here(container)) => {
                 let map = written_map_of(desired, snapshot, *ctid, container);
-                maps.insert(*ctid, map.map(|map| on_disk(map, &container.conf, *ctid, volume)));
+                let conf = &container.conf;
+                let map = map.map(|map| as_declared(desired, snapshot, volume, (mount, map), conf));
+                maps.insert(*ctid, map);
             }
             Some(Presence::OnNode(node)) if is_shared && volume.is_on(node) => {
                 let map = match snapshot.elsewhere.get(ctid) {
-                    Some(Ok(conf)) => whole(conf)
-                        .and_then(|()| declared_map(desired, *ctid, conf))
-                        .map(|map| on_disk(map, conf, *ctid, volume)),
+                    Some(Ok(conf)) => map_elsewhere(desired, *ctid, conf)
+                        .map(|map| as_declared(desired, snapshot, volume, (mount, map), conf)),
                     Some(Err(_)) | None => Err(NotReady::Unknown),
                 };
                 maps.insert(*ctid, map);
@@ -129,7 +132,7 @@ pub(crate) fn maps_of(
 
 /// Returns the map a container uses; one that was just made and does not have its declared map yet
 /// has none: what is owned through another one would be owned twice.
-fn written_map_of(
+pub(crate) fn written_map_of(
     desired: &Desired,
     snapshot: &Snapshot,
     ctid: Ctid,
@@ -144,54 +147,104 @@ fn written_map_of(
     Ok(map)
 }
 
-/// Returns the map as it is on the disk below a volume, where the container's mount of it carries
-/// an `idmap=` of its own: the ids it names come from there, all others from the container's map.
-fn on_disk(map: IdMap, conf: &Conf, ctid: Ctid, volume: &Volume) -> IdMap {
-    let Some(mount) = volume.mounts.get(&ctid) else { return map };
-    let is_it = |mp: &&MountPoint| {
-        mp.class == MountClass::Bind
-            && normalise_path(&mp.volume) == volume.host_path.as_bytes()
-            && normalise_path(&mp.target) == mount.target.as_bytes()
-    };
-    let mut mounts = conf.mounts().values().filter_map(|entry| entry.parsed.as_ref().ok());
-    match mounts.find(is_it) {
-        None => map,
-        Some(mp) => through(map, mp),
-    }
+/// Returns the map of a container of another node, by its conf.
+pub(crate) fn map_elsewhere(desired: &Desired, ctid: Ctid, conf: &Conf) -> Result<IdMap, NotReady> {
+    whole(conf)?;
+    declared_map(desired, ctid, conf)
+}
+
+/// Returns where a container has its ids on the disk below a volume: as is declared for the mount, or
+/// else as the mount in its conf has it.
+fn as_declared(
+    desired: &Desired,
+    snapshot: &Snapshot,
+    volume: &Volume,
+    (mount, map): (&Mount, IdMap),
+    conf: &Conf,
+) -> IdMap {
+    disk_ids::declared_image(desired, snapshot, volume, mount, &map)
+        .unwrap_or_else(|| on_disk(&map, conf, volume, mount))
+}
+
+/// Returns the map as it is on the disk below a volume, by the mount of it that is in force: that
+/// may carry an `idmap=` of its own.
+fn on_disk(map: &IdMap, conf: &Conf, volume: &Volume, mount: &Mount) -> IdMap {
+    through(map, conf, disk_ids::mounted(conf, volume, mount))
 }
 
 /// Returns the map as it is on the disk behind the mount point at `key`.
-pub(crate) fn behind_mount(map: IdMap, conf: &Conf, key: MpKey) -> IdMap {
+pub(crate) fn behind_mount(map: &IdMap, conf: &Conf, key: MpKey) -> IdMap {
     let mount = conf.mounts().get(&key).or_else(|| conf.pending_mounts().get(&key));
-    match mount.and_then(|entry| entry.parsed.as_ref().ok()) {
-        None => map,
-        Some(mp) => through(map, mp),
+    through(map, conf, mount.and_then(|entry| entry.parsed.as_ref().ok()))
+}
+
+fn through(map: &IdMap, conf: &Conf, mount: Option<&MountPoint>) -> IdMap {
+    match mount.and_then(MountPoint::idmap).filter(|_| conf.is_effectively_unprivileged()) {
+        None => map.clone(),
+        Some(option) => mount_map::through(map, &option),
     }
 }
 
-fn through(map: IdMap, mp: &MountPoint) -> IdMap {
-    match mp.idmap() {
-        None => map,
-        Some(MountIdMap::Passthrough) => {
-            let same = |range: &IdRange| IdRange { host: range.container, ..*range };
-            IdMap::new(map.ranges().iter().map(same).collect())
-        }
-        // Of two lines for one id the later counts.
-        Some(MountIdMap::Lines(lines)) => {
-            let named = lines.iter().map(IdLine::range);
-            IdMap::new(map.ranges().iter().copied().chain(named).collect())
+/// Returns the maps of everybody who may have files of their own below a volume: of the containers
+/// as their mounts are declared to be, and as they are in force until then. None while one is not
+/// known.
+pub(crate) fn owning_maps(
+    desired: &Desired,
+    snapshot: &Snapshot,
+    volume: &Volume,
+) -> Option<Vec<IdMap>> {
+    let mut all = Vec::new();
+    for (ctid, map) in maps_of(desired, snapshot, volume) {
+        let mount = volume.mounts.get(&ctid)?;
+        let (conf, own) = match snapshot.containers.get(&ctid) {
+            Some(Presence::Here(container)) => (&container.conf, map_of(desired, ctid, container)),
+            Some(Presence::OnNode(_)) => {
+                let conf = snapshot.elsewhere.get(&ctid)?.as_ref().ok()?;
+                (conf, map_elsewhere(desired, ctid, conf))
+            }
+            _ => return None,
+        };
+        let is_declared = disk_ids::is_declared(volume, mount);
+        let is_mounted = disk_ids::mounted(conf, volume, mount).is_some();
+        match map {
+            Ok(map) => {
+                all.push(map);
+                if is_declared && is_mounted {
+                    all.push(on_disk(&own.ok()?, conf, volume, mount));
+                }
+            }
+            // One that never had it mounted has nothing in it.
+            Err(_) if is_declared && !is_mounted => {}
+            Err(_) => return None,
         }
     }
+    if all.is_empty() {
+        all.extend(disk_ids::space_of(desired, snapshot, volume).and_then(Result::ok));
+    }
+    Some(all)
 }
 
 /// Decides whose a volume is to be (specification 2.3).
 pub(crate) fn decide(desired: &Desired, snapshot: &Snapshot, volume: &Volume) -> OwnerDecision {
+    if volume.owner != Owner::Keep
+        && let Some(hold) = disk_ids::blocked(desired, snapshot, volume)
+    {
+        return OwnerDecision::Blocked(hold);
+    }
     match &volume.owner {
         Owner::Keep => OwnerDecision::Keep,
         Owner::Host { user, group } => host_owner(snapshot, user, group.as_deref()),
-        Owner::Container { uid, gid } => {
-            container_owner(desired, snapshot, volume, HostIds::new(*uid, *gid))
-        }
+        Owner::Container { uid, gid } => match disk_ids::space_of(desired, snapshot, volume) {
+            None => container_owner(desired, snapshot, volume, HostIds::new(*uid, *gid)),
+            Some(Ok(space)) => match space.host_ids(*uid, *gid) {
+                Some(ids) => OwnerDecision::Ids(ids),
+                None => OwnerDecision::Blocked(Hold::IdmapImpossible {
+                    why: NoMap::OwnerOutside { uid: *uid, gid: *gid },
+                }),
+            },
+            Some(Err(hold @ Hold::IdmapNotReady { .. })) => OwnerDecision::Wait(vec![hold]),
+            Some(Err(hold)) => OwnerDecision::Blocked(hold),
+        },
     }
 }
 

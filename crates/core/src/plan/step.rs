@@ -168,6 +168,9 @@ pub struct SetMount {
     pub was: Option<String>,
     /// The volume that asks for it.
     pub volume: VolumeName,
+    /// In words, which ids inside are which on disk, where that is declared.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ids: Option<String>,
     /// When a running container sees it.
     pub effective: Effective,
     /// Whether the volume has to be made or owned first.

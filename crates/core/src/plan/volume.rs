@@ -12,7 +12,8 @@ use crate::observed::{
 };
 use crate::ownership::{EntryKind, EntryStat, OwnershipRule, Place, Scope};
 use crate::plan::certificate;
-use crate::plan::hold::{Hold, Missing, NotReady};
+use crate::plan::disk_ids;
+use crate::plan::hold::{Hold, Missing, NoMap, NotReady};
 use crate::plan::notice::Notice;
 use crate::plan::owner::{self, OwnerDecision};
 use crate::plan::planned::{Basis, Readiness, VolumePlan};
@@ -31,6 +32,18 @@ pub(crate) fn plan(
         let path = volume.host_path.clone();
         return VolumePlan::held(Hold::SourceUnreadable { path, why });
     };
+    let mut plan = plan_observed(desired, snapshot, cluster, volume, observed);
+    plan.records.extend(disk_ids::record(snapshot, volume));
+    plan
+}
+
+fn plan_observed(
+    desired: &Desired,
+    snapshot: &Snapshot,
+    cluster: &Cluster,
+    volume: &Volume,
+    observed: &ObservedVolume,
+) -> VolumePlan {
     let decision = owner::decide(desired, snapshot, volume);
     if decision == OwnerDecision::NobodyHere || lives_elsewhere(snapshot, volume) {
         return VolumePlan::new(Readiness::Ready, Basis::NotManaged);
@@ -57,6 +70,10 @@ pub(crate) fn plan(
             Some(hold) => VolumePlan::held(hold),
             None => plan_directory(desired, snapshot, volume, observed, dir, decision),
         },
+        SourceState::Missing { .. } if disk_ids::counts_from_owner(volume) => {
+            let path = volume.host_path.clone();
+            VolumePlan::held(Hold::IdmapImpossible { why: NoMap::NoOwner { path } })
+        }
         SourceState::Missing { file_system } => {
             plan_missing(desired, snapshot, volume, file_system, decision)
         }
@@ -217,6 +234,7 @@ fn plan_directory(
     let rule = rule(desired, snapshot, volume, owner, Some(&root));
     let is_shared = sharing::is_shared(snapshot, volume);
     let assumed = once(snapshot, volume, &rule, Some(&root)) == Once::Assumed;
+    let notice = exposes_root(desired, snapshot, volume, dir);
     let record = VolumeRecord {
         declaration: declaration(volume, &rule),
         owner,
@@ -224,6 +242,7 @@ fn plan_directory(
         assumed,
     };
     let mut plan = VolumePlan::new(Readiness::Ready, Basis::NotManaged);
+    plan.notices.extend(notice);
     if assumed && is_managed(&rule) {
         let volume = volume.name.clone();
         plan.notices.push(match &snapshot.memory {
@@ -276,6 +295,20 @@ fn plan_directory(
     plan.rule = Some(rule);
     certificate::plan(&mut plan, snapshot, volume, &observed.certificates);
     plan
+}
+
+/// Returns what to know where containers can leave programs with the rights of the host's root:
+/// that their mounts are `nosuid` does not keep users of the host from running those.
+fn exposes_root(
+    desired: &Desired,
+    snapshot: &Snapshot,
+    volume: &Volume,
+    dir: &SourceDir,
+) -> Option<Notice> {
+    let reaching = disk_ids::reaching_root(desired, snapshot, volume);
+    let path = volume.host_path.clone();
+    (dir.exposed && !reaching.is_empty())
+        .then(|| Notice::RootExposed { path, containers: reaching.into_iter().collect() })
 }
 
 /// Turns what a walk found into a step, or into the reason not to take it.
@@ -409,13 +442,11 @@ fn once(
 
 /// Returns what lies outside the maps of every container that counts for the volume.
 fn foreign_scope(desired: &Desired, snapshot: &Snapshot, volume: &Volume) -> Scope {
-    let maps = owner::maps_of(desired, snapshot, volume);
-    let known: Result<Vec<_>, _> = maps.into_values().collect();
-    match known {
+    match owner::owning_maps(desired, snapshot, volume) {
         // While one map is unknown, so is what its container owns.
-        Err(_) => Scope::RootOnly,
-        Ok(maps) if maps.is_empty() => Scope::RootOnly,
-        Ok(mut maps) => {
+        None => Scope::RootOnly,
+        Some(maps) if maps.is_empty() => Scope::RootOnly,
+        Some(mut maps) => {
             maps.sort_by_key(|map| {
                 map.ranges().iter().map(ToString::to_string).collect::<Vec<_>>()
             });

@@ -66,6 +66,7 @@ pub(crate) fn all() -> Vec<Case> {
     cases.extend(crate::definitions::all());
     cases.extend(crate::cluster::all());
     cases.extend(crate::lines::all());
+    cases.extend(crate::disk_ids::all());
     cases
 }
 

@@ -9,9 +9,11 @@ mod model;
 use std::collections::BTreeSet;
 
 use bstr::BString;
-use pctd_core::conf::{Conf, MountClass, MountEntry, RawLine, normalise_path};
-use pctd_core::desired::Enforce;
-use pctd_core::desired::{Desired, Mount, Volume};
+use pctd_core::conf::{
+    Conf, IdLine, MountClass, MountEntry, MountIdMap, MountPoint, RawLine, normalise_path,
+};
+use pctd_core::desired::{Desired, DiskIds, Enforce, Mount, MountIds, Volume};
+use pctd_core::idmap::{IdKind, IdMap};
 use pctd_core::ids::{Ctid, HostIds, Key, VolumeName};
 use pctd_core::ledger::{Ledger, Memory};
 use pctd_core::observed::{NodeState, Presence, Removal, Running};
@@ -42,6 +44,35 @@ fn is_in_place(entry: &MountEntry, volume: &Volume, mount: &Mount) -> bool {
         && normalise_path(&mp.volume) == volume.host_path.as_str()
         && normalise_path(&mp.target) == mount.target.as_str()
         && mount.options.iter().all(|(name, value)| option(name, value))
+}
+
+/// Checks for some ids of a container that they are on disk where the volume declares them, by
+/// Proxmox's rule and not the planner's.
+fn check_ids(volume: &Volume, mount: &Mount, mp: &MountPoint, own: &IdMap) {
+    let at = |id: u32| match (&mount.idmap, &volume.disk_ids) {
+        (Some(MountIds::Plain), _) => own.host_id(IdKind::User, id),
+        (Some(MountIds::Disk(DiskIds::Passthrough)), _) | (None, Some(DiskIds::Passthrough)) => {
+            Some(id)
+        }
+        (Some(MountIds::Disk(DiskIds::Ranges(space))), _)
+        | (None, Some(DiskIds::Ranges(space))) => space.host_id(IdKind::User, id),
+        _ => None,
+    };
+    let is_map = |id| match mp.idmap() {
+        None => own.host_id(IdKind::User, id),
+        Some(MountIdMap::Passthrough) => Some(id),
+        Some(MountIdMap::Lines(lines)) => {
+            let named = IdMap::new(lines.iter().map(IdLine::range).collect());
+            named.host_id(IdKind::User, id).or_else(|| own.host_id(IdKind::User, id))
+        }
+    };
+    for id in
+        [0, 33, 1000, 65_535].into_iter().filter(|id| own.host_id(IdKind::User, *id).is_some())
+    {
+        if let Some(declared) = at(id) {
+            assert_eq!(is_map(id), Some(declared), "{id} in {}", volume.name);
+        }
+    }
 }
 
 /// Everything in a conf that is nobody's business but its owner's: every property, raw line,
@@ -204,9 +235,14 @@ fn check_in_place(node: &mut Node) {
                     check_pruned(node, *ctid, &conf);
                 }
                 for (volume, mount) in node.desired.mounts_of(*ctid) {
-                    let found =
-                        conf.mounts().values().filter(|m| is_in_place(m, volume, mount)).count();
-                    assert_eq!(found, 1, "{} in {ctid}", volume.name);
+                    let found: Vec<_> =
+                        conf.mounts().values().filter(|m| is_in_place(m, volume, mount)).collect();
+                    assert_eq!(found.len(), 1, "{} in {ctid}", volume.name);
+                    if let (Ok(mp), Ok(own), true) =
+                        (&found[0].parsed, conf.effective_idmap(), plan.holds.is_empty())
+                    {
+                        check_ids(volume, mount, mp, &own);
+                    }
                 }
             }
             Key::Volume(name) => {
@@ -331,7 +367,17 @@ proptest! {
         // A restart brings another map in force, and that is a new declaration.
         let restarted =
             node.taken.iter().any(|(_, step)| matches!(step, Step::RebootContainer { .. }));
-        let once = |volume: &&Volume| volume.enforce == Enforce::Once && !restarted;
+        // What is mapped on the way to the disk is another's in other words.
+        let is_mapped = |volume: &Volume| {
+            let of_mount = |mount: &Mount| mount.idmap.is_some();
+            let confs = volume.mounts.keys().filter_map(|ctid| before.conf(*ctid));
+            volume.disk_ids.is_some()
+                || volume.mounts.values().any(of_mount)
+                || confs.flat_map(|conf| conf.mounts().values()).any(|m| m.raw.to_string().contains("idmap="))
+        };
+        let once = |volume: &&Volume| {
+            volume.enforce == Enforce::Once && !restarted && !is_mapped(volume)
+        };
         for volume in node.desired.volumes.values().filter(once) {
             let name = &volume.name;
             let (Source::Directory { entries: was, .. }, Source::Directory { entries: is, .. }) =

@@ -6,6 +6,7 @@
 mod cases;
 mod cluster;
 mod definitions;
+mod disk_ids;
 mod doctor;
 mod laws;
 mod lines;

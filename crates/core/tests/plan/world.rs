@@ -11,9 +11,9 @@ use pctd_core::idmap::IdMap;
 use pctd_core::ids::{Ctid, HostIds, VolumeName};
 use pctd_core::ledger::{Edited, Ledger, LedgerEntry, Memory, PairRecord};
 use pctd_core::observed::{
-    Accounts, Audit, Cluster, FileSystem, MakingFacts, NodeState, ObservedContainer, ObservedPair,
-    ObservedVolume, PairFile, Presence, Removal, Requests, Running, Snapshot, SourceDir,
-    SourceState, TemplateState,
+    Accounts, Audit, Cluster, FileSystem, MakingFacts, MappingFacts, MappingSupport, NodeState,
+    ObservedContainer, ObservedPair, ObservedVolume, PairFile, Presence, Removal, Requests,
+    Running, Snapshot, SourceDir, SourceState, TemplateState,
 };
 use pctd_core::plan::{Effective, Hold, Plans, Step, plan};
 use pctd_core::subids::{SubIds, SubRanges};
@@ -55,6 +55,11 @@ pub(crate) fn file_system(id: &str) -> FileSystem {
     }
 }
 
+/// A node that can map ids for mounts.
+pub(crate) fn mappable() -> MappingFacts {
+    MappingFacts { proxmox: MappingSupport::Yes }
+}
+
 impl World {
     /// A world with this configuration, in which every volume is a directory owned by 100000 and
     /// nothing else exists.
@@ -64,9 +69,11 @@ impl World {
         let ids = HostIds::new(100_000, 100_000);
         let directory = |_: &VolumeName| ObservedVolume {
             audit: Some(Audit { entries: 10, ..Audit::default() }),
+            mapping: MappingSupport::Yes,
             ..ObservedVolume::new(SourceState::Directory(SourceDir {
                 ids,
                 mode: 0o755,
+                exposed: false,
                 file_system: file_system("ext4:1"),
             }))
         };
@@ -95,6 +102,7 @@ impl World {
             accounts: Accounts { users, groups },
             requests: Requests::default(),
             making: MakingFacts { templates, ..MakingFacts::default() },
+            mapping: mappable(),
         };
         Self { desired, snapshot }
     }

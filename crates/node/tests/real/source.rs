@@ -30,7 +30,7 @@ fn a_directory_is_described_with_its_file_system() {
     let tree = Tree::new();
     set_mode(tree.at(""), 0o2750);
     set_ids(tree.at(""), OWNER);
-    let SourceState::Directory(SourceDir { ids, mode, file_system }) = observe(&tree, "/vol")
+    let SourceState::Directory(SourceDir { ids, mode, file_system, .. }) = observe(&tree, "/vol")
     else {
         panic!()
     };

@@ -2,8 +2,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use pctd_core::conf::{Conf, MountEntry};
+use pctd_core::conf::{Conf, MountEntry, MountPoint};
 use pctd_core::ids::{Ctid, HostIds};
+use pctd_core::mount_map;
 use pctd_core::observed::{NodeState, ObservedContainer, Presence, Running};
 use pctd_core::report::{InspectMount, InspectPending, InspectReport, REPORT_VERSION};
 
@@ -69,7 +70,7 @@ fn fill(report: &mut InspectReport, container: &ObservedContainer) {
     report.warnings =
         conf.warnings.iter().map(|line| line.to_string().trim_end().to_owned()).collect();
     report.mounts =
-        conf.mounts().iter().map(|(key, entry)| (key.to_string(), mount(entry))).collect();
+        conf.mounts().iter().map(|(key, entry)| (key.to_string(), mount(conf, entry))).collect();
     let pending = &conf.pending.section;
     report.pending = InspectPending {
         set: pending.properties().iter().map(|(k, v)| (k.clone(), v.to_string())).collect(),
@@ -115,19 +116,28 @@ fn map(report: &mut InspectReport, conf: &Conf, container: &ObservedContainer) {
     }
 }
 
-fn mount(entry: &MountEntry) -> InspectMount {
+/// Says which ids are which on disk, where a mount has a map that counts.
+fn ids_on_disk(conf: &Conf, mp: &MountPoint) -> Option<String> {
+    let option = mp.idmap().filter(|_| conf.is_effectively_unprivileged())?;
+    let own = conf.effective_idmap().ok()?;
+    Some(mount_map::describe(&mount_map::through(&own, &option)))
+}
+
+fn mount(conf: &Conf, entry: &MountEntry) -> InspectMount {
     match &entry.parsed {
         Ok(mp) => InspectMount {
             class: mp.class.as_str().to_owned(),
             source: mp.volume.to_string(),
             target: Some(mp.target.to_string()),
             options: mp.options.clone(),
+            ids: ids_on_disk(conf, mp),
         },
         Err(_) => InspectMount {
             class: "invalid".to_owned(),
             source: entry.raw.to_string(),
             target: None,
             options: BTreeMap::new(),
+            ids: None,
         },
     }
 }

@@ -9,7 +9,8 @@ use pctd_core::desired::{Desired, Volume};
 use pctd_core::ids::{Ctid, Key, VolumeName};
 use pctd_core::ledger::LedgerEntry;
 use pctd_core::observed::{
-    Accounts, Assurance, NodeState, ObservedVolume, Presence, Requests, Snapshot, SourceState,
+    Accounts, Assurance, MappingFacts, NodeState, ObservedVolume, Presence, Requests, Snapshot,
+    SourceState,
 };
 use pctd_core::ownership::OwnershipRule;
 use pctd_core::plan::{self, Hold, Plans};
@@ -225,6 +226,12 @@ impl Engine {
             (Arc::clone(store.ledger()), store.memory().clone())
         };
         let making = self.making_facts(desired, &ledger, &mut containers);
+        let maps_ids = scope.volumes.iter().filter_map(|name| desired.volumes.get(name));
+        let mapping = if maps_ids.into_iter().any(Volume::maps_ids) {
+            self.node.mapping_facts()
+        } else {
+            MappingFacts::default()
+        };
         let accounts = self.node.accounts().unwrap_or_else(|error| {
             // Owners by name are then unknown accounts, which is a hold with its own message.
             debug!("users and groups cannot be read: {error}");
@@ -247,6 +254,7 @@ impl Engine {
             accounts,
             requests,
             making,
+            mapping,
         };
         snapshot.waited = self.waits(&snapshot.containers);
         snapshot

@@ -64,6 +64,8 @@ fn any_key() -> impl Strategy<Value = String> {
         "host_path",
         "owner",
         "owner_ctid",
+        "disk_ids",
+        "idmap",
         "mounts",
         "path",
         "mode",

@@ -390,3 +390,60 @@ fn what_all_nodes_see_is_required_to_be_mounted_unless_it_says_otherwise() {
     let free = r#""shared": true, "require_mount": false,"#;
     assert_eq!(read(free), (Some(true), RequireMount::No));
 }
+
+#[test]
+fn ids_on_disk_are_declared_for_a_volume_and_for_single_mounts() {
+    let loaded = good(&[r#"{"shared_volumes": {"v": {
+        "host_path": "/tank/v", "disk_ids": ["u 0 100000 65536", "g 0 5000 65536"], "dir_mode": "keep",
+        "file_mode": "keep",
+        "mounts": {"101": "/a", "102": {"path": "/b", "idmap": "none"},
+                   "103": {"path": "/c", "idmap": "container:101"}}}}}"#]);
+    let range = |kind, host| IdRange { kind, container: 0, host, count: 65_536 };
+    let space = IdMap::new(vec![range(IdKind::User, 100_000), range(IdKind::Group, 5000)]);
+    let with = |target: &str, idmap| Mount { idmap: Some(idmap), ..mount(target, &[]) };
+    let expected = Volume {
+        disk_ids: Some(DiskIds::Ranges(space)),
+        // Not the seed's, which no container could have.
+        owner: Owner::Keep,
+        enforce: Enforce::Always,
+        mounts: BTreeMap::from([
+            (ctid(101), mount("/a", &[])),
+            (ctid(102), with("/b", MountIds::Plain)),
+            (ctid(103), with("/c", MountIds::Disk(DiskIds::Container(ctid(101))))),
+        ]),
+        ..plain("v", "/tank/v", &[])
+    };
+    assert_eq!(*volume(&loaded, "v"), expected);
+}
+
+#[test]
+fn ids_on_disk_that_cannot_be_meant_are_refused() {
+    let near = |problem: &str| problem.split(": ").skip(1).collect::<Vec<_>>().join(": ");
+    for (fields, problem) in [
+        (
+            r#""disk_ids": "none""#,
+            "shared_volumes.v.disk_ids: `none` is no range of ids; write \"INSIDE DISK COUNT\" such as \"0 100000 65536\", with \"u \" or \"g \" before it for users or groups alone",
+        ),
+        (
+            r#""disk_ids": "passtrough""#,
+            "shared_volumes.v.disk_ids: `passtrough` says nothing of ids on disk; did you mean \"passthrough\"?",
+        ),
+        (
+            r#""disk_ids": ["u 0 100000 65536"]"#,
+            "shared_volumes.v.disk_ids: no group has an id on disk; name ranges for users and groups, or leave the letter out",
+        ),
+        (
+            r#""disk_ids": "container:999""#,
+            "shared_volumes.v.disk_ids: the container 999 does not mount this volume; name one that does, or write its ids as a range",
+        ),
+        (
+            r#""mounts": {"101": {"path": "/a", "idmap": "container:102"}}"#,
+            "shared_volumes.v.mounts.101.idmap: the container 102 does not mount this volume; name one that does, or write its ids as a range",
+        ),
+    ] {
+        let text =
+            format!(r#"{{"shared_volumes": {{"v": {{"host_path": "/tank/v", {fields}}}}}}}"#);
+        let found = problems(&[&text]);
+        assert_eq!(found.iter().map(|p| near(p)).collect::<Vec<_>>(), [problem], "{fields}");
+    }
+}

@@ -29,12 +29,15 @@ pub(crate) const VOLUMES: [(&str, &str, &str); 3] =
     [("a", "/tank/a", "/data"), ("b", "/tank/b", "/data/sub"), ("c", "/tank/c", "/x")];
 
 /// Values of mount points: as desired, nearly so, and of others.
-const MOUNTS: [&str; 15] = [
+const MOUNTS: [&str; 18] = [
     "/tank/a,mp=/data",
     "/tank//a/,mp=data//",
     "/tank/a,mp=/data,backup=1,ro=1",
     "/tank/b,mp=/data/sub",
     "/tank/b,mp=/data/sub,mountoptions=nosuid;noatime,replicate=0",
+    "/tank/a,mp=/data,idmap=u:0:5000:65536;g:0:5000:65536",
+    "/tank/b,mp=/data/sub,idmap=passthrough,mountoptions=nosuid",
+    "/tank/c,mp=/x,idmap=u:0:5000:1;g:0:5000:1",
     "/tank/c,mp=/x,ro=0",
     "/tank/c,mp=/data",
     "/srv/old,mp=/data",
@@ -197,16 +200,20 @@ fn any_mount(target: &'static str) -> impl Strategy<Value = Value> {
         option::of(any::<bool>()),
         option::of(select(vec![json!(["nodev"]), json!(["noatime", "nosuid"])])),
         prop::bool::weighted(0.3),
+        option::weighted(0.3, select(vec!["none", "passthrough", "0 5000 65536"])),
     );
     prop_oneof![
         2 => Just(json!(target)),
-        1 => options.prop_map(move |(read_only, mount_options, adopt)| {
+        1 => options.prop_map(move |(read_only, mount_options, adopt, idmap)| {
             let mut mount = json!({"path": target, "adopt": adopt});
             if let Some(read_only) = read_only {
                 mount["read_only"] = json!(read_only);
             }
             if let Some(options) = mount_options {
                 mount["mount_options"] = options;
+            }
+            if let Some(idmap) = idmap {
+                mount["idmap"] = json!(idmap);
             }
             mount
         }),
@@ -234,6 +241,15 @@ fn any_volume(path: &'static str, target: &'static str) -> impl Strategy<Value =
     );
     let flags = (prop::bool::weighted(0.8), prop::bool::weighted(0.8));
     let decider = option::weighted(0.2, any::<Index>());
+    let disk_ids = vec![
+        json!("passthrough"),
+        json!("0 100000 65536"),
+        json!(["u 0 100000 65536", "g 0 7000 65536"]),
+        json!("0 5000 100"),
+        json!("owner"),
+        json!("container:"),
+    ];
+    let disk_ids = option::weighted(0.4, select(disk_ids));
     let domains = prop::collection::btree_set(select(vec!["a.b", "c.d"]), 0..3);
     let parts = (
         option::weighted(0.9, select(owners)),
@@ -241,15 +257,23 @@ fn any_volume(path: &'static str, target: &'static str) -> impl Strategy<Value =
         modes,
         mounts,
         flags,
-        decider,
+        (decider, disk_ids),
         prop_oneof![2 => Just(std::collections::BTreeSet::new()), 1 => domains],
     );
-    parts.prop_map(move |(owner, enforce, modes, mounts, (create, recurse), decider, domains)| {
+    parts.prop_map(move |(owner, enforce, modes, mounts, (create, recurse), ids, domains)| {
+        let (decider, disk_ids) = ids;
         let mut volume = json!({"host_path": path, "create": create, "recurse": recurse});
         let of_container = owner.is_some_and(|owner| owner.starts_with("container"));
         let deciders: Vec<&String> = mounts.keys().collect();
         if let Some(at) = decider.filter(|_| of_container && !deciders.is_empty()) {
             volume["owner_ctid"] = json!(at.get(&deciders));
+        }
+        match (disk_ids, mounts.keys().next_back()) {
+            (Some(ids), Some(ctid)) if ids == "container:" => {
+                volume["disk_ids"] = json!(format!("container:{ctid}"));
+            }
+            (Some(ids), _) if ids != "container:" => volume["disk_ids"] = ids,
+            _ => {}
         }
         let certificates = domains.into_iter().map(|domain| json!({"domain": domain}));
         volume["certificates"] = certificates.collect();

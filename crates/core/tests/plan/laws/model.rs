@@ -19,9 +19,9 @@ use pctd_core::ledger::{
     CertificateRecord, Edited, Ledger, LedgerEntry, Making, Memory, PairRecord,
 };
 use pctd_core::observed::{
-    Accounts, Audit, Cluster, MakingFacts, NodeState, ObservedCertificates, ObservedContainer,
-    ObservedPair, ObservedVolume, PairFile, Presence, Removal, Requests, Running, Snapshot,
-    SourceDir, SourceState, TemplateState,
+    Accounts, Audit, Cluster, MakingFacts, MappingSupport, NodeState, ObservedCertificates,
+    ObservedContainer, ObservedPair, ObservedVolume, PairFile, Presence, Removal, Requests,
+    Running, Snapshot, SourceDir, SourceState, TemplateState,
 };
 use pctd_core::ownership::{Change, EntryKind, EntryStat, OwnershipRule, Place};
 use pctd_core::plan::{
@@ -30,7 +30,7 @@ use pctd_core::plan::{
 };
 use pctd_core::subids::SubIds;
 
-use crate::world::{BOOT, file_system};
+use crate::world::{BOOT, file_system, mappable};
 
 /// What lies at the host path of a volume.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -217,11 +217,13 @@ impl Node {
                 Source::Directory { root, .. } => SourceState::Directory(SourceDir {
                     ids: root.ids,
                     mode: root.mode,
+                    exposed: true,
                     file_system: file_system(self.file_system),
                 }),
             };
             let certificates = self.certificates(name);
-            ObservedVolume { certificates, ..ObservedVolume::new(source) }
+            let mapping = MappingSupport::Yes;
+            ObservedVolume { certificates, mapping, ..ObservedVolume::new(source) }
         };
         let waited = |ctid: &Ctid| Some((*ctid, self.since(*self.not_ready_since.get(ctid)?)));
         let restarted = self.ledger.restarted.iter();
@@ -255,6 +257,7 @@ impl Node {
                 groups: BTreeMap::from([("nogroup".to_owned(), 65_534)]),
             },
             making: MakingFacts { templates, ..MakingFacts::default() },
+            mapping: mappable(),
             requests: Requests {
                 restart_failed: self.restart_failed.clone(),
                 removal: self.removal,

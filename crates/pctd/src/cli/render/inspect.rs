@@ -30,6 +30,9 @@ pub(crate) fn inspect(report: &InspectReport, palette: Palette) -> String {
         let target = mount.target.as_deref().unwrap_or("?");
         let text = format!("{} {} at {target} {}", mount.class, mount.source, options.join(" "));
         row(key, text.trim_end());
+        if let Some(ids) = &mount.ids {
+            row("", ids);
+        }
     }
     for (name, value) in &report.pending.set {
         row("pending", &format!("{name}: {value}"));
@@ -69,7 +72,13 @@ mod tests {
     fn bind(source: &str, target: &str, options: &[(&str, &str)]) -> InspectMount {
         let each = options.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
         let (class, target) = ("bind".to_owned(), Some(target.to_owned()));
-        InspectMount { class, source: source.to_owned(), target, options: each.collect() }
+        InspectMount {
+            class,
+            source: source.to_owned(),
+            target,
+            options: each.collect(),
+            ids: Some("every id inside is the same on disk".to_owned()),
+        }
     }
 
     fn absent() -> InspectReport {
@@ -100,6 +109,7 @@ mod tests {
             source: "no mount point".to_owned(),
             target: None,
             options: BTreeMap::new(),
+            ids: None,
         };
         let report = InspectReport {
             presence: "here".to_owned(),
@@ -134,6 +144,7 @@ container 100
   root          100000:100000 on the host
   not ready     a task holds its lock
   mp0           bind /tank/data at /data backup=0 ro=1
+                every id inside is the same on disk
   mp1           invalid no mount point at ?
   pending       mp2: /srv/b,mp=/b
   pending       swap goes away

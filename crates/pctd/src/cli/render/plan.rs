@@ -181,6 +181,9 @@ fn mount(text: &mut String, set: &SetMount, palette: Palette) {
     let after = if set.after_volume { ", once the volume is ready" } else { "" };
     let note = format!("    volume {}; {when}{after}", set.volume);
     line(text, format_args!("{}", palette.paint(Tone::Dim, note)));
+    if let Some(ids) = &set.ids {
+        line(text, format_args!("{}", palette.paint(Tone::Dim, format!("    {ids}"))));
+    }
 }
 
 fn removal(text: &mut String, remove: &RemoveMount, palette: Palette) {
@@ -233,6 +236,7 @@ mod tests {
             value: value.to_owned(),
             was: was.map(str::to_owned),
             volume: "data".parse().unwrap(),
+            ids: (key == 2).then(|| "root inside is 5000:5000 on disk".to_owned()),
             effective,
             after_volume: effective == Effective::Now,
         })
@@ -366,6 +370,7 @@ container 100
     volume data; seen after a restart
   + mp2: /tank/data,mp=/c
     volume data; seen at the next start
+    root inside is 5000:5000 on disk
   - mp4: /srv/old,mp=/old
     pending, added by pctd and no longer declared
   - mp5: /srv/old,mp=/old
