@@ -4,9 +4,12 @@
 //! `PVE::LXC::__mountpoint_mount`, `walk_tree_nofollow`, `mountpoint_hotplug`.
 
 use std::fs;
+use std::io;
+use std::path::Path;
 
 use pctd_core::conf::{MountClass, MountIdMap, MountPoint, Section, normalise_path};
 use pctd_core::idmap::IdRange;
+use pctd_sys::idmapped;
 
 use crate::id_maps;
 use crate::paths::Root;
@@ -161,6 +164,9 @@ impl Site<'_> {
         if mount.class != MountClass::Bind {
             return Ok(None);
         }
+        if options.iter().any(|option| option == "idmapped") {
+            check_mappable(&self.root.host(&source))?;
+        }
         if mount.is_on("quota") && !ro {
             warnings.push_str("cannot enable quota control for bind mounts\n");
         }
@@ -191,6 +197,24 @@ impl Site<'_> {
             "       dmesg(1) may have more information after failed mount system call.\n",
         );
         Err(format!("command 'mount {device} {stage}' failed: exit code 32\n"))
+    }
+}
+
+/// Checks that the file system of a source lets ids be mapped, as `mount_setattr` finds out.
+///
+/// Where this machine does not permit the attempt it is not known, and nothing is refused.
+fn check_mappable(source: &Path) -> Result<(), String> {
+    const ANY_MAP: &str = "0 100000 65536\n";
+    let attempt = || -> io::Result<()> {
+        let clone = idmapped::detached_clone(fs::File::open(source)?)?;
+        let namespace = idmapped::user_namespace(ANY_MAP, ANY_MAP)?;
+        Ok(idmapped::map_ids(clone, namespace)?)
+    };
+    match attempt() {
+        Err(error) if error.kind() == io::ErrorKind::InvalidInput => {
+            Err("mount_setattr: Invalid argument\n".to_owned())
+        }
+        _ => Ok(()),
     }
 }
 

@@ -38,6 +38,9 @@ const PATIENCE: Duration = Duration::from_secs(5);
 /// The ids root may map (subuid(5)): Proxmox's default, and one more as an admin adds for a hole.
 const SUB_IDS: &str = "root:100000:65536\nroot:1000:1\n";
 
+/// What dpkg says of the installed Proxmox (deb-status(5)): the version the rules are of.
+const PACKAGES: &str = "Package: pve-container\nStatus: install ok installed\nVersion: 6.1.10\n\n";
+
 /// The templates of a new node.
 const TEMPLATES: [&str; 2] = ["tiny.tar.gz", "tiny.tar.zst"];
 
@@ -131,6 +134,7 @@ impl Node {
             "run/pve",
             "var/lib/lxc",
             "var/log",
+            "var/lib/dpkg",
             "var/lib/pctd-sandbox",
             "usr/bin",
             "usr/sbin",
@@ -152,6 +156,7 @@ impl Node {
         for name in ["newuidmap", "newgidmap"] {
             self.put(&format!("usr/bin/{name}"), "")?;
         }
+        self.put("var/lib/dpkg/status", PACKAGES)?;
         settings.store(&self.root)?;
         let storage_cfg = pve.join("storage.cfg");
         fs::write(&storage_cfg, settings.storage_cfg())
