@@ -189,6 +189,8 @@ pub struct Settings {
     pub node: Option<String>,
     /// The group, by name or number, that may ask the daemon for the status; none: only root.
     pub status_group: Option<String>,
+    /// The file that metrics are written to; none: there are no metrics.
+    pub metrics_file: Option<String>,
 }
 
 impl Default for Settings {
@@ -219,6 +221,7 @@ impl Default for Settings {
             create_timeout: Duration::from_hours(6),
             node: None,
             status_group: None,
+            metrics_file: None,
         }
     }
 }
@@ -238,6 +241,7 @@ impl Settings {
             hold_interval,
             max_concurrent,
             status_group,
+            metrics_file,
             ..
         } = Self::default();
         Self {
@@ -251,6 +255,7 @@ impl Settings {
             hold_interval,
             max_concurrent,
             status_group,
+            metrics_file,
             ..self.clone()
         }
     }

@@ -21,6 +21,7 @@
 //! - `bookmark`: where a walk was that was interrupted, so that the next one goes on from there.
 //! - [`trace`]: what a walk leaves behind, to tell after a restart what it need not look at first.
 //! - [`watch`]: drift below a volume, noticed and put right as it happens.
+//! - [`textfile`]: a file for other programs, replaced whole.
 //! - [`trusted`]: files that decide what root does, read where nobody else can have written them.
 //! - [`pct`]: the `pct` program.
 //! - [`ledger`]: what pctd did, on disk; the lock of the node.
@@ -46,6 +47,7 @@ pub mod pve;
 pub mod source;
 mod stat;
 mod subids;
+pub mod textfile;
 pub mod trace;
 pub mod trusted;
 pub mod walk;

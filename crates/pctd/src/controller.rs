@@ -9,6 +9,7 @@
 //! - `config`: which configuration is in force. `surveys`: looks at everything.
 //! - `runs`: which key is worked on when; `queue` what waits, `retries` and `backoff` how long,
 //!   `walks` which volume is walked.
+//! - `counters`: what was done, for metrics.
 //! - `clients`: what is asked; `followers` who waits for an answer. `board`, `status`: what is known.
 
 use std::collections::BTreeMap;
@@ -17,7 +18,7 @@ use std::time::Duration;
 
 use pctd_core::desired::Desired;
 use pctd_core::ids::{Ctid, Key, VolumeName};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tracing::{debug, error, warn};
@@ -38,6 +39,7 @@ mod backoff;
 pub(crate) mod board;
 mod clients;
 mod config;
+pub(crate) mod counters;
 pub(crate) mod followers;
 mod queue;
 mod retries;
@@ -62,6 +64,8 @@ pub(crate) enum Event {
     Config(ConfigEvent),
     /// A client wants to know, or wants something done.
     Client(followers::Request),
+    /// Metrics are to be written.
+    Measure(oneshot::Sender<counters::Measures>),
 }
 
 /// What was heard of a container. For the log, and to tell an echo of a run from news; what it
@@ -114,6 +118,7 @@ pub(crate) struct Controller<R> {
     jobs: JoinSet<Done>,
     running: BTreeMap<Key, Run>,
     surveys: Surveys,
+    counters: counters::Counters,
     summary: watch::Sender<String>,
 }
 
@@ -141,6 +146,7 @@ impl<R: Reconciler> Controller<R> {
             jobs: JoinSet::new(),
             running: BTreeMap::new(),
             surveys: Surveys::new(),
+            counters: counters::Counters::default(),
             summary,
         };
         controller.on_config(first);
@@ -257,6 +263,8 @@ impl<R: Reconciler> Controller<R> {
             }
             Event::Config(event) => self.on_config(event),
             Event::Client(request) => self.on_client(request),
+            // Whoever asked may have ended.
+            Event::Measure(reply) => drop(reply.send(self.measures())),
         }
     }
 

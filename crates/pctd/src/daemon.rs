@@ -32,6 +32,7 @@ use crate::daemon::watches::{Role, Seen, Watches};
 use crate::engine::Engine;
 
 mod config_poll;
+mod metrics;
 mod poll;
 mod service;
 mod signals;
@@ -74,6 +75,9 @@ const FINDINGS: usize = 1024;
 
 /// Editors write a file in several steps; this long after the first one it is read.
 const CONFIG_SETTLE: Duration = Duration::from_millis(100);
+
+/// How long the end waits for metrics that are being written.
+const LAST_WORD: Duration = Duration::from_secs(1);
 
 /// Runs until SIGTERM or SIGINT.
 ///
@@ -130,6 +134,11 @@ async fn serve(
     let shown = config.paths().iter().map(|path| path.display().to_string()).collect();
     tokio::spawn(socket::serve(listener, shown, events_tx.clone()));
     tokio::spawn(socket::admit(Arc::clone(&engine), desired_rx.clone()));
+    let paths = engine.node().paths().clone();
+    let measuring =
+        metrics::run(paths.clone(), desired_rx.clone(), events_tx.clone(), stop.clone());
+    let measuring = tokio::spawn(measuring);
+    let last_desired = desired_rx.clone();
     let service = Service::start().map_err(system("cannot start a thread"))?;
     tokio::spawn(service::report(service.clone(), summary_rx, events_tx.clone()));
     let poller = Poller::new(Arc::clone(&engine), desired_rx.clone(), events_tx.clone());
@@ -150,6 +159,10 @@ async fn serve(
     let controller = Controller::new(engine, first, summary);
     controller.run(events, stop, || service.ready()).await;
     service.flush();
+    // What it is writing must not come after the last word; longer than this nobody waits for it.
+    let _late = tokio::time::timeout(LAST_WORD, measuring).await;
+    let desired = Arc::clone(&last_desired.borrow());
+    metrics::stopped(&paths, &desired).await;
     if !feeding.is_finished() {
         return Err(DaemonError::LoopEnded);
     }

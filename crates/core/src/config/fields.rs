@@ -201,6 +201,11 @@ pub(super) static SETTINGS: Table = Table {
             Shape::Text(&syntax::GROUP),
             "A group of the host, by name or number, that may ask the daemon for the status; without it only root may.",
         ),
+        Field::new(
+            "metrics_file",
+            Shape::Text(&syntax::METRICS_FILE),
+            "A file that metrics are written to for node_exporter's textfile collector, such as /var/lib/prometheus/node-exporter/pctd.prom; without it there are none.",
+        ),
     ],
 };
 

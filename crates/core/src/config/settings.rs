@@ -110,6 +110,7 @@ impl<'t> Given<'_, 't> {
             create_timeout: self.duration("create_timeout", default.create_timeout),
             node: choice("node").map(str::to_owned),
             status_group: choice("status_group").map(str::to_owned),
+            metrics_file: choice("metrics_file").map(str::to_owned),
         }
     }
 
@@ -157,7 +158,7 @@ mod tests {
         assert_eq!(load_text("{}"), Settings::default());
         let without = SETTINGS.fields.iter().filter(|field| field.default.is_none());
         let without: Vec<&str> = without.map(|field| field.name).collect();
-        assert_eq!(without, ["node", "status_group"]);
+        assert_eq!(without, ["node", "status_group", "metrics_file"]);
     }
 
     #[test]
@@ -171,7 +172,7 @@ mod tests {
                 "create_containers": false, "prune": true, "watch_cpu": 5, "max_concurrent": 1,
                 "walk_threads": 3, "manage": ["cores", "name"], "pct_timeout": "1m",
                 "create_timeout": "2h", "node": "pve-1",
-                "status_group": "adm"}}"#,
+                "status_group": "adm", "metrics_file": "/var/lib/a.prom"}}"#,
         );
         let expected = Settings {
             mode: Mode::Observe,
@@ -199,6 +200,7 @@ mod tests {
             create_timeout: Duration::from_hours(2),
             node: Some("pve-1".into()),
             status_group: Some("adm".into()),
+            metrics_file: Some("/var/lib/a.prom".into()),
         };
         assert_eq!(settings, expected);
     }

@@ -91,6 +91,24 @@ pub(super) static DISK_RANGE: Syntax = Syntax {
     check: |text| disk_ids::range(text).map(|_| ()),
 };
 
+/// `node_exporter` reads files with this suffix and no others.
+pub(super) static METRICS_FILE: Syntax = Syntax {
+    wanted: "an absolute path that ends in \".prom\"",
+    pattern: "^(/[^/]+)+[.]prom$",
+    check: |text| {
+        let is_plain = |part: &str| !part.is_empty() && part != "." && part != "..";
+        let is_read = text.strip_suffix(".prom").is_some_and(|name| !name.ends_with('/'));
+        let is_normal = text.strip_prefix('/').is_some_and(|rest| rest.split('/').all(is_plain));
+        if is_normal && is_read && !text.contains('\0') {
+            Ok(())
+        } else {
+            Err(Complaint::new(format!("{} is no file for metrics", shown(text))).or(
+                "write an absolute path that ends in \".prom\", which is what node_exporter reads",
+            ))
+        }
+    },
+};
+
 pub(super) static MODE: Syntax = Syntax {
     wanted: "a mode such as \"0775\", \"u=rwX,g=rX,o=\" or \"keep\"",
     pattern: "^(keep|[0-7]{3,5}|[ugoa]*([-+=][rwxXst]*)+(,[ugoa]*([-+=][rwxXst]*)+)*)$",

@@ -35,6 +35,11 @@ impl Retries {
         self.failed_at.clear();
     }
 
+    /// Returns how many keys failed and did not succeed since.
+    pub(super) fn failing(&self) -> usize {
+        self.failures.len()
+    }
+
     /// Lets the delays of `key` start over.
     pub(super) fn start_over(&mut self, key: &Key) {
         self.failures.remove(key);

@@ -79,6 +79,8 @@ impl<R: Reconciler> Controller<R> {
         let run = self.running.remove(key);
         self.queue.done(key);
         let now = Instant::now();
+        let walked = run.as_ref().map_or(0, |run| run.job.progress.report().entries);
+        self.counters.run(key, &outcome, walked);
         if !self.board.knows(key) {
             // It was taken out of the configuration meanwhile.
             return;

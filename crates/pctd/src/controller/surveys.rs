@@ -71,6 +71,7 @@ impl<R: Reconciler> Controller<R> {
     pub(super) fn on_survey(&mut self, generation: u64, views: BTreeMap<Key, View>) {
         self.surveys.under_way = false;
         self.surveys.done_once = true;
+        self.counters.last_survey = Some(jiff::Timestamp::now());
         let now = Instant::now();
         // One that was made for an older configuration says nothing; another is on its way.
         let mut views =
