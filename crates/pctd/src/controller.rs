@@ -60,6 +60,8 @@ pub(crate) enum Event {
     Doubt(VolumeName, String),
     /// Anything may have changed.
     All(&'static str),
+    /// The cluster may go on without this node: there is no quorum, or nothing is known.
+    Adrift,
     /// The configuration files were read.
     Config(ConfigEvent),
     /// A client wants to know, or wants something done.
@@ -260,6 +262,10 @@ impl<R: Reconciler> Controller<R> {
             Event::All(reason) => {
                 debug!(reason, "look at everything again");
                 self.survey();
+            }
+            Event::Adrift => {
+                debug!("the cluster may go on without this node");
+                self.leave_shared(soon);
             }
             Event::Config(event) => self.on_config(event),
             Event::Client(request) => self.on_client(request),

@@ -61,6 +61,8 @@ struct Memory {
     assured: BTreeMap<VolumeName, (Assurance, VolumeRecord)>,
     /// What walks noted whose outcome is not known yet.
     traces: BTreeMap<VolumeName, Arc<Trace>>,
+    /// Volumes that other nodes see as well.
+    shared: BTreeSet<VolumeName>,
     /// Containers that a run clones right now.
     cloning: BTreeSet<Ctid>,
     /// Containers that did not come back from a restart.
@@ -347,6 +349,10 @@ impl Reconciler for Engine {
 
     fn drift(&self, volume: &VolumeName) -> Option<Drift> {
         self.drift_of(volume)
+    }
+
+    fn is_shared(&self, volume: &VolumeName) -> bool {
+        self.memory().shared.contains(volume)
     }
 
     fn assurance(&self, volume: &VolumeName) -> Assurance {

@@ -29,6 +29,9 @@ pub(crate) trait Reconciler: Send + Sync + 'static {
     /// Returns what the watch of a volume has done so far. Does not wait.
     fn drift(&self, volume: &VolumeName) -> Option<Drift>;
 
+    /// Returns whether other nodes see the directory of a volume as well, as known by now.
+    fn is_shared(&self, volume: &VolumeName) -> bool;
+
     /// Returns what is known of a volume besides its root directory. Does not wait.
     fn assurance(&self, volume: &VolumeName) -> Assurance;
 }

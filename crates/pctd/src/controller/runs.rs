@@ -47,6 +47,18 @@ impl<R: Reconciler> Controller<R> {
         }
     }
 
+    /// Ends the walks of what other nodes see as well: one of them may be acting on it by now.
+    pub(super) fn leave_shared(&mut self, at: Instant) {
+        for (key, run) in &self.running {
+            if let Key::Volume(name) = key
+                && self.reconciler.is_shared(name)
+            {
+                run.cancel();
+                self.queue.add(key.clone(), at);
+            }
+        }
+    }
+
     /// Starts a run over every key that is due and for which there is room.
     pub(super) fn start_runs(&mut self) {
         // Nothing runs before the node was looked at once: what has nothing to do needs no run.

@@ -183,6 +183,10 @@ impl Reconciler for Script {
         None
     }
 
+    fn is_shared(&self, volume: &VolumeName) -> bool {
+        volume.as_str() == "data"
+    }
+
     fn assurance(&self, _: &VolumeName) -> Assurance {
         Assurance::Ledger
     }

@@ -60,6 +60,12 @@ impl Poller {
             });
             let Ok((now, renewed, back)) = polled.await else { return };
             watches = back;
+            if last.as_ref().is_some_and(is_aboard)
+                && !is_aboard(&now)
+                && self.events.send(Event::Adrift).await.is_err()
+            {
+                return;
+            }
             let sent = self.compare(last.as_ref(), &now, renewed).await;
             if sent.is_err() || self.tell_moved(known.as_ref(), &now).await.is_err() {
                 return;
@@ -118,6 +124,11 @@ impl Poller {
         }
         Ok(())
     }
+}
+
+/// Returns whether this node surely is where the cluster is.
+fn is_aboard(polled: &Polled) -> bool {
+    polled.as_ref().is_ok_and(|seen| seen.cluster.quorate)
 }
 
 fn poll(engine: &Engine) -> Polled {

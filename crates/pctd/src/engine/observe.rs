@@ -295,8 +295,14 @@ impl Engine {
                 volume.is_shared(file_system.map_or("", |file_system| &file_system.kind))
             })
         };
-        let shared = desired.volumes.values().filter(is_shared);
-        let mounting: BTreeSet<Ctid> = shared.flat_map(|v| v.mounts.keys().copied()).collect();
+        let shared: Vec<&Volume> = desired.volumes.values().filter(is_shared).collect();
+        {
+            let known = &mut self.memory().shared;
+            known.retain(|name| !volumes.contains_key(name));
+            known.extend(shared.iter().map(|volume| volume.name.clone()));
+        }
+        let mounting: BTreeSet<Ctid> =
+            shared.into_iter().flat_map(|volume| volume.mounts.keys().copied()).collect();
         let away = mounting.into_iter().filter_map(|ctid| match containers.get(&ctid)? {
             Presence::OnNode(node) => Some((ctid, node.as_str())),
             _ => None,

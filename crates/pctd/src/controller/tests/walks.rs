@@ -58,6 +58,29 @@ async fn a_walk_ends_when_a_container_that_mounts_the_volume_comes_or_goes() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn the_walk_of_what_all_nodes_see_ends_when_this_one_is_cut_off() {
+    let two = r#"{"shared_volumes": {"data": {"host_path": "/tank/data", "mounts": {"100": "/data"}},
+        "own": {"host_path": "/tank/own", "mounts": {"100": "/own"}}}}"#;
+    let mut this = Loop::settled(two).await;
+    let mut gates = Vec::new();
+    for name in ["data", "own"] {
+        let (reply, gate) = Reply::new(Verdict::Converged).gated();
+        this.reply(name, [reply]);
+        let _answer = this.apply(&[name], false).await;
+        assert_eq!(this.next().await, walk(name));
+        gates.push(gate);
+    }
+    this.events.send(Event::Adrift).await.unwrap();
+    this.advance(secs(1)).await;
+    for gate in gates {
+        gate.send(()).unwrap();
+    }
+    assert_eq!(this.next().await, Call::Cancelled(key("data")));
+    // What was asked for is looked at again, and only that.
+    assert_eq!(this.next().await, walk("data"));
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_verify_ends_only_when_a_walk_finds_nothing() {
     let mut this = Loop::start(VOLUME);
     this.reply("data", [Reply::failed(), Reply::held(confirmation()), Reply::conflict()]);
