@@ -280,7 +280,10 @@ fn plan_directory(
     }
     // Single entries are put right as they drift only where everything was right before: what a
     // first pass would change, it must be asked about as a whole.
-    if is_managed(&rule) && plan.holds.is_empty() && (in_place || is_done) {
+    // What could not be looked at says nothing against the entries that can: of a volume that was in
+    // place they are held to the rule as before.
+    let is_held = plan.holds.iter().any(|hold| !matches!(hold, Hold::WalkIncomplete { .. }));
+    if is_managed(&rule) && !is_held && (in_place || is_done) {
         let standing = match volume.enforce {
             Enforce::Always | Enforce::Adopt => rule.clone(),
             Enforce::Once => {

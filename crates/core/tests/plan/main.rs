@@ -15,7 +15,7 @@ mod world;
 use std::collections::BTreeSet;
 
 use pctd_core::ledger::Memory;
-use pctd_core::observed::Requests;
+use pctd_core::observed::{Audit, Requests};
 use pctd_core::plan::{Hold, Notice, Step};
 
 use pctd_core::ownership::Scope;
@@ -42,6 +42,41 @@ fn every_step_and_every_hold_occurs_in_a_case() {
     }
     assert_eq!(steps, Step::NAMES.iter().copied().collect());
     assert_eq!(holds, Hold::REASONS.iter().copied().collect());
+}
+
+#[test]
+fn entries_are_held_to_the_rule_as_they_change_where_all_were_in_place() {
+    let world = || World::one_mount().here(100, UNPRIVILEGED);
+    let standing =
+        |world: &World| world.plans().volumes.remove(&volume("data")).unwrap().standing.is_some();
+    let unread = || Some(Audit { entries: 2, errors: 1, ..Audit::default() });
+    let cases = [
+        ("in place", world(), true),
+        ("never walked", world().audit("data", None), false),
+        ("much is wrong at first", world().drift("data", 4), false),
+        ("a little is wrong later", world().settle().drift("data", 4), true),
+        // Nothing is asked about it, and nobody is kept from the rest for it.
+        ("an entry that cannot be read", world().settle().audit("data", unread()), true),
+        ("one of a volume that never was in place", world().audit("data", unread()), false),
+    ];
+    for (name, world, expected) in cases {
+        assert_eq!(standing(&world), expected, "{name}");
+    }
+}
+
+#[test]
+fn nothing_is_held_to_a_rule_while_it_is_not_known_what_containers_own() {
+    let world = World::new(
+        r#"{"settings": {"seed_defaults": false}, "shared_volumes": {"data": {
+            "host_path": "/tank/data", "owner": "100000:100000", "enforce": "adopt",
+            "mounts": {"100": "/data"}}}}"#,
+    );
+    let standing = |world: &World| {
+        let plan = world.plans().volumes.remove(&volume("data")).unwrap();
+        (plan.rule.map(|rule| rule.scope == Scope::RootOnly), plan.standing.is_some())
+    };
+    assert_eq!(standing(&world.clone().here(100, UNPRIVILEGED)), (Some(false), true));
+    assert_eq!(standing(&world.here(100, UNPRIVILEGED).flock(100)), (Some(true), false));
 }
 
 #[test]
