@@ -28,6 +28,8 @@ const AUTOMOUNTING: [&str; 7] = ["autofs", "nfs", "nfs4", "cifs", "smb3", "afs",
 /// One line of mountinfo.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct MountEntry {
+    /// The mount it is mounted on.
+    parent: u64,
     /// The device of the super block, which for btrfs is not the one `stat` shows.
     pub(crate) device: (u32, u32),
     pub(crate) mount_point: Vec<u8>,
@@ -52,6 +54,13 @@ impl MountTable {
 
     pub(crate) fn get(&self, mount: u64) -> Option<&MountEntry> {
         self.entries.get(&mount)
+    }
+
+    /// Returns the kinds of file systems that the way to a mount leads over, its own first.
+    pub(crate) fn kinds_above(&self, mount: u64) -> Vec<&str> {
+        // No more than there are: a table that changed while it was read may have a circle.
+        let chain = std::iter::successors(self.get(mount), |entry| self.get(entry.parent));
+        chain.take(self.entries.len()).map(|entry| entry.kind.as_str()).collect()
     }
 
     /// Returns whether looking up a name below this mount may mount something.
@@ -80,7 +89,7 @@ fn parse_line(line: &[u8]) -> Option<(u64, MountEntry)> {
     let mut fields = line.split(|b| *b == b' ');
     let mut text = || fields.next().and_then(|field| field.to_str().ok());
     let id = text()?.parse().ok()?;
-    let _parent = text()?;
+    let parent = text()?.parse().ok()?;
     let (major, minor) = text()?.split_once(':')?;
     let device = (major.parse().ok()?, minor.parse().ok()?);
     let _root_within_the_file_system = fields.next()?;
@@ -88,7 +97,7 @@ fn parse_line(line: &[u8]) -> Option<(u64, MountEntry)> {
     // Optional fields end at a dash.
     let kind = fields.skip_while(|field| *field != b"-").nth(1)?;
     let kind = String::from_utf8(unescape(kind)).ok()?;
-    Some((id, MountEntry { device, mount_point, kind }))
+    Some((id, MountEntry { parent, device, mount_point, kind }))
 }
 
 /// Undoes the kernel's `\ooo` for blanks, newlines and backslashes (`mangle_path`).
@@ -146,15 +155,26 @@ not a line
     #[test]
     fn mountinfo_is_read_with_its_escapes_and_optional_fields() {
         let table = MountTable::parse(MOUNTINFO);
-        let entry = |device, mount_point: &[u8], kind: &str| MountEntry {
+        let entry = |parent, device, mount_point: &[u8], kind: &str| MountEntry {
+            parent,
             device,
             mount_point: mount_point.to_vec(),
             kind: kind.into(),
         };
-        assert_eq!(table.get(22), Some(&entry((0, 20), b"/sys", "sysfs")));
-        assert_eq!(table.get(27), Some(&entry((8, 1), b"/", "ext4")));
-        assert_eq!(table.get(36), Some(&entry((0, 45), b"/tank/with blank\\and\nline", "zfs")));
+        assert_eq!(table.get(22), Some(&entry(27, (0, 20), b"/sys", "sysfs")));
+        assert_eq!(table.get(27), Some(&entry(1, (8, 1), b"/", "ext4")));
+        assert_eq!(table.get(36), Some(&entry(27, (0, 45), b"/tank/with blank\\and\nline", "zfs")));
         assert_eq!(table.entries.len(), 4);
+    }
+
+    #[test]
+    fn the_way_to_a_mount_leads_over_those_it_is_mounted_on() {
+        let table = MountTable::parse(MOUNTINFO);
+        assert_eq!(table.kinds_above(36), ["zfs", "ext4"]);
+        assert_eq!(table.kinds_above(27), ["ext4"]);
+        assert_eq!(table.kinds_above(99), Vec::<&str>::new());
+        let circle = b"1 2 8:1 / /a rw - ext4 a rw\n2 1 8:2 / /b rw - fuse.b b rw\n";
+        assert_eq!(MountTable::parse(circle).kinds_above(1), ["ext4", "fuse.b"]);
     }
 
     #[test]

@@ -14,7 +14,7 @@ use rustix::fs::fstatvfs;
 use rustix::io::Errno;
 
 use crate::answers::Answers;
-use crate::mounts;
+use crate::mounts::{self, MountTable};
 use crate::paths::NodePaths;
 use crate::source;
 use crate::stat::Stat;
@@ -139,6 +139,8 @@ impl Root {
         if CHANGED_ELSEWHERE.contains(&kind) {
             return Err(format!("on {kind} others can change files without this node's knowing"));
         }
+        let table = MountTable::read().map_err(|error| format!("{host_path}: {error}"))?;
+        may_hang(&table.kinds_above(stat.mount)).map_or(Ok(()), Err)?;
         let cannot = |errno: Errno| explain(kind, errno);
         let handle = FileHandle::of(&fd).map_err(cannot)?;
         // A handle that cannot be opened again would make every event useless.
@@ -173,6 +175,14 @@ impl Root {
     }
 }
 
+/// Says which file system on the way to a volume may stop answering, if one may: the thread of the
+/// watch goes that way by itself, and all volumes would wait with it.
+fn may_hang(way: &[&str]) -> Option<String> {
+    let remote = |kind: &&&str| CHANGED_ELSEWHERE.contains(kind) || kind.starts_with("fuse");
+    let kind = way.iter().skip(1).find(remote)?;
+    Some(format!("the way to it leads over {kind}, which may stop answering"))
+}
+
 /// Says why a file system cannot be watched.
 fn explain(kind: &str, errno: Errno) -> String {
     match errno {
@@ -182,5 +192,20 @@ fn explain(kind: &str, errno: Errno) -> String {
         Errno::PERM => "the right to watch file systems (CAP_SYS_ADMIN) is missing".to_owned(),
         Errno::INVAL | Errno::NOSYS => "this kernel (before 5.17) cannot tell of moves".to_owned(),
         errno => format!("{kind} cannot be watched: {errno}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_volume_behind_a_file_system_that_may_hang_is_not_watched() {
+        let why = |kind| Some(format!("the way to it leads over {kind}, which may stop answering"));
+        assert_eq!(may_hang(&["ext4", "xfs", "autofs", "ext4"]), None);
+        assert_eq!(may_hang(&["ext4", "fuse.mergerfs", "ext4"]), why("fuse.mergerfs"));
+        assert_eq!(may_hang(&["xfs", "nfs4", "ext4"]), why("nfs4"));
+        // Its own has a word of its own.
+        assert_eq!(may_hang(&["fuse", "ext4"]), None);
     }
 }
