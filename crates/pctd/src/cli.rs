@@ -28,6 +28,7 @@ mod client;
 mod doctor;
 mod inspect;
 mod plan;
+mod progress;
 mod render;
 mod status;
 mod style;

@@ -1,9 +1,6 @@
 //! `pctd apply`: converge once, through the daemon if one runs, else here.
 
 use std::collections::BTreeSet;
-use std::io::{self, IsTerminal as _, Write as _};
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
 
 use pctd_core::desired::Desired;
 use pctd_core::ids::{Key, VolumeName};
@@ -12,17 +9,14 @@ use pctd_core::report::{KeyReport, PlanReport};
 use pctd_node::NodeLock;
 
 use super::args::Global;
-use super::{Ended, Failure, client, config_paths, open_engine, print_report, render};
+use super::{Ended, Failure, client, config_paths, open_engine, print_report, progress, render};
 use crate::controller::followers::Answer;
 use crate::daemon::socket::{WireOp, WireRequest};
 use crate::engine::Engine;
-use crate::reconciler::{Asked, Job, Outcome, Progress, Reconciler as _, Verdict, View};
+use crate::reconciler::{Asked, Job, Outcome, Reconciler as _, Verdict, View};
 
 /// A conflict means that somebody else wrote in between: this often it is tried anew.
 const TRIES: usize = 5;
-
-/// A walk shorter than this shows no progress.
-const PATIENCE: Duration = Duration::from_millis(500);
 
 pub(super) fn run(global: &Global, keys: &[Key], yes: bool) -> Result<Ended, Failure> {
     let config = config_paths(global)?;
@@ -39,7 +33,8 @@ pub(super) fn run(global: &Global, keys: &[Key], yes: bool) -> Result<Ended, Fai
         confirm,
         config: Some(config.paths().iter().map(|path| path.display().to_string()).collect()),
     };
-    let report = match client::ask(&socket, &request)? {
+    let line = || progress::of_daemon(&socket, keys);
+    let report = match progress::shown(line, || client::ask(&socket, &request))? {
         Some(Answer::Plan(report)) => report,
         Some(Answer::Error { error, .. }) => return Err(error.into()),
         Some(Answer::Status(_)) => return Err("the daemon answered something else".into()),
@@ -147,13 +142,10 @@ fn ancestors(desired: &Desired, key: &Key) -> usize {
 fn bring(engine: &Engine, desired: &Desired, key: &Key, asked: Asked) -> (Vec<Step>, Outcome) {
     let job = Job { verify: true, asked, goes_on: true, ..Job::default() };
     let mut taken = Vec::new();
-    let ended = AtomicBool::new(false);
-    let outcome = std::thread::scope(|scope| {
-        if io::stderr().is_terminal() {
-            scope.spawn(|| show_progress(key, &job.progress, &ended));
-        }
+    let line = || progress::of(key, job.progress.report());
+    let outcome = progress::shown(line, || {
         let mut tries = 1;
-        let outcome = loop {
+        loop {
             let outcome = engine.reconcile(desired, key, &job);
             taken.extend(outcome.taken.iter().cloned());
             // What is in place in part because of a walk that was interrupted is looked at whole.
@@ -163,27 +155,7 @@ fn bring(engine: &Engine, desired: &Desired, key: &Key, asked: Asked) -> (Vec<St
                 break outcome;
             }
             tries += 1;
-        };
-        ended.store(true, Ordering::Relaxed);
-        outcome
+        }
     });
     (taken, outcome)
-}
-
-/// Shows how far a long walk is, on one line that goes away.
-fn show_progress(key: &Key, progress: &Progress, ended: &AtomicBool) {
-    let mut shown = false;
-    let begun = std::time::Instant::now();
-    while !ended.load(Ordering::Relaxed) {
-        std::thread::sleep(PATIENCE / 5);
-        let now = progress.report();
-        if begun.elapsed() >= PATIENCE && now.entries > 0 {
-            // Nobody reads it if it cannot be written.
-            let _unwritable = write!(io::stderr(), "\r\x1b[K{key}: {now}");
-            shown = true;
-        }
-    }
-    if shown {
-        let _unwritable = write!(io::stderr(), "\r\x1b[K");
-    }
 }

@@ -5,7 +5,7 @@ use pctd_core::observed::Removal;
 use pctd_core::report::PlanReport;
 
 use super::args::Global;
-use super::{Ended, Failure, config_paths, open_engine, print_report, render};
+use super::{Ended, Failure, config_paths, open_engine, print_report, progress, render};
 use crate::engine::{Depth, Scope};
 use crate::reconciler::Job;
 
@@ -22,7 +22,9 @@ pub(super) fn run(global: &Global, keys: &[Key]) -> Result<Ended, Failure> {
     // These files are what the admin wants planned, however new they are.
     let job = Job { removal: Removal::Allowed, ..Job::default() };
     let requests = engine.requests(&job, None);
-    let (_, plans) = engine.look(&desired, &scope, Depth::Walk, requests, &job)?;
+    let line = || progress::of("walking", job.progress.report());
+    let look = || engine.look(&desired, &scope, Depth::Walk, requests, &job);
+    let (_, plans) = progress::shown(line, look)?;
     let mut report = match &plans.node {
         // Nothing is planned, and a document without a hold would read as in sync.
         Some(hold) if keys.is_empty() => PlanReport::all_held(all, hold),
