@@ -234,6 +234,44 @@ fn an_entry_of_two_volumes_is_held_to_both() {
     eventually("the new one", || is(&watching.tree.at("inner/f"), 0o600));
 }
 
+/// Somebody who writes for as long as this lives.
+struct Writer(std::process::Child);
+
+impl Drop for Writer {
+    fn drop(&mut self) {
+        // One that ended is none that goes on.
+        let _ended = self.0.kill().and_then(|()| self.0.wait());
+    }
+}
+
+#[test]
+fn what_changes_right_after_a_volume_was_armed_is_seen_however_busy_the_watch_is() {
+    let Some(watching) = Watching::part_of_more(rule("0755", "0640")) else { return };
+    let busy = watching.tree.outside("busy");
+    fs::create_dir(&busy).unwrap();
+    // Some 300,000 events a second, none of which is the same as one that waits.
+    let script = "for (1..3000) { open my $f, '>', $_ } \
+                  for (;;) { chmod 0600, 1..3000; chmod 0640, 1..3000 }";
+    let mut writer = Command::new("perl");
+    let _writer = Writer(writer.args(["-e", script]).current_dir(&busy).spawn().unwrap());
+    for n in 0..60 {
+        let name = format!("late{n}");
+        fs::create_dir(watching.tree.outside(&name)).unwrap();
+        let late = volume(&name, &format!("/{name}"));
+        watching.watcher.begin_walk(&late, &rule("0755", "0640"));
+        // From now on a walk need not see what changes.
+        sh(&watching.tree.outside(&name), "echo x > f");
+        watching.watcher.hold(&late, standing(Some(rule("0755", "0640"))));
+        let is_doubted = || match watching.watcher.state(&late.name) {
+            Watch::Events(drift) => drift.doubt.is_some(),
+            Watch::Walks(_) => false,
+        };
+        let file = watching.tree.outside(&name).join("f");
+        eventually("seen", || is(&file, 0o640) || is_doubted());
+        watching.watcher.forget(&late.name);
+    }
+}
+
 #[test]
 fn a_bind_mount_beside_a_volume_does_not_make_it_deaf() {
     let Some(watching) = Watching::part_of_more(rule("0755", "0640")) else { return };
