@@ -168,7 +168,7 @@ fn survive(seed: u64) -> Option<()> {
     town.volumes("pve1", "", &config(false));
     let daemons = NODES.map(|name| Some(town.pctd(name).spawn(&[]))).into();
     let mut state = State { daemons, is_up: [true; 3], cut: None, read_only: false };
-    for _ in 0..18 {
+    for _ in 0..14 {
         disturb(&town, &mut state, &mut random);
         std::thread::sleep(Duration::from_millis(random.u64(..100)));
     }
@@ -195,7 +195,7 @@ fn survive(seed: u64) -> Option<()> {
     while calm < 3 {
         assert!(begun.elapsed() < Duration::from_mins(1), "{context}:\n{}", told(&town, &state));
         calm = if all_converged() { calm + 1 } else { 0 };
-        std::thread::sleep(Duration::from_millis(150));
+        std::thread::sleep(Duration::from_millis(250));
     }
     is_in_place(&town, state.read_only, &format!("{context}\n{}", told(&town, &state)));
     town.nobody_acted_elsewhere();
