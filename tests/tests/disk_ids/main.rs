@@ -8,6 +8,8 @@ use pctd_tests::daemon::eventually;
 use pctd_tests::world::{UNPRIVILEGED, World, holds, skip};
 use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
 
+mod real;
+
 /// The lines of a container whose ids begin at 200000.
 const SHIFTED: [&str; 3] =
     [UNPRIVILEGED, "lxc.idmap: u 0 200000 65536", "lxc.idmap: g 0 200000 65536"];
