@@ -12,6 +12,7 @@ use pctd_core::conf::{Conf, Section};
 use pctd_core::ids::Ctid;
 
 use crate::error::NodeError;
+use crate::faults::{FaultKind, Point};
 use crate::flock::{self, FlockGuard, Locked};
 use crate::output::{Die, Streams};
 use crate::paths::Root;
@@ -35,6 +36,8 @@ pub(crate) struct Context {
     pub(crate) program: Option<PathBuf>,
     /// Set by SIGTERM and the like.
     pub(crate) interrupted: Arc<AtomicBool>,
+    /// What is to go wrong on the way.
+    pub(crate) fault: Option<FaultKind>,
     /// The properties to be written that have a character no byte stands for.
     pub(crate) wide: BTreeSet<String>,
     /// What was parsed last: `cfs_read_file` parses a file again only when its version moved.
@@ -56,6 +59,7 @@ impl Context {
             settings,
             streams,
             interrupted: Arc::default(),
+            fault: None,
             wide: BTreeSet::new(),
             parsed: BTreeMap::new(),
         })
@@ -187,6 +191,21 @@ impl Context {
                 }
             }
         })
+    }
+
+    /// Returns whether something is to go wrong at this point.
+    pub(crate) fn fails_at(&self, here: Point) -> bool {
+        matches!(&self.fault, Some(FaultKind::FailsAt { point }) if *point == here)
+    }
+
+    /// Comes to a point at which the run may be told to fail or to be killed.
+    pub(crate) fn reach(&self, here: Point) -> Result<(), Die> {
+        if matches!(&self.fault, Some(FaultKind::KilledAt { point }) if *point == here) {
+            let own = rustix::process::getpid();
+            // Nothing goes on after it.
+            let _ = rustix::process::kill_process(own, rustix::process::Signal::KILL);
+        }
+        if self.fails_at(here) { Err("no space left on device\n".into()) } else { Ok(()) }
     }
 
     /// Waits as long as something takes, unless the run is interrupted.

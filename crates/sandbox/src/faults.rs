@@ -66,6 +66,34 @@ pub enum FaultKind {
         /// The number of the signal.
         signal: i32,
     },
+    /// Fails at a point on its way, and cleans up as Proxmox does.
+    FailsAt {
+        /// Where.
+        point: Point,
+    },
+    /// Is killed at a point on its way, and cleans nothing up.
+    KilledAt {
+        /// Where.
+        point: Point,
+    },
+}
+
+/// A point on the way of a backup or a restore.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Point {
+    /// `vzdump`: before the archive is made.
+    Dump,
+    /// `vzdump`: the archive is cut in half, and nothing says so.
+    Truncate,
+    /// `vzdump`: every disk is left out, as with `backup=0`.
+    LeaveOut,
+    /// `restore`: before the new disks are made; the old ones are still there.
+    Allocate,
+    /// `restore`: before the archive is unpacked; the old disks are gone.
+    Extract,
+    /// `restore`: before the final conf is written.
+    Merge,
 }
 
 const fn once() -> u32 {

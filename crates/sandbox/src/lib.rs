@@ -3,10 +3,12 @@
 //!
 //! - [`Node`] makes such a directory and does to it what an admin, an editor, a cluster or a
 //!   test would: confs, locks, quorum, faults, running containers.
-//! - [`program`] is what a process does that is run as `pct`.
+//! - [`program`] is what a process does that is run as `pct` or `vzdump`.
 //! - The rules themselves are in `pct` (the commands, in the order of `PVE::API2`), `update`
 //!   (what a change of a conf does), `mounting` and `id_maps` (what a start or a hot-plug fails
 //!   of); confs are read and written by [`pctd_core::conf`].
+//! - `vzdump` makes backups and `pct restore` unpacks them: real archives of what is said to be in
+//!   a disk (`archive`).
 //! - `monitor` holds a running container: a process with lxc's command socket and one child in
 //!   a user namespace of its own. Mounts are recorded, not made.
 //!
@@ -29,6 +31,7 @@
 //! `tests/tests/pct_transcripts.rs`.
 
 mod accept;
+mod archive;
 mod calls;
 mod cluster;
 mod command;
@@ -57,11 +60,12 @@ mod storage;
 mod story;
 mod update;
 mod volumes;
+mod vzdump;
 
 pub use calls::PctCall;
 pub use cluster::{Cluster, Place};
 pub use error::NodeError;
-pub use faults::{Fault, FaultKind};
+pub use faults::{Fault, FaultKind, Point};
 pub use flock::FlockGuard;
 pub use node::{Node, NodeOptions, Served};
 pub use output::Output;

@@ -138,6 +138,7 @@ impl Node {
             "var/lib/pctd-sandbox",
             "usr/bin",
             "usr/sbin",
+            "usr/bin",
             "srv",
             "mnt/bt/images",
         ] {
@@ -223,15 +224,15 @@ impl Node {
         Settings::update(&self.root, change)
     }
 
-    /// Puts the programs into `DIR/usr/sbin`, as links to `program`, which also holds running
+    /// Puts the programs into `DIR/usr/sbin` and `DIR/usr/bin`, as links to `program`, which also holds running
     /// containers from now on.
     ///
     /// `program` is one that dispatches on its name, with [`crate::program::main`].
     pub fn install_programs(&self, program: impl AsRef<Path>) -> Result<(), NodeError> {
         let program = std::path::absolute(&program)
             .map_err(|error| NodeError::io(program.as_ref(), error))?;
-        for name in ["pct", "pctd"] {
-            let link = self.root.path().join("usr/sbin").join(name);
+        for name in ["sbin/pct", "sbin/pctd", "bin/vzdump"] {
+            let link = self.root.path().join("usr").join(name);
             match fs::remove_file(&link) {
                 Err(error) if error.kind() != io::ErrorKind::NotFound => {
                     return Err(NodeError::io(&link, error));
@@ -439,6 +440,12 @@ impl Node {
         Ok(Storages::new(&self.root, &settings).list())
     }
 
+    /// Returns the directory that stands for what is in a volume: backed up, restored and freed
+    /// with it. Owners in it are the host's.
+    pub fn volume_content(&self, volume: &str) -> PathBuf {
+        crate::archive::content(&self.root, volume)
+    }
+
     /// Makes a host directory, e.g. `/srv/h1`, and returns where it really is.
     pub fn create_host_dir(&self, path: &str) -> Result<PathBuf, NodeError> {
         let dir = self.root.host(path);
@@ -514,7 +521,8 @@ impl Node {
         running::mounts(&self.root, &ctid.to_string())
     }
 
-    /// Returns all runs of the program `pct` so far.
+    /// Returns all runs of the programs `pct` and `vzdump` so far; those of the latter begin with its
+    /// name.
     pub fn pct_calls(&self) -> Result<Vec<PctCall>, NodeError> {
         calls::read(&self.root)
     }

@@ -50,7 +50,11 @@ impl Root {
         };
         found
             .and_then(|path| std::path::absolute(path).ok())
-            .and_then(|path| Some(path.parent()?.strip_suffix_dir("usr/sbin")?.to_owned()))
+            .and_then(|path| {
+                let dir = path.parent()?;
+                let root = dir.strip_suffix_dir("usr/sbin").or(dir.strip_suffix_dir("usr/bin"));
+                root.map(Path::to_owned)
+            })
             .map(Self::new)
             .ok_or_else(|| RootUnknown { program: program.to_string_lossy().into_owned() })
     }
@@ -161,7 +165,8 @@ mod tests {
         assert_eq!(find(None, "/t/node/usr/sbin/pct"), Some("/t/node".into()));
         assert_eq!(find(Some("/t/other"), "/t/node/usr/sbin/pct"), Some("/t/other".into()));
         assert_eq!(find(Some(""), "pct"), None);
-        assert_eq!(find(None, "/usr/bin/pct"), None);
+        assert_eq!(find(None, "/t/node/usr/bin/vzdump"), Some("/t/node".into()));
+        assert_eq!(find(None, "/usr/local/pct"), None);
         assert_eq!(find(None, "/usr/sbin/pct"), Some("/".into()));
     }
 

@@ -15,13 +15,14 @@ mod create;
 mod destroy;
 mod parameters;
 mod power;
+mod restore;
 mod set;
 mod show;
 mod snapshot;
 mod usage;
 
 pub(crate) use parameters::Parameters;
-pub(crate) use power::post_stop;
+pub(crate) use power::{Manner, checked_start, post_stop, vm_stop};
 
 use commands::Command;
 

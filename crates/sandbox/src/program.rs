@@ -23,6 +23,7 @@ use crate::paths::{ROOT_VARIABLE, Root};
 use crate::pct;
 use crate::perl::Locale;
 use crate::pmxcfs::{SERVER, server};
+use crate::vzdump;
 
 /// Runs as whatever this process was started as.
 pub fn main() -> ExitCode {
@@ -31,7 +32,8 @@ pub fn main() -> ExitCode {
         return code;
     }
     match name(&arguments) {
-        "pct" => pct(&arguments),
+        "pct" => tool(Tool::Pct, &arguments),
+        "vzdump" => tool(Tool::Vzdump, &arguments),
         "pctd" => pctd::main_with(arguments),
         _ => command::run(&arguments),
     }
@@ -55,8 +57,19 @@ pub fn internal(arguments: &[OsString]) -> Option<ExitCode> {
     }
 }
 
+/// A program of Proxmox's.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Tool {
+    Pct,
+    Vzdump,
+}
+
 /// Runs as `pct`: `arguments` are those of the process, the program first.
 pub fn pct(arguments: &[OsString]) -> ExitCode {
+    tool(Tool::Pct, arguments)
+}
+
+fn tool(tool: Tool, arguments: &[OsString]) -> ExitCode {
     if let Some(code) = internal(arguments) {
         return code;
     }
@@ -73,7 +86,7 @@ pub fn pct(arguments: &[OsString]) -> ExitCode {
             return ExitCode::from(255);
         }
     };
-    match run(&root, rest) {
+    match run(&root, tool, rest) {
         Ok(output) => ExitCode::from(output.exit),
         Err(error) => {
             eprintln!("pct: {}", chain(&error));
@@ -93,14 +106,19 @@ pub(crate) fn chain(error: &dyn std::error::Error) -> String {
     text
 }
 
-/// Runs `pct` as a program does: recorded, and hit by faults.
-fn run(root: &Root, arguments: &[OsString]) -> Result<Output, NodeError> {
-    let argv: Vec<String> =
+/// Runs a tool as a program does: recorded, and hit by faults.
+fn run(root: &Root, tool: Tool, arguments: &[OsString]) -> Result<Output, NodeError> {
+    let words: Vec<String> =
         arguments.iter().map(|argument| argument.to_string_lossy().into_owned()).collect();
+    let mut argv = words.clone();
+    if tool == Tool::Vzdump {
+        argv.insert(0, "vzdump".to_owned());
+    }
     calls::began(root, &argv)?;
     let fault = faults::take(root, &argv)?;
     let mut cx = Context::new(root.clone(), Streams::new(true))?;
     cx.interrupted = interruption();
+    cx.fault.clone_from(&fault);
     if cx.program.is_none() {
         cx.program = std::env::current_exe().ok();
     }
@@ -110,6 +128,7 @@ fn run(root: &Root, arguments: &[OsString]) -> Result<Output, NodeError> {
             cx.streams.error(&text);
             cx.streams.finish(exit)
         }
+        None if tool == Tool::Vzdump => vzdump::run(cx, &words),
         None => pct::run(cx, arguments, Locale::of(|name| std::env::var(name).ok())),
     };
     let output = after(output, fault);
@@ -134,7 +153,9 @@ fn before(cx: &mut Context, argv: &[String], fault: Option<&FaultKind>) -> Optio
     let id = argv.get(1).map(String::as_str).unwrap_or_default();
     match fault? {
         FaultKind::Fail { exit, stderr } => Some((*exit, format!("{}\n", stderr.trim_end()))),
-        FaultKind::FailAfterwards { .. } => None,
+        FaultKind::FailAfterwards { .. }
+        | FaultKind::FailsAt { .. }
+        | FaultKind::KilledAt { .. } => None,
         FaultKind::Hang { millis, holding_flock } => {
             let _held = holding_flock.then(|| crate::flock::hold(&cx.root.flock(id)).ok());
             let interrupted = cx.pass(*millis).err()?;

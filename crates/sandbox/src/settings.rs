@@ -88,6 +88,12 @@ pub struct Timings {
     pub failed_start_hook_ms: u64,
     /// What one second of a `--timeout` takes; 1000, but a test may be in a hurry.
     pub second_ms: u64,
+    /// `vzdump`: before the archive is made, with `lock: backup`.
+    pub vzdump_ms: u64,
+    /// `pct restore`: before the new disks are made, with `lock: create` in the old conf.
+    pub restore_disks_ms: u64,
+    /// `pct restore`: before the archive is unpacked, when the old disks are gone.
+    pub restore_extract_ms: u64,
     /// For how long a conf is missing while it is replaced (`pmxcfs` shows a few ms of ENOENT).
     pub rename_gap_ms: u64,
 }
@@ -105,6 +111,9 @@ impl Default for Timings {
             stop_ms: 0,
             failed_start_hook_ms: 0,
             second_ms: 1000,
+            vzdump_ms: 0,
+            restore_disks_ms: 0,
+            restore_extract_ms: 0,
             rename_gap_ms: 0,
         }
     }
@@ -138,7 +147,7 @@ impl Settings {
                 StorageKind::Dir => "dir",
                 StorageKind::Btrfs => "btrfs",
             };
-            format!("{kind}: {id}\n\tpath {}\n\tcontent rootdir,vztmpl\n\n", storage.path)
+            format!("{kind}: {id}\n\tpath {}\n\tcontent backup,rootdir,vztmpl\n\n", storage.path)
         };
         self.storages.iter().map(section).collect()
     }

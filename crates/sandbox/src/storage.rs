@@ -68,6 +68,11 @@ impl<'a> Storages<'a> {
         Ok((self.get(storage)?, name.to_owned()))
     }
 
+    /// Returns the host path of the directory for backups, or Proxmox's error.
+    pub(crate) fn dump_dir(&self, id: &str) -> Result<String, String> {
+        Ok(format!("{}/dump", self.get(id)?.path.trim_end_matches('/')))
+    }
+
     /// Returns the host path of a volume (`PVE::Storage::path`).
     pub(crate) fn host_path(&self, volume: &str) -> Result<String, String> {
         let (storage, name) = self.split(volume)?;
@@ -178,6 +183,13 @@ impl<'a> Storages<'a> {
                 fs::remove_dir_all(target.with_file_name(copy))
                     .map_err(|error| format!("{error}\n"))?;
             }
+        }
+        // What was in it goes with it.
+        match fs::remove_dir_all(crate::archive::content(self.root, volume)) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                return Err(format!("{error}\n"));
+            }
+            _ => {}
         }
         let removed =
             if target.is_dir() { fs::remove_dir_all(&target) } else { fs::remove_file(&target) };

@@ -6,7 +6,7 @@ use crate::context::Context;
 use crate::getopt::Takes;
 use crate::output::Die;
 use crate::pct::parameters::{Check, Parameters, is_boolean};
-use crate::pct::{Ended, clone, create, destroy, power, set, show, snapshot};
+use crate::pct::{Ended, clone, create, destroy, power, restore, set, show, snapshot};
 
 /// A command.
 pub(crate) struct Command {
@@ -105,6 +105,20 @@ const COMMANDS: &[Command] = &[
         takes_properties: true,
         usage: "pct create <vmid> <ostemplate> [OPTIONS]",
         run: create::run,
+    },
+    Command {
+        name: "restore",
+        positional: &["vmid", "ostemplate"],
+        parameters: &[
+            VMID,
+            ("ostemplate", Check::Text(255)),
+            ("storage", Check::Storage),
+            ("force", Check::Boolean),
+            ("unprivileged", Check::Boolean),
+        ],
+        takes_properties: false,
+        usage: "pct restore <vmid> <ostemplate> [OPTIONS]",
+        run: restore::run,
     },
     Command {
         name: "destroy",
@@ -231,7 +245,6 @@ const NOT_MODELLED: &[&str] = &[
     "migrate",
     "move-volume",
     "resize",
-    "restore",
     "template",
     "delsnapshot",
     "listsnapshot",

@@ -40,7 +40,7 @@ pub(super) fn run(cx: &mut Context, parameters: &Parameters) -> Result<(), Ended
     cx.check_quorum()?;
     let ctid = parameters.ctid("vmid")?;
     if parameters.is_on("restore") {
-        return Err(Die::new("restoring is not part of the sandbox\n").into());
+        return Err(Die::new("the sandbox restores with `pct restore`\n").into());
     }
     check_unused(cx, ctid).map_err(|die| die.exit(2))?;
     let template = parameters.get("ostemplate").unwrap_or_default().to_owned();

@@ -50,7 +50,7 @@ fn check(conf: &Conf, ctid: Ctid) -> Result<(), Die> {
     check_lock(conf)
 }
 
-fn free_volumes(cx: &mut Context, ctid: Ctid, conf: &Conf) {
+pub(super) fn free_volumes(cx: &mut Context, ctid: Ctid, conf: &Conf) {
     let mut volumes = BTreeSet::new();
     for section in [&conf.current, &conf.pending.section] {
         volumes.extend(volumes_of(section));

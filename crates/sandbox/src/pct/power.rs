@@ -33,7 +33,7 @@ pub(super) fn start(cx: &mut Context, parameters: &Parameters) -> Result<(), End
 }
 
 /// Starts a container after the checks of the API.
-pub(super) fn checked_start(cx: &mut Context, ctid: Ctid, skiplock: bool) -> Result<(), Die> {
+pub(crate) fn checked_start(cx: &mut Context, ctid: Ctid, skiplock: bool) -> Result<(), Die> {
     let conf = cx.load(ctid)?;
     if conf.is_template() {
         return Err("you can't start a CT if it's a template\n".into());
