@@ -12,7 +12,7 @@ use crate::ids::{Ctid, VolumeName};
 use crate::observed::{
     Assurance, NodeState, ObservedVolume, Presence, Snapshot, SourceState, Watch,
 };
-use crate::plan::{Basis, Hold, Plans, VolumePlan, owner_of};
+use crate::plan::{Basis, Hold, Plans, Step, VolumePlan, owner_of};
 
 /// Whether something is so.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
@@ -102,18 +102,26 @@ pub fn of_container(
     let mut conditions = Conditions::new();
     let mut add = |name: &'static str, condition| conditions.push((name, condition));
     add("Defined", Condition::new(Truth::True, "Here", "its conf is on this node"));
-    let mismatch = holds.iter().find(|h| matches!(h, Hold::UnprivilegedMismatch { .. }));
+    let mismatch = holds.iter().find(|hold| is_of_privilege(hold));
+    let steps = plans.containers.get(&ctid).map_or(&[][..], |plan| &plan.steps);
+    let is_converted = steps.iter().any(|step| matches!(step, Step::ConvertContainer(_)));
     let declared = desired.containers.get(&ctid).and_then(|def| def.unprivileged);
     add(
         "Unprivileged",
         match (mismatch, declared) {
             (Some(hold), _) => Condition::held(hold),
+            (None, _) if is_converted => {
+                Condition::new(Truth::False, "Progressing", "it is to be converted")
+            }
             (None, Some(_)) => Condition::new(Truth::True, "AsDeclared", "as declared"),
             (None, None) => Condition::new(Truth::True, "NotDeclared", "nothing is declared"),
         },
     );
     let map_hold = holds.iter().find(|hold| is_of_map(hold));
-    add("Mapped", map_hold.map_or_else(|| mapped(desired, ctid, container), Condition::held));
+    add(
+        "Mapped",
+        map_hold.map_or_else(|| mapped(desired, snapshot, ctid, container), Condition::held),
+    );
     let mounting = match &snapshot.node {
         NodeState::Up(cluster) => desired.on_node(&cluster.node),
         NodeState::Unknown(_) => Cow::Borrowed(desired),
@@ -127,12 +135,25 @@ const fn is_of_map(hold: &Hold) -> bool {
     matches!(hold, Hold::IdmapChange { .. } | Hold::SubIdsMissing { .. })
 }
 
+/// Returns whether a hold says why a container is not as privileged as declared.
+fn is_of_privilege(hold: &Hold) -> bool {
+    matches!(
+        hold,
+        Hold::UnprivilegedMismatch { .. }
+            | Hold::ConvertUnsafe { .. }
+            | Hold::ConvertWaits { .. }
+            | Hold::ConvertFailed { .. }
+            | Hold::ConvertInterrupted { .. }
+    )
+}
+
 fn mapped(
     desired: &Desired,
+    snapshot: &Snapshot,
     ctid: Ctid,
     container: &crate::observed::ObservedContainer,
 ) -> Condition {
-    match owner_of(desired, ctid, container) {
+    match owner_of(desired, snapshot, ctid, container) {
         Ok(root) => Condition::new(Truth::True, "Ready", root),
         Err(why) => Condition::held(&Hold::IdmapNotReady { ctid, why }),
     }
@@ -144,8 +165,7 @@ fn mounted(desired: &Desired, plans: &Plans, ctid: Ctid) -> Condition {
     };
     // A container's other holds speak of its definition and its map.
     let hold = plan.holds.iter().find(|hold| {
-        !matches!(hold, Hold::UnprivilegedMismatch { .. } | Hold::IdmapNotReady { .. })
-            && !is_of_map(hold)
+        !matches!(hold, Hold::IdmapNotReady { .. }) && !is_of_privilege(hold) && !is_of_map(hold)
     });
     if let Some(hold) = hold {
         return Condition::held(hold);
@@ -358,6 +378,7 @@ mod tests {
                 requests: Requests::default(),
                 making: MakingFacts::default(),
                 mapping: MappingFacts::default(),
+                converting: BTreeMap::new(),
             };
             Self { desired, snapshot }.conf(MOUNTED)
         }

@@ -13,7 +13,7 @@ use crate::modes::{FilePattern, ModeRule};
 pub mod definition;
 pub mod disk_ids;
 
-pub use definition::{ContainerDef, Definition, Field, Interface, Source};
+pub use definition::{ContainerDef, Convert, Definition, Field, Interface, Source};
 pub use disk_ids::{DiskIds, MountIds};
 
 /// The whole of what is wanted on this node.

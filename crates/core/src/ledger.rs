@@ -9,6 +9,10 @@ use serde::{Deserialize, Serialize};
 use crate::conf::RawLine;
 use crate::ids::{Ctid, HostIds, MpKey, VolumeName};
 
+mod conversion;
+
+pub use conversion::{Backup, Conversion, ConversionPhase};
+
 /// The version of the file's format.
 pub const LEDGER_VERSION: u32 = 1;
 
@@ -65,6 +69,15 @@ pub struct Ledger {
     /// crash leaves here is finished: a clone still has its source's address.
     #[serde(default)]
     pub making: BTreeMap<Ctid, Making>,
+    /// Containers that pctd is converting; what a crash leaves here is gone on with or taken back.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub converting: BTreeMap<Ctid, Conversion>,
+    /// Conversions that failed, with why. They are not tried again unasked: each try is an outage.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub convert_failed: BTreeMap<Ctid, String>,
+    /// The backups that containers were converted from.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub converted: BTreeMap<Ctid, String>,
 }
 
 /// How pctd makes a container.
@@ -95,6 +108,9 @@ impl Default for Ledger {
             restarted: BTreeMap::new(),
             start_owed: BTreeSet::new(),
             making: BTreeMap::new(),
+            converting: BTreeMap::new(),
+            convert_failed: BTreeMap::new(),
+            converted: BTreeMap::new(),
         }
     }
 }
@@ -348,6 +364,29 @@ pub enum LedgerEntry {
     StartOwed(Ctid),
     /// It runs again, or is no longer pctd's to start.
     StartSettled(Ctid),
+    /// pctd is about to begin a phase of a conversion.
+    Converting {
+        /// The container.
+        ctid: Ctid,
+        /// The conversion with that phase.
+        conversion: Conversion,
+    },
+    /// A container was converted.
+    Converted {
+        /// The container.
+        ctid: Ctid,
+        /// The backup it was restored from, as a path of the node.
+        archive: String,
+    },
+    /// A conversion failed, and the container is as it was.
+    ConvertFailed {
+        /// The container.
+        ctid: Ctid,
+        /// What it failed of.
+        why: String,
+    },
+    /// There is nothing to convert (any more), and nothing was.
+    ConvertEnded(Ctid),
 }
 
 impl Ledger {
@@ -481,12 +520,33 @@ impl Ledger {
                 let edited = self.edited.remove(&ctid).is_some();
                 // Nor is what is new owed the start of the one that is gone.
                 let owed = self.start_owed.remove(&ctid);
+                let converted =
+                    self.forget_conversion(ctid) | self.converted.remove(&ctid).is_some();
                 let is_new = self.making.insert(ctid, how) != Some(how);
-                is_new || forgotten || mounts || borrowed || lines || edited || owed
+                is_new || forgotten || mounts || borrowed || lines || edited || owed || converted
             }
             LedgerEntry::MakeEnded(ctid) => self.making.remove(&ctid).is_some(),
             LedgerEntry::Restarted { ctid, at } => self.restarted.insert(ctid, at) != Some(at),
+            LedgerEntry::Converting { ctid, conversion } => {
+                let failed = self.convert_failed.remove(&ctid).is_some();
+                self.converting.insert(ctid, conversion.clone()) != Some(conversion) || failed
+            }
+            LedgerEntry::Converted { ctid, archive } => {
+                let ended = self.forget_conversion(ctid);
+                self.converted.insert(ctid, archive.clone()) != Some(archive) || ended
+            }
+            LedgerEntry::ConvertFailed { ctid, why } => {
+                let ended = self.converting.remove(&ctid).is_some();
+                self.convert_failed.insert(ctid, why.clone()) != Some(why) || ended
+            }
+            LedgerEntry::ConvertEnded(ctid) => self.forget_conversion(ctid),
         }
+    }
+
+    /// Forgets a conversion that is under way or failed; returns whether there was one.
+    fn forget_conversion(&mut self, ctid: Ctid) -> bool {
+        let began = self.converting.remove(&ctid).is_some();
+        self.convert_failed.remove(&ctid).is_some() || began
     }
 }
 

@@ -48,6 +48,45 @@ pub struct Snapshot {
     pub making: MakingFacts,
     /// What matters only where ids are mapped for single mounts.
     pub mapping: MappingFacts,
+    /// What matters only for containers that may be converted, by container.
+    pub converting: BTreeMap<Ctid, ConvertFacts>,
+}
+
+/// What is known for the conversion of a container, beside its conf.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct ConvertFacts {
+    /// What stands against it.
+    pub obstacles: Vec<Obstacle>,
+}
+
+/// What stands against a conversion.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Obstacle {
+    /// The backup storage is none, or none on which pctd can check a backup.
+    #[error("the storage `{storage}` cannot hold its backup: {why}")]
+    Storage {
+        /// Its id.
+        storage: String,
+        /// Why not.
+        why: String,
+    },
+    /// The HA manager starts and stops it.
+    #[error("it is managed by HA, which would start it in between (`ha-manager remove ct:{0}`)")]
+    HighAvailability(Ctid),
+    /// Its disks are replicated.
+    #[error("it is replicated, and its new disks would not be (`pvesr list`)")]
+    Replication,
+    /// Backups leave files out.
+    #[error("/etc/vzdump.conf keeps files out of backups (exclude-path: {0})")]
+    Excluded(String),
+    /// What would tell of one of these could not be read.
+    #[error("{path} cannot be read: {why}")]
+    Unreadable {
+        /// The file.
+        path: String,
+        /// What was met.
+        why: String,
+    },
 }
 
 /// What is known for maps of single mounts; looked at only where some are declared.
@@ -102,7 +141,8 @@ pub struct Requests {
     pub refused: BTreeMap<VolumeName, String>,
     /// Volumes whose last walk found why nothing is done to them, which waiting will not cure.
     pub held: BTreeSet<VolumeName>,
-    /// Containers that an admin named: one that is gone is made again, and another id map is meant.
+    /// Containers that an admin named: one that is gone is made again, another id map is meant, and a
+    /// conversion that failed is tried again.
     pub named: BTreeSet<Ctid>,
     /// Containers that did not come back from a restart pctd made, with what was met.
     pub restart_failed: BTreeMap<Ctid, String>,

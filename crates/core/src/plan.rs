@@ -11,6 +11,7 @@
 //! - `sharing`: which node acts on a directory that all nodes of a cluster see.
 //! - `volume`: directory, owner and modes; `certificate`: what is kept in it.
 //! - `mounts`, `container`: mount points and restarts; `prune`: what is no longer declared.
+//! - `convert`: containers with another privilege than declared, which may be converted.
 //! - `definition`: containers that are absent or just made. `fields`: what of a definition drifts.
 //! - `lines`: raw lines of a conf. `id_map`: whether a map may take the place of another.
 
@@ -22,6 +23,7 @@ use crate::observed::{NodeState, Snapshot};
 
 mod certificate;
 mod container;
+mod convert;
 mod definition;
 mod disk_ids;
 mod fields;
@@ -43,8 +45,8 @@ pub use hold::{Hold, MapChange, Missing, NoMap, NotReady, Recheck, SourceLack, U
 pub use notice::{Notice, Reason, WhyKept};
 pub use planned::{Basis, ContainerPlan, FieldDrift, Readiness, VolumePlan};
 pub use step::{
-    CloneContainer, ConfigureContainer, CreateCertificate, CreateContainer, EditConf, Effective,
-    RemoveMount, SetMount, SetOwnership, Step,
+    CloneContainer, ConfigureContainer, ConvertContainer, ConvertPhase, CreateCertificate,
+    CreateContainer, EditConf, Effective, RemoveMount, SetMount, SetOwnership, Step,
 };
 
 /// The plans of everything in a snapshot.
@@ -132,9 +134,13 @@ pub fn plan(desired: &Desired, snapshot: &Snapshot) -> Plans {
 /// Returns in words which host ids stand behind a container's root, or why its map is not ready.
 pub fn owner_of(
     desired: &Desired,
+    snapshot: &Snapshot,
     ctid: Ctid,
     container: &crate::observed::ObservedContainer,
 ) -> Result<String, NotReady> {
+    if convert::is_under_way(snapshot, ctid) {
+        return Err(NotReady::Converting);
+    }
     let map = owner::map_of(desired, ctid, container)?;
     Ok(match map.host_ids(0, 0) {
         Some(ids) => format!("container root is {ids} on the host"),

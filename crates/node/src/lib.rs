@@ -8,9 +8,11 @@
 //! - [`pve`]: `/etc/pve`: whether pmxcfs can be believed, where a container is, its conf.
 //! - [`procfs`]: held flocks, running containers, their id maps in force.
 //! - [`accounts`]: the host's users and groups.
+//! - [`backup`]: a backup for a conversion: what stands against it, made with `vzdump`, read to its end.
 //! - `conf_edit`: raw lines of a conf, written without `pct`; `subids`: what root may map.
 //! - [`making`]: what has to be known before a container is made.
 //! - `mapping`: whether ids can be mapped for single mounts.
+//! - `storages`: the storages of Proxmox that are directories.
 //! - `mounts`: mount points and file systems of open directories.
 //! - [`source`]: the host path of a volume, reached safely, opened once, made where missing.
 //! - `look`: one entry by its path, for an explanation.
@@ -32,6 +34,7 @@
 
 pub mod accounts;
 mod answers;
+pub mod backup;
 mod bookmark;
 pub mod certificate;
 mod conf_edit;
@@ -46,6 +49,7 @@ pub mod procfs;
 pub mod pve;
 pub mod source;
 mod stat;
+mod storages;
 mod subids;
 pub mod textfile;
 pub mod trace;
@@ -67,9 +71,9 @@ use pctd_core::conf::{Conf, Digest, RawEdit};
 use pctd_core::desired::{Certificate, Settings, Volume};
 use pctd_core::ids::Ctid;
 use pctd_core::observed::{
-    Accounts, MakingFacts, MappingFacts, MappingSupport, NodeState, ObservedCertificates,
-    ObservedContainer, ObservedEntry, ObservedPair, ObservedVolume, Presence, Running, SourceState,
-    TemplateState,
+    Accounts, ConvertFacts, MakingFacts, MappingFacts, MappingSupport, NodeState,
+    ObservedCertificates, ObservedContainer, ObservedEntry, ObservedPair, ObservedVolume, Presence,
+    Running, SourceState, TemplateState,
 };
 use pctd_core::ownership::OwnershipRule;
 use pctd_core::presence::Verdict;
@@ -77,6 +81,7 @@ use pctd_core::subids::SubIds;
 use pctd_core::vmlist::Fingerprint;
 
 pub use crate::answers::{NoAnswer, PATIENCE};
+pub use crate::backup::{BackupError, Vzdump};
 pub use crate::bookmark::Bookmark;
 pub use crate::certificate::{CertificateError, NewPair};
 pub use crate::conf_edit::ConfEditError;
@@ -450,6 +455,35 @@ impl Node {
         self.answers
             .ask(&path, look)
             .unwrap_or_else(|error| ObservedEntry::Unreadable(error.to_string()))
+    }
+
+    /// Returns what stands against the conversions of these containers beside their confs; the
+    /// storages are those their backups are to be put on.
+    pub fn convert_facts(
+        &self,
+        node: &str,
+        storages: &BTreeMap<Ctid, String>,
+    ) -> BTreeMap<Ctid, ConvertFacts> {
+        backup::facts(&self.paths, node, storages)
+    }
+
+    /// Reads a backup to its end.
+    ///
+    /// # Errors
+    ///
+    /// [`BackupError`]; it is not to be relied on.
+    pub fn check_backup(
+        &self,
+        archive: &str,
+        unprivileged: bool,
+        stop: &AtomicBool,
+    ) -> Result<u64, BackupError> {
+        backup::check(&self.paths.host(archive), unprivileged, stop)
+    }
+
+    /// Returns the node's `vzdump`.
+    pub fn vzdump(&self) -> Vzdump {
+        Vzdump::new(Pct { program: self.paths.vzdump(), ..self.pct() })
     }
 
     /// Returns whether a container would start with this bind source: a directory that is reached

@@ -4,7 +4,7 @@
 //! Only looked at. Templates are paths of the admin's own configuration and of Proxmox's storages,
 //! nothing a container can write to; `pct` opens them, not pctd.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::io;
 use std::path::Path;
 
@@ -15,12 +15,7 @@ use pctd_core::vmlist::Members;
 
 use crate::mounts;
 use crate::paths::NodePaths;
-
-/// Types of storages that are a directory which is always there.
-const LOCAL_KINDS: [&str; 2] = ["dir", "btrfs"];
-
-/// Types of storages that Proxmox mounts at `/mnt/pve/ID` when it uses them.
-const MOUNTED_KINDS: [&str; 4] = ["nfs", "cifs", "cephfs", "glusterfs"];
+use crate::storages;
 
 /// Where templates are below the directory of a storage (`PVE::Storage::Plugin`).
 const TEMPLATES: &str = "template/cache";
@@ -60,76 +55,21 @@ fn among(paths: &NodePaths, looked: Vec<String>) -> TemplateState {
 
 fn on_storage(paths: &NodePaths, name: &str, id: &str, volume: &str) -> TemplateState {
     let usable = || TemplateState::Usable(name.to_owned());
-    let config = paths.host("/etc/pve/storage.cfg");
-    let text = match std::fs::read_to_string(&config) {
-        Ok(text) => text,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => String::new(),
-        // Proxmox knows better.
-        Err(_) => return usable(),
-    };
-    let mut storages = storages(&text);
-    // It is there without being written down (`PVE::Storage::Plugin::parse_config`).
-    storages.entry("local".to_owned()).or_insert_with(|| Storage {
-        kind: "dir".to_owned(),
-        path: Some("/var/lib/vz".to_owned()),
-        templates: None,
-    });
+    // Proxmox knows better than a file that cannot be read.
+    let Ok(storages) = storages::read(paths) else { return usable() };
     let Some(storage) = storages.get(id) else {
         return TemplateState::Missing(vec![format!("the storage `{id}` in /etc/pve/storage.cfg")]);
     };
     let Some(file) = volume.strip_prefix("vztmpl/") else {
         return TemplateState::Missing(vec![format!("a volume such as {id}:vztmpl/FILE")]);
     };
-    let is_mounted_on_use = MOUNTED_KINDS.contains(&storage.kind.as_str());
-    if !is_mounted_on_use && !LOCAL_KINDS.contains(&storage.kind.as_str()) {
-        return usable();
-    }
-    let base = storage.path.clone().unwrap_or_else(|| format!("/mnt/pve/{id}"));
-    let below = storage.templates.as_deref().unwrap_or(TEMPLATES).trim_matches('/');
-    let dir = format!("{}/{below}", base.trim_end_matches('/'));
+    let Some(dir) = storage.dir(id, "vztmpl", TEMPLATES) else { return usable() };
     let path = format!("{dir}/{file}");
     // What is not mounted now, pct mounts.
-    if paths.host(&path).is_file() || is_mounted_on_use && !paths.host(&dir).is_dir() {
+    if paths.host(&path).is_file() || storage.is_mounted_on_use() && !paths.host(&dir).is_dir() {
         return usable();
     }
     TemplateState::Missing(vec![path])
-}
-
-/// A storage, as far as templates need it.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-struct Storage {
-    kind: String,
-    path: Option<String>,
-    /// Where templates are below it, if elsewhere than usual.
-    templates: Option<String>,
-}
-
-/// Reads `storage.cfg`: `KIND: ID`, and below it, indented, `KEY VALUE`.
-fn storages(text: &str) -> BTreeMap<String, Storage> {
-    let mut storages: BTreeMap<String, Storage> = BTreeMap::new();
-    let mut current = None;
-    for line in text.lines().filter(|line| !line.trim_start().starts_with('#')) {
-        if line.starts_with(char::is_whitespace) {
-            let (key, value) = line.trim().split_once(char::is_whitespace).unwrap_or_default();
-            let Some(storage) = current.as_ref().and_then(|id| storages.get_mut(id)) else {
-                continue;
-            };
-            match key {
-                "path" => storage.path = Some(value.trim().to_owned()),
-                "content-dirs" => {
-                    let dirs = value.split(',').filter_map(|dir| dir.split_once('='));
-                    let mut dirs = dirs.filter(|(content, _)| content.trim() == "vztmpl");
-                    storage.templates = dirs.next().map(|(_, dir)| dir.trim().to_owned());
-                }
-                _ => {}
-            }
-        } else if let Some((kind, id)) = line.split_once(':') {
-            let kind = kind.trim().to_owned();
-            storages.insert(id.trim().to_owned(), Storage { kind, ..Storage::default() });
-            current = Some(id.trim().to_owned());
-        }
-    }
-    storages
 }
 
 /// Returns whether this node is in a cluster; one that cannot be told is.

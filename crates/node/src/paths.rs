@@ -157,6 +157,11 @@ impl NodePaths {
     pub fn pct(&self) -> PathBuf {
         self.host("/usr/sbin/pct")
     }
+
+    /// Returns the `vzdump` program.
+    pub fn vzdump(&self) -> PathBuf {
+        self.host("/usr/bin/vzdump")
+    }
 }
 
 #[cfg(test)]

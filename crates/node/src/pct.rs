@@ -12,13 +12,15 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-use bstr::ByteSlice as _;
 use pctd_core::ids::{Ctid, MpKey};
+use pctd_core::ledger::Backup;
 use pctd_core::plan::{CloneContainer, ConfigureContainer, CreateContainer};
 
 pub use self::supervise::Limits;
 
-use self::supervise::{Deadline, Ended, Stream, reap_later, supervise};
+pub(crate) use self::supervise::Deadline;
+
+use self::supervise::{Ended, Stream, reap_later, supervise};
 
 mod supervise;
 
@@ -164,9 +166,36 @@ impl Pct {
     ///
     /// [`PctError`]; the container may be stopped.
     pub fn reboot(&self, ctid: Ctid, timeout: Duration) -> Result<(), PctError> {
-        let whole = timeout.as_secs() + u64::from(timeout.subsec_nanos() > 0);
-        let seconds = whole.max(1).to_string();
+        let seconds = whole_seconds(timeout);
         self.run(&["reboot", &ctid.to_string(), "--timeout", &seconds], Deadline::Never)
+    }
+
+    /// Stops a container; Proxmox kills the guest after `timeout`.
+    ///
+    /// It is not signalled, as [`Self::reboot`] is not.
+    ///
+    /// # Errors
+    ///
+    /// [`PctError`]; one that does not run is one.
+    pub fn shutdown(&self, ctid: Ctid, timeout: Duration) -> Result<(), PctError> {
+        let (ctid, seconds) = (ctid.to_string(), whole_seconds(timeout));
+        let args = ["shutdown", &ctid, "--timeout", &seconds, "--forceStop", "1"];
+        self.run(&args, Deadline::Never)
+    }
+
+    /// Restores a container from its backup, over what there is of it.
+    ///
+    /// Returns only when `pct` has ended by itself: the old disks are gone before the archive is
+    /// unpacked, and a signal in between takes back the new ones as well (proxmox.md 12.6).
+    ///
+    /// # Errors
+    ///
+    /// [`PctError`]; nothing but the backup may be left.
+    pub fn restore(&self, ctid: Ctid, backup: &Backup, unprivileged: bool) -> Result<(), PctError> {
+        let (ctid, flag) = (ctid.to_string(), if unprivileged { "1" } else { "0" });
+        let Backup { archive, disks } = backup;
+        let args = ["restore", &ctid, archive, "--force", "1", "--unprivileged", flag];
+        self.run(&[&args[..], &["--storage", disks]].concat(), Deadline::Never)
     }
 
     /// Starts a container.
@@ -249,13 +278,24 @@ impl Pct {
     }
 
     fn run(&self, args: &[&str], deadline: Deadline<'_>) -> Result<(), PctError> {
-        let error = |exit, message: String, class| {
+        self.call(args, deadline).0
+    }
+
+    /// Runs the program; returns what came of it, and the beginning of its stdout.
+    pub(crate) fn call(
+        &self,
+        args: &[&str],
+        deadline: Deadline<'_>,
+    ) -> (Result<(), PctError>, String) {
+        let error = |exit, message: String, class, stdout: String| {
             let line = format!("{} {}", self.program.display(), args.join(" "));
-            Err(PctError { argv: line, exit, message, class })
+            (Err(PctError { argv: line, exit, message, class }), stdout)
         };
         let mut child = match self.spawn(args) {
             Ok(child) => child,
-            Err(e) => return error(Exit::NotStarted, e.to_string(), PctClass::Spawn),
+            Err(e) => {
+                return error(Exit::NotStarted, e.to_string(), PctClass::Spawn, String::new());
+            }
         };
         let ended = Stream::of(&mut child).and_then(|mut streams| {
             let ended = supervise(&mut child, &mut streams, deadline, self.grace)?;
@@ -265,11 +305,12 @@ impl Pct {
             Ok(ended) => ended,
             Err(e) => {
                 reap_later(child);
-                return error(Exit::Stuck, e.to_string(), PctClass::Failed);
+                return error(Exit::Stuck, e.to_string(), PctClass::Failed, String::new());
             }
         };
+        let printed = String::from_utf8_lossy(&stdout.kept).into_owned();
         let exit = match status {
-            Some(status) if status.success() => return Ok(()),
+            Some(status) if status.success() => return (Ok(()), printed),
             Some(status) => status
                 .code()
                 .map_or_else(|| Exit::Signal(status.signal().unwrap_or_default()), Exit::Code),
@@ -279,10 +320,10 @@ impl Pct {
             }
         };
         // What a task printed on its way is no part of the error and yet all there is of its log.
-        tracing::debug!(?args, %exit, stdout = %stdout.kept.as_bstr(), "pct failed");
+        tracing::debug!(?args, %exit, stdout = printed, "pct failed");
         let text = String::from_utf8_lossy(&stderr.kept);
         let class = if timed_out { PctClass::Timeout } else { classify(&text) };
-        error(exit, summary(&text), class)
+        error(exit, summary(&text), class, printed)
     }
 
     fn spawn(&self, args: &[&str]) -> io::Result<Child> {
@@ -293,6 +334,12 @@ impl Pct {
         // A ^C at the terminal is for pctd, which ends after the step.
         command.process_group(0).spawn()
     }
+}
+
+/// Returns the seconds of a `--timeout`: 0 would wait for ever.
+fn whole_seconds(timeout: Duration) -> String {
+    let whole = timeout.as_secs() + u64::from(timeout.subsec_nanos() > 0);
+    whole.max(1).to_string()
 }
 
 fn strings<const N: usize>(words: [&str; N]) -> Vec<String> {

@@ -21,6 +21,7 @@ use crate::reconciler::{Asked, Job, Outcome, Reconciler, Verdict, View};
 
 mod apply;
 mod certificate;
+mod convert;
 mod edit;
 mod making;
 mod observe;
@@ -102,11 +103,13 @@ impl Engine {
     }
 
     /// Returns every key there is something to say of: what is desired, and the containers in which
-    /// something of pctd's may stand, or that it owes a start, though they are not declared any more.
+    /// something of pctd's may stand, or that it owes something, though they are not declared any more.
     pub(crate) fn keys(&self, desired: &Desired) -> BTreeSet<Key> {
         let mut keys = crate::controller::board::keys_of(desired);
         let ledger = std::sync::Arc::clone(self.node.ledger().ledger());
         let left = ledger.mounting().into_iter().chain(ledger.start_owed.iter().copied());
+        // A container that is being converted may be nothing but a backup.
+        let left = left.chain(ledger.converting.keys().copied());
         keys.extend(left.map(Key::Container));
         keys
     }
@@ -274,7 +277,11 @@ fn owes_records(desired: &Desired, plans: &Plans, key: &Key) -> bool {
     let is_made = desired.containers.get(ctid).is_some_and(|def| def.source.is_some());
     let records = plans.containers.get(ctid).map_or(&[][..], |plan| &plan.records);
     let counts = |record: &LedgerEntry| match record {
-        LedgerEntry::MakeEnded(_) | LedgerEntry::StartSettled(_) => true,
+        LedgerEntry::MakeEnded(_)
+        | LedgerEntry::StartSettled(_)
+        | LedgerEntry::Converted { .. }
+        | LedgerEntry::ConvertFailed { .. }
+        | LedgerEntry::ConvertEnded(_) => true,
         LedgerEntry::Seen(_) => is_made,
         _ => false,
     };

@@ -8,7 +8,7 @@ use super::id_maps;
 use super::paths;
 use super::report::{Complaint, Report};
 use super::volumes::{Declared, ctid as read_ctid};
-use crate::desired::{ContainerDef, Enforce, Mount, Owner, RequireMount, Source, Volume};
+use crate::desired::{ContainerDef, Convert, Enforce, Mount, Owner, RequireMount, Source, Volume};
 use crate::ids::{Ctid, VolumeName};
 use crate::modes::ModeRule;
 
@@ -44,6 +44,7 @@ pub(super) fn read<'t>(roots: &[Node<'t>], report: &mut Report<'_>) -> BTreeMap<
             // Only one that is unprivileged has a map.
             unprivileged: unprivileged.or_else(|| id_map.as_ref().map(|_| true)),
             id_map,
+            convert: convert(&node, report),
             source: text("template").map(|template| Source::Template(template.to_owned())),
             definition: definition::read(&node),
         };
@@ -51,6 +52,19 @@ pub(super) fn read<'t>(roots: &[Node<'t>], report: &mut Report<'_>) -> BTreeMap<
     }
     set_clone_sources(&mut containers, report);
     containers
+}
+
+/// Returns how the container may be converted.
+fn convert(node: &Node<'_>, report: &mut Report<'_>) -> Option<Convert> {
+    let at = node.get("convert")?;
+    let storage = at.get("backup_storage")?.text()?.to_owned();
+    if !node.has("unprivileged") {
+        report.warn(
+            &at.spot,
+            "there is nothing to convert to: `unprivileged` says what the container is to be",
+        );
+    }
+    Some(Convert { backup_storage: storage })
 }
 
 /// Resolves `clone_from_ctid`, for which the source's own definition may name the snapshot.

@@ -188,7 +188,7 @@ pub(super) static SETTINGS: Table = Table {
         Field::new(
             "create_timeout",
             Shape::Duration(SECOND),
-            "How long the creation or the cloning of a container may take.",
+            "How long the creation, the cloning or the backup of a container may take.",
         )
         .default("\"6h\""),
         Field::new(
@@ -374,6 +374,11 @@ pub(super) static CONTAINER: Table = Table {
     fields: &[
         Field::new("name", ANY_TEXT, "Its host name."),
         Field::new("unprivileged", Shape::Boolean, "Whether it is to be unprivileged."),
+        Field::new(
+            "convert",
+            Shape::Object(&CONVERT),
+            "Lets pctd convert it where it is not as `unprivileged` says: it is stopped, backed up, and restored from that backup.",
+        ),
         Field::new("template", ANY_TEXT, "The archive it is made from."),
         Field::new(
             "clone_from_ctid",
@@ -413,6 +418,20 @@ pub(super) static CONTAINER: Table = Table {
             "The whole of its id map: users and groups, from 0 on, without gaps.",
         ),
     ],
+};
+
+/// `convert`.
+pub(super) static CONVERT: Table = Table {
+    name: "conversion",
+    doc: "How a container is converted between privileged and unprivileged.",
+    unknown: Unknown::Refuse,
+    known_by: &[],
+    fields: &[Field::new(
+        "backup_storage",
+        Shape::Text(&syntax::STORAGE),
+        "The storage of Proxmox that its backup is put on; one that keeps backups as files. The backup is not removed.",
+    )
+    .required()],
 };
 
 /// An object in `mount_points`.

@@ -137,6 +137,23 @@ pub(super) static NODE: Syntax = Syntax {
     },
 };
 
+/// The id of a storage: it is an argument of `vzdump`.
+pub(super) static STORAGE: Syntax = Syntax {
+    wanted: "the id of a storage such as \"local\"",
+    pattern: "^[A-Za-z][A-Za-z0-9._-]*[A-Za-z0-9]$",
+    check: |text| {
+        let plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.');
+        let ends = text.len() > 1
+            && text.starts_with(|first: char| first.is_ascii_alphabetic())
+            && text.ends_with(|last: char| last.is_ascii_alphanumeric());
+        if ends && text.bytes().all(plain) {
+            Ok(())
+        } else {
+            Err(Complaint::new(format!("{} is no id of a storage", shown(text))))
+        }
+    },
+};
+
 pub(super) static DOMAIN: Syntax = Syntax {
     wanted: "a host name such as \"portainer.example.org\"",
     pattern: "^[A-Za-z0-9]([A-Za-z0-9-]*[A-Za-z0-9])?([.][A-Za-z0-9]([A-Za-z0-9-]*[A-Za-z0-9])?)*$",

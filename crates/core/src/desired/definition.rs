@@ -18,10 +18,19 @@ pub struct ContainerDef {
     pub unprivileged: Option<bool>,
     /// The whole of its id map, where one is declared; it is unprivileged then.
     pub id_map: Option<IdMap>,
+    /// How it may be converted where it is not as declared; absent: it is left as it is.
+    pub convert: Option<Convert>,
     /// What it would be made from.
     pub source: Option<Source>,
     /// What it is to be like once it is made.
     pub definition: Definition,
+}
+
+/// How a container may be converted between privileged and unprivileged.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Convert {
+    /// The storage its backup is put on.
+    pub backup_storage: String,
 }
 
 /// What an absent container is made from.

@@ -8,6 +8,7 @@ use crate::desired::{Desired, Restart};
 use crate::ids::{Ctid, MpKey, VolumeName};
 use crate::ledger::LedgerEntry;
 use crate::observed::{Cluster, ObservedContainer, Presence, Running, Snapshot};
+use crate::plan::convert;
 use crate::plan::definition;
 use crate::plan::disk_ids;
 use crate::plan::hold::{Hold, NotReady};
@@ -28,6 +29,9 @@ pub(crate) fn plan(
     ctid: Ctid,
 ) -> ContainerPlan {
     let mut plan = ContainerPlan::default();
+    if convert::plan_begun(&mut plan, desired, snapshot, cluster, volumes, ctid) {
+        return plan;
+    }
     let is_declared = desired.ctids().contains(&ctid);
     match snapshot.containers.get(&ctid) {
         Some(Presence::Here(container)) if !is_declared => {
@@ -107,14 +111,26 @@ fn plan_here(
         .get(&ctid)
         .and_then(|def| def.unprivileged)
         .filter(|wanted| conf.has_rootfs() && *wanted != conf.is_effectively_unprivileged());
-    if let Some(wanted_unprivileged) = mismatch {
-        plan.holds.push(Hold::UnprivilegedMismatch { ctid, wanted_unprivileged, clone_of: None });
-    }
     let map = owner::map_of(desired, ctid, container);
     let ready = map.as_ref().map(|_| ());
     if let Some(hold) = definition::interrupted(desired, snapshot, ctid, container, ready) {
         plan.holds.push(hold);
         return;
+    }
+    convert::notice(plan, desired, snapshot, ctid);
+    if let Some(wanted) = mismatch {
+        // One that is still being made is finished first.
+        let is_made = snapshot.ledger.making.contains_key(&ctid);
+        match convert::plan_mismatch(desired, snapshot, cluster, ctid, container, wanted) {
+            Ok(steps) if !is_made => {
+                plan.steps = steps;
+                return;
+            }
+            Ok(_) => {}
+            Err(hold) => plan.holds.push(hold),
+        }
+    } else if snapshot.ledger.convert_failed.contains_key(&ctid) && conf.has_rootfs() {
+        plan.records.push(LedgerEntry::ConvertEnded(ctid));
     }
     let whole = !matches!(
         ready,
@@ -333,7 +349,7 @@ fn failed_before(ctid: Ctid, why: &str) -> String {
 }
 
 /// Returns why the conf may not be written now, if so.
-fn write_hold(
+pub(super) fn write_hold(
     ctid: Ctid,
     conf: &Conf,
     container: &ObservedContainer,
@@ -361,7 +377,6 @@ fn plan_restart(
 ) {
     let what = waiting.names();
     let settings = &desired.settings;
-    let ago = snapshot.restarted.get(&ctid).copied();
     if settings.restart == Restart::Never {
         let why = format!("`restart` is \"never\": run `pct reboot {ctid}` when it suits");
         plan.holds.push(Hold::NeedsRestart { ctid, what, why });
@@ -378,14 +393,7 @@ fn plan_restart(
         // Nor with this map.
         let why = format!("its id map needs {missing}; it is restarted when that is there");
         plan.holds.push(Hold::NeedsRestart { ctid, what, why });
-    } else if let Some(left) =
-        ago.and_then(|ago| settings.restart_limit.checked_sub(ago)).filter(|left| !left.is_zero())
-    {
-        let left =
-            humantime::format_duration(std::time::Duration::from_secs(left.as_secs().max(1)));
-        let why = format!(
-            "it was restarted a short while ago and may be again in {left} (`restart_limit`)"
-        );
+    } else if let Some(why) = restarted_lately(desired, snapshot, ctid) {
         plan.holds.push(Hold::NeedsRestart { ctid, what, why });
     } else {
         let names = conf.pending_names().into_iter();
@@ -400,6 +408,18 @@ fn unpermitted(snapshot: &Snapshot, conf: &Conf) -> Option<String> {
     let map = conf.has_custom_idmap().then(|| conf.effective_idmap().ok()).flatten()?;
     let missing = snapshot.sub_ids.missing(&map);
     (!missing.is_empty()).then(|| missing.join(" and "))
+}
+
+/// Returns that a container was restarted so lately that it may not be again.
+pub(super) fn restarted_lately(
+    desired: &Desired,
+    snapshot: &Snapshot,
+    ctid: Ctid,
+) -> Option<String> {
+    let ago = snapshot.restarted.get(&ctid)?;
+    let left = desired.settings.restart_limit.checked_sub(*ago).filter(|left| !left.is_zero())?;
+    let left = humantime::format_duration(Duration::from_secs(left.as_secs().max(1)));
+    Some(format!("it was restarted a short while ago and may be again in {left} (`restart_limit`)"))
 }
 
 fn keep_attrs(conf: &Conf) -> Vec<Notice> {

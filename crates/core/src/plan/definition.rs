@@ -218,7 +218,10 @@ fn source_section<'s>(
     if snapshot.ledger.making.contains_key(&from) || !conf.has_rootfs() {
         return Err(lacks(SourceLack::Coming));
     }
-    if snapshot.making.cloning.contains(&from) || container.flock_held {
+    if snapshot.making.cloning.contains(&from)
+        || container.flock_held
+        || snapshot.ledger.converting.contains_key(&from)
+    {
         return Err(lacks(SourceLack::Busy));
     }
     match conf.lock() {

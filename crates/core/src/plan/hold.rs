@@ -5,6 +5,7 @@
 use crate::conf::RawLine;
 use crate::idmap::Moved;
 use crate::ids::{Ctid, HostIds, MpKey, VolumeName};
+use crate::ledger::Backup;
 use crate::mount_map::NoOption;
 use crate::plan::notice::acting;
 
@@ -167,6 +168,44 @@ pub enum Hold {
         ctid: Ctid,
         /// What is missing, each with its file.
         missing: Vec<String>,
+    },
+    /// A backup and a restore would lose something, or it cannot be told that they would not.
+    #[error(
+        "container {ctid} is not converted, because something would be lost: {}; put that right, or convert it by hand", .losses.join("; ")
+    )]
+    ConvertUnsafe {
+        /// The container.
+        ctid: Ctid,
+        /// What would be lost, or is not known.
+        losses: Vec<String>,
+    },
+    /// A conversion would stop a container that may not be stopped now.
+    #[error("container {ctid} is to be converted, for which it has to stop: {why}")]
+    ConvertWaits {
+        /// The container.
+        ctid: Ctid,
+        /// Why not now.
+        why: String,
+    },
+    /// A conversion failed, and the container is as it was.
+    #[error(
+        "the conversion of container {ctid} failed and it is as it was: {why}; put that right, then `pctd apply {ctid}` tries again"
+    )]
+    ConvertFailed {
+        /// The container.
+        ctid: Ctid,
+        /// What was met.
+        why: String,
+    },
+    /// The restore of a conversion was killed, and its lock keeps everybody out.
+    #[error("{}", cut_off(*.ctid, .backup, *.unprivileged))]
+    ConvertInterrupted {
+        /// The container.
+        ctid: Ctid,
+        /// What it is restored from.
+        backup: Backup,
+        /// What it was to be.
+        unprivileged: bool,
     },
     /// The id map of a container is not there yet.
     #[error("the id map of container {ctid} is not ready: {why}")]
@@ -421,6 +460,9 @@ pub enum NotReady {
     /// It was just made, and its declared map is not in its conf yet.
     #[error("its declared id map is not in its conf yet")]
     NotWritten,
+    /// It is being converted between privileged and unprivileged.
+    #[error("it is being converted")]
+    Converting,
     /// It is not on this node, though it is to decide the owner.
     #[error("it is not on this node")]
     NotHere,
@@ -657,6 +699,10 @@ reasons! {
     UnprivilegedMismatch: Calm,
     IdmapChange: Calm,
     SubIdsMissing: Calm,
+    ConvertUnsafe: Calm,
+    ConvertWaits: Calm,
+    ConvertFailed: Calm,
+    ConvertInterrupted: Calm,
     IdmapNotReady: Backoff,
     OwnerConflict: Calm,
     IdUnmapped: Calm,
@@ -692,7 +738,7 @@ fn mismatch(ctid: Ctid, wanted: bool, source: Option<Ctid>) -> String {
             "container {ctid} is declared {wanted}, but its source {source} is {is} and a clone inherits that; declare {ctid} {is}, or another source"
         ),
         None => format!(
-            "container {ctid} is {is} but is declared {wanted}; Proxmox cannot change that in place: back it up and restore it with `pct restore {ctid} BACKUP --force 1 --unprivileged {flag}`, or correct the declaration"
+            "container {ctid} is {is} but is declared {wanted}; Proxmox cannot change that in place: stop it, back it up with `vzdump {ctid} --mode stop --compress zstd --stdexcludes 0 --storage STORAGE`, check that the backup has every disk, and restore it with `pct restore {ctid} BACKUP --force 1 --unprivileged {flag} --storage STORAGE_OF_ITS_DISKS`; pctd does so where it is given `\"convert\": {{\"backup_storage\": \"STORAGE\"}}`; or correct the declaration"
         ),
     }
 }
@@ -727,6 +773,14 @@ fn ranges(moved: &[Moved]) -> String {
     let named: Vec<String> = moved.iter().take(NAMED_RANGES).map(ToString::to_string).collect();
     let more = if moved.len() > NAMED_RANGES { " and others" } else { "" };
     named.join(", ") + more
+}
+
+/// Returns what to run after a restore that was killed: only its lock stands in the way of another.
+fn cut_off(ctid: Ctid, backup: &Backup, unprivileged: bool) -> String {
+    let (flag, Backup { archive, disks }) = (u8::from(unprivileged), backup);
+    format!(
+        "the restore of container {ctid}, which is being converted, was cut off; make sure that no task is at work with it, then run `pct unlock {ctid}`, and pctd restores it from {archive} (by hand: `pct restore {ctid} {archive} --force 1 --unprivileged {flag} --storage {disks}`); free what `pvesm list {disks} --vmid {ctid}` shows and `pct config {ctid}` does not"
+    )
 }
 
 fn lost(missing: &Missing, why: &str) -> String {

@@ -100,6 +100,14 @@ pub enum Notice {
         /// Why it stays.
         why: WhyKept,
     },
+    /// The backup a container was converted from is still pctd's to mention.
+    #[error(
+        "it was converted from the backup {archive}, which pctd does not remove; it is protected: `pvesm set` or the web interface lifts that, and taking `convert` out of the definition ends this notice"
+    )]
+    ConvertBackup {
+        /// The archive, as a path of the node.
+        archive: String,
+    },
     /// A mount that pctd added is no longer declared, and is not removed.
     #[error("{key} ({value}) was added by pctd and is no longer declared; {why}")]
     Prunable {
@@ -143,6 +151,7 @@ impl Notice {
             Self::PropertyPendingRestart { .. } => "PropertyPendingRestart",
             Self::KeepAttrs { .. } => "KeepAttrs",
             Self::CertificateForeign { .. } => "CertificateForeign",
+            Self::ConvertBackup { .. } => "ConvertBackup",
             Self::Prunable { .. } => "Prunable",
             Self::PrunableLine { .. } => "PrunableLine",
         }

@@ -10,6 +10,7 @@ use crate::ids::{Ctid, HostIds, MpKey};
 use crate::ledger::Memory;
 use crate::mount_map;
 use crate::observed::{ObservedContainer, Presence, Running, Snapshot};
+use crate::plan::convert;
 use crate::plan::disk_ids;
 use crate::plan::hold::{Hold, NoMap, NotReady};
 use crate::plan::id_map;
@@ -107,6 +108,12 @@ pub(crate) fn maps_of(
     let mut maps = BTreeMap::new();
     for (ctid, mount) in &volume.mounts {
         match snapshot.containers.get(ctid) {
+            // It will be back, with another map or this one, whatever is there of it now.
+            Some(Presence::Here(_) | Presence::Absent)
+                if convert::is_under_way(snapshot, *ctid) =>
+            {
+                maps.insert(*ctid, Err(NotReady::Converting));
+            }
             Some(Presence::Here(container)) => {
                 let map = written_map_of(desired, snapshot, *ctid, container);
                 let conf = &container.conf;
@@ -310,7 +317,10 @@ fn container_owner(
     if owners.windows(2).any(|pair| pair[0].1 != pair[1].1) {
         return OwnerDecision::Blocked(Hold::OwnerConflict { owners });
     }
-    let timed_out = waits.iter().all(|(ctid, _)| waited_out(desired, snapshot, *ctid));
+    // A conversion takes as long as it takes, and pctd itself knows when it is over.
+    let timed_out = waits
+        .iter()
+        .all(|(ctid, why)| *why != NotReady::Converting && waited_out(desired, snapshot, *ctid));
     match owners.first() {
         Some((_, ids)) if waits.is_empty() || timed_out => OwnerDecision::Ids(*ids),
         None if timed_out && may_fall_back(desired, snapshot, volume, &waits) => {

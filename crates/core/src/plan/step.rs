@@ -47,6 +47,8 @@ pub enum Step {
     },
     /// Start a container that did not come back from a restart pctd made.
     StartContainer {},
+    /// Go through one phase of a conversion between privileged and unprivileged.
+    ConvertContainer(ConvertContainer),
 }
 
 /// A container to be made from a template.
@@ -119,6 +121,44 @@ impl EditConf {
     pub fn edit(&self) -> RawEdit {
         RawEdit { remove: self.remove.clone(), add: self.add.clone() }
     }
+}
+
+/// A phase of the conversion of a container.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
+pub struct ConvertContainer {
+    /// The phase.
+    pub phase: ConvertPhase,
+    /// What the container is to be after all of them.
+    pub unprivileged: bool,
+    /// The storage that the backup is put on, where one is made.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub storage: Option<String>,
+    /// The backup it is restored from, where that is there already.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub archive: Option<String>,
+    /// The storage its disks are on, and are put on again, where it is restored.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub disks: Option<String>,
+    /// Whether a volume that it mounts has to be owned first.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub after_volume: bool,
+}
+
+/// The phases of a conversion.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum ConvertPhase {
+    /// Stop it, gracefully.
+    Stop,
+    /// Back it up, check the backup, and restore it with the other privilege. One step, because a
+    /// backup is worth nothing once somebody may have started the container after it.
+    Replace,
+    /// Restore it, after a restore that was cut off and left nothing else of it.
+    Restore,
+    /// Restore it as it was, after a restore that failed and left nothing else of it.
+    RollBack,
+    /// Start it, because it ran before.
+    Start,
 }
 
 /// Owners and modes to be set in a volume.
@@ -209,7 +249,11 @@ impl Step {
     /// Returns whether it is not to be taken before a step of a volume: what is mounted must have
     /// its owner.
     pub fn waits_for_volume(&self) -> bool {
-        matches!(self, Self::SetMount(set) if set.after_volume)
+        match self {
+            Self::SetMount(set) => set.after_volume,
+            Self::ConvertContainer(convert) => convert.after_volume,
+            _ => false,
+        }
     }
 
     /// The names of all steps.
@@ -225,6 +269,7 @@ impl Step {
         "remove_mount",
         "reboot_container",
         "start_container",
+        "convert_container",
     ];
 
     /// Returns the step's name as in logs and JSON.
@@ -241,6 +286,7 @@ impl Step {
             Self::RemoveMount(_) => "remove_mount",
             Self::RebootContainer { .. } => "reboot_container",
             Self::StartContainer {} => "start_container",
+            Self::ConvertContainer(_) => "convert_container",
         }
     }
 }

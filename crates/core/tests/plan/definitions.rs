@@ -88,7 +88,7 @@ fn making() -> Vec<Case> {
         ),
         case(
             "it is made again when an admin names it",
-            template("").entered(LedgerEntry::Seen(ctid(100))).remade(100),
+            template("").entered(LedgerEntry::Seen(ctid(100))).named(100),
             &[create],
         ),
         case(

@@ -18,7 +18,7 @@ use pctd_core::ids::{Ctid, HostIds, Key, VolumeName};
 use pctd_core::ledger::{Ledger, Memory};
 use pctd_core::observed::{NodeState, Presence, Removal, Running};
 use pctd_core::ownership::Place;
-use pctd_core::plan::{Basis, Hold, Step, VolumePlan, plan};
+use pctd_core::plan::{Basis, ConvertContainer, ConvertPhase, Hold, Step, VolumePlan, plan};
 use proptest::prelude::*;
 use serde_json::Value;
 
@@ -173,6 +173,15 @@ fn writable(node: &Node, ctid: Ctid, conf: &Conf) -> BTreeSet<String> {
         .collect()
 }
 
+/// Returns whether a container stops in this step, which applies what is pending of it.
+const fn stops(step: &Step) -> bool {
+    matches!(
+        step,
+        Step::RebootContainer { .. }
+            | Step::ConvertContainer(ConvertContainer { phase: ConvertPhase::Stop, .. })
+    )
+}
+
 /// Checks that what was not pctd's is as it was; a restart applies what others left pending.
 fn check_frames(before: &Node, after: &Node) {
     for (at, pair) in &before.pairs {
@@ -183,9 +192,13 @@ fn check_frames(before: &Node, after: &Node) {
         let (Guest::Here(was), Some(now)) = (guest, after.conf(*ctid)) else { continue };
         let mut ours = writable(before, *ctid, &was.conf);
         let mut was = was.conf.clone();
-        let reboot = |(key, step): &(Key, Step)| {
-            *key == Key::Container(*ctid) && matches!(step, Step::RebootContainer { .. })
-        };
+        let own = |key: &Key| *key == Key::Container(*ctid);
+        let reboot = |(key, step): &(Key, Step)| own(key) && stops(step);
+        let converted =
+            |(key, step): &(Key, Step)| own(key) && matches!(step, Step::ConvertContainer(_));
+        if after.taken.iter().any(converted) {
+            ours.insert("unprivileged".to_owned());
+        }
         // Only a restart that was planned may apply anything, and only when it was carried out.
         if after.taken.iter().any(reboot) && now.pending.is_empty() {
             apply_pending(&mut was);
@@ -364,9 +377,11 @@ proptest! {
         for (key, step) in &node.taken {
             prop_assert!(!matches!(step, Step::CreateDirectory { .. }), "{} was made", key);
         }
-        // A restart brings another map in force, and that is a new declaration.
-        let restarted =
-            node.taken.iter().any(|(_, step)| matches!(step, Step::RebootContainer { .. }));
+        // A restart brings another map in force, and that is a new declaration; so does a conversion.
+        let restarted = node
+            .taken
+            .iter()
+            .any(|(_, step)| stops(step) || matches!(step, Step::ConvertContainer(_)));
         // What is mapped on the way to the disk is another's in other words.
         let is_mapped = |volume: &Volume| {
             let of_mount = |mount: &Mount| mount.idmap.is_some();
@@ -460,7 +475,8 @@ proptest! {
             prop_assert_eq!(node.mounts(), whole.mounts(), "{:?} at step {}", crash, step);
             // What ran before runs again.
             prop_assert_eq!(node.running(), before.running(), "{:?} at step {}", crash, step);
-            prop_assert!(node.ledger.start_owed.is_empty());
+            prop_assert!(node.ledger.start_owed.is_empty() && node.ledger.converting.is_empty());
+            prop_assert_eq!(node.privileges(), whole.privileges(), "{:?} at step {}", crash, step);
         }
     }
 }

@@ -108,7 +108,7 @@ fn maps() -> Vec<Case> {
             hole().here(100, UNPRIVILEGED),
             &["100 ! IdmapChange"],
         ),
-        case("unless an admin says so", hole().here(100, UNPRIVILEGED).remade(100), &[WRITE_HOLE]),
+        case("unless an admin says so", hole().here(100, UNPRIVILEGED).named(100), &[WRITE_HOLE]),
         case(
             "the files of a running container are those of its map in force",
             hole()
@@ -145,7 +145,7 @@ fn maps() -> Vec<Case> {
         ),
         case(
             "and is replaced when an admin says so",
-            longer().here(100, &conf(&["lxc.idmap: b 0 100000 65536"])).remade(100),
+            longer().here(100, &conf(&["lxc.idmap: b 0 100000 65536"])).named(100),
             &[
                 "100 edit lines: -lxc.idmap: b 0 100000 65536 +lxc.idmap: u 0 100000 100000 +lxc.idmap: g 0 100000 100000",
                 "100 ! IdmapNotReady",
@@ -158,12 +158,12 @@ fn maps() -> Vec<Case> {
         ),
         case(
             "also when an admin means it",
-            hole().here(100, UNPRIVILEGED).remade(100).sub_ids("root:100000:65536\n"),
+            hole().here(100, UNPRIVILEGED).named(100).sub_ids("root:100000:65536\n"),
             &["100 ! SubIdsMissing"],
         ),
         case(
             "with the line for it in both files it is written",
-            hole().here(100, UNPRIVILEGED).remade(100).sub_ids("root:100000:65536\nroot:1000:1\n"),
+            hole().here(100, UNPRIVILEGED).named(100).sub_ids("root:100000:65536\nroot:1000:1\n"),
             &[WRITE_HOLE],
         ),
         case(
@@ -365,7 +365,7 @@ fn leftovers() -> Vec<Case> {
         ),
         case(
             "or where an admin says so",
-            undeclared().remade(100),
+            undeclared().named(100),
             &["100 edit lines: -lxc.idmap: g 0 100000 100000 -lxc.idmap: u 0 100000 100000"],
         ),
         case(

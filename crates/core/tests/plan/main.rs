@@ -5,6 +5,7 @@
 
 mod cases;
 mod cluster;
+mod conversions;
 mod definitions;
 mod disk_ids;
 mod doctor;
@@ -23,9 +24,14 @@ use world::{UNPRIVILEGED, World, lines, volume};
 
 #[test]
 fn every_case_gives_exactly_its_steps_and_holds() {
+    let mut wrong = Vec::new();
     for case in cases::all() {
-        assert_eq!(lines(&case.world.plans()), case.expected, "{}", case.name);
+        let found = lines(&case.world.plans());
+        if found != case.expected {
+            wrong.push(format!("{}\n  is {found:#?}\n  not {:#?}", case.name, case.expected));
+        }
     }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }
 
 #[test]

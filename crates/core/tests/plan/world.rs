@@ -11,9 +11,9 @@ use pctd_core::idmap::IdMap;
 use pctd_core::ids::{Ctid, HostIds, VolumeName};
 use pctd_core::ledger::{Edited, Ledger, LedgerEntry, Memory, PairRecord};
 use pctd_core::observed::{
-    Accounts, Audit, Cluster, FileSystem, MakingFacts, MappingFacts, MappingSupport, NodeState,
-    ObservedContainer, ObservedPair, ObservedVolume, PairFile, Presence, Removal, Requests,
-    Running, Snapshot, SourceDir, SourceState, TemplateState,
+    Accounts, Audit, Cluster, ConvertFacts, FileSystem, MakingFacts, MappingFacts, MappingSupport,
+    NodeState, ObservedContainer, ObservedPair, ObservedVolume, PairFile, Presence, Removal,
+    Requests, Running, Snapshot, SourceDir, SourceState, TemplateState,
 };
 use pctd_core::plan::{Effective, Hold, Plans, Step, plan};
 use pctd_core::subids::{SubIds, SubRanges};
@@ -103,6 +103,11 @@ impl World {
             requests: Requests::default(),
             making: MakingFacts { templates, ..MakingFacts::default() },
             mapping: mappable(),
+            converting: desired
+                .containers
+                .keys()
+                .map(|id| (*id, ConvertFacts::default()))
+                .collect(),
         };
         Self { desired, snapshot }
     }
@@ -248,8 +253,8 @@ impl World {
         self
     }
 
-    /// An admin named it to be made again.
-    pub(crate) fn remade(mut self, id: u32) -> Self {
+    /// An admin named it.
+    pub(crate) fn named(mut self, id: u32) -> Self {
         self.snapshot.requests.named.insert(ctid(id));
         self
     }
@@ -401,6 +406,19 @@ fn line(step: &Step) -> String {
             format!("{what} lines:{}{when}", removed.chain(added).collect::<String>())
         }
         Step::StartContainer {} => "start".to_owned(),
+        Step::ConvertContainer(convert) => {
+            let privilege = if convert.unprivileged { "unprivileged" } else { "privileged" };
+            let word = |before: &str, value: &Option<String>| {
+                value.as_ref().map_or_else(String::new, |value| format!("{before}{value}"))
+            };
+            let (by, from, to) = (
+                word(" by ", &convert.storage),
+                word(" from ", &convert.archive),
+                word(" to ", &convert.disks),
+            );
+            let after = if convert.after_volume { " after volume" } else { "" };
+            format!("convert to {privilege}: {:?}{by}{from}{to}{after}", convert.phase)
+        }
         Step::RemoveMount(remove) => {
             let what = if remove.pending { "pending " } else { "" };
             let when = match remove.effective {

@@ -38,9 +38,12 @@ impl<'a> Limits<'a> {
 
 /// When a call is to be ended.
 #[derive(Debug, Clone, Copy)]
-pub(super) enum Deadline<'a> {
+pub(crate) enum Deadline<'a> {
+    /// After this time.
     After(Duration),
+    /// After a time, or when pctd stops.
     Limits(Limits<'a>),
+    /// Never.
     Never,
 }
 

@@ -67,10 +67,12 @@ fn converge(engine: &Engine, desired: &Desired, keys: &[Key], confirm: bool) -> 
     for key in volumes.chain(containers) {
         let asked = Asked::of(confirm, keys);
         let (mut taken, mut last) = bring(engine, desired, key, asked);
-        if last.verdict == Verdict::Waiting
+        let is_converted = taken.iter().any(|step| matches!(step, Step::ConvertContainer(_)));
+        if (last.verdict == Verdict::Waiting || is_converted)
             && let Key::Container(ctid) = key
         {
-            // It was just made, so that its volumes had nobody to be owned for until now.
+            // It was just made, so that its volumes had nobody to be owned for until now; or it was
+            // converted, so that they had another owner.
             for volume in desired.mounts_of(*ctid).map(|(volume, _)| volume) {
                 let own = Key::Volume(volume.name.clone());
                 if wanted.contains(&own) {
@@ -123,6 +125,12 @@ fn waits_for(view: &View) -> Vec<Reason> {
         Step::SetMount(set) if set.after_volume => Some(&set.volume),
         _ => None,
     });
+    if view.steps.iter().any(|step| matches!(step, Step::ConvertContainer(_))) {
+        return vec![Reason {
+            reason: "VolumeHeld".to_owned(),
+            message: "it is started once its volumes are owned; run `pctd apply`".to_owned(),
+        }];
+    }
     let volumes: BTreeSet<&VolumeName> = mounts.collect();
     let held = |volume: &VolumeName| Reason {
         reason: "VolumeHeld".to_owned(),

@@ -59,6 +59,9 @@ impl Engine {
             (Key::Container(ctid), Step::StartContainer {}) => {
                 job.uncut(|| self.start_again(*ctid))
             }
+            (Key::Container(ctid), Step::ConvertContainer(convert)) => {
+                job.uncut(|| self.convert(desired, snapshot, *ctid, convert, job))
+            }
             (Key::Volume(name), Step::CreateDirectory { path }) => {
                 let source = snapshot.volumes.get(name).map(|observed| &observed.source);
                 let (Some(volume), Some(SourceState::Missing { file_system })) = (volume, source)

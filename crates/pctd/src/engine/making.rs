@@ -178,9 +178,11 @@ impl Engine {
         let is_suspect = |(ctid, presence): &(&Ctid, &Presence)| match presence {
             Presence::Here(now) => {
                 let locked = now.conf.lock().is_some_and(|lock| *lock == "create");
-                !now.flock_held && (locked || making.contains_key(ctid))
+                // A restore that was killed and unlocked leaves an empty conf.
+                let emptied = ledger.converting.contains_key(ctid) && !now.conf.has_rootfs();
+                !now.flock_held && (locked || emptied || making.contains_key(ctid))
             }
-            Presence::Absent => making.contains_key(ctid),
+            Presence::Absent => making.contains_key(ctid) || ledger.converting.contains_key(ctid),
             _ => false,
         };
         let suspects: BTreeSet<Ctid> =

@@ -238,7 +238,8 @@ impl Engine {
             Accounts::default()
         });
         let restarted = restarted(&ledger.restarted);
-        let missing_sources = self.missing_sources(&containers, &ledger);
+        let converting = self.convert_facts(desired, &node, &containers);
+        let missing_sources = self.missing_sources(&containers, &ledger, &converting);
         let mut snapshot = Snapshot {
             node,
             containers,
@@ -255,6 +256,7 @@ impl Engine {
             requests,
             making,
             mapping,
+            converting,
         };
         snapshot.waited = self.waits(&snapshot.containers);
         snapshot

@@ -13,7 +13,7 @@ use pctd_core::conf::{Conf, MountClass, RawLine};
 use pctd_core::desired::Desired;
 use pctd_core::ids::{Ctid, MpKey};
 use pctd_core::ledger::{Ledger, LedgerEntry};
-use pctd_core::observed::{ObservedContainer, Presence, Running, Snapshot};
+use pctd_core::observed::{ConvertFacts, ObservedContainer, Presence, Running, Snapshot};
 use tracing::{error, info};
 
 use super::{Engine, StepEnd};
@@ -134,13 +134,16 @@ impl Engine {
         &self,
         containers: &BTreeMap<Ctid, Presence>,
         ledger: &Ledger,
+        converting: &BTreeMap<Ctid, ConvertFacts>,
     ) -> BTreeMap<Ctid, String> {
         let missing = |(ctid, presence): (&Ctid, &Presence)| {
             let Presence::Here(container) = presence else { return None };
             let is_due = match container.running {
                 Running::No => ledger.start_owed.contains(ctid),
                 Running::Yes { .. } => {
-                    !container.conf.pending.is_empty() || ledger.edited.contains_key(ctid)
+                    !container.conf.pending.is_empty()
+                        || ledger.edited.contains_key(ctid)
+                        || converting.contains_key(ctid)
                 }
             };
             let path = is_due.then(|| self.missing_source(&container.conf)).flatten()?;
@@ -150,7 +153,7 @@ impl Engine {
     }
 
     /// Returns a bind source the container would not start with.
-    fn missing_source(&self, conf: &Conf) -> Option<String> {
+    pub(super) fn missing_source(&self, conf: &Conf) -> Option<String> {
         let mut after: BTreeMap<MpKey, _> = conf.mounts().iter().map(|(k, m)| (*k, m)).collect();
         after.extend(conf.pending_mounts().iter().map(|(k, m)| (*k, m)));
         let binds = after.into_iter().filter(|(key, _)| !conf.pending_delete(*key));

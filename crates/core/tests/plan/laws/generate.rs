@@ -347,7 +347,13 @@ fn any_config() -> impl Strategy<Value = Value> {
     ]));
     let declared = option::weighted(
         0.4,
-        (select(CTIDS.to_vec()), option::weighted(0.6, any::<bool>()), source, raw),
+        (
+            select(CTIDS.to_vec()),
+            option::weighted(0.6, any::<bool>()),
+            source,
+            raw,
+            prop::bool::weighted(0.5),
+        ),
     );
     (settings, option::of(a), option::of(b), c, declared).prop_map(
         |(settings, a, b, c, declared)| {
@@ -358,7 +364,7 @@ fn any_config() -> impl Strategy<Value = Value> {
             if let Some(b) = b {
                 config["shared_volumes"]["b"] = b;
             }
-            if let Some((id, unprivileged, source, (map, options, manage))) = declared {
+            if let Some((id, unprivileged, source, (map, options, manage), convert)) = declared {
                 // 102 would be a clone of itself.
                 let mut definition = source.filter(|_| id != 102).unwrap_or_else(|| json!({}));
                 if let Some(unprivileged) = unprivileged {
@@ -373,6 +379,9 @@ fn any_config() -> impl Strategy<Value = Value> {
                         config["settings"]["manage"] = json!(["lxc_options"]);
                     }
                 }
+                if convert {
+                    definition["convert"] = json!({"backup_storage": "local"});
+                }
                 config["lxc_configs"] = json!({id.to_string(): definition});
             }
             config
@@ -385,18 +394,36 @@ pub(crate) fn any_scenario() -> impl Strategy<Value = Scenario> {
     let sources = prop::collection::vec(any_source(), VOLUMES.len());
     let order = prop::collection::vec(0usize..16, 0..12);
     let half = || prop::bool::weighted(0.3);
-    let flags = (prop::bool::weighted(0.1), any::<bool>(), (half(), half()));
+    let flags =
+        (prop::bool::weighted(0.1), any::<bool>(), (half(), half()), prop::bool::weighted(0.8));
     (any_config(), guests, sources, flags, order).prop_map(
-        |(config, guests, sources, (moved, verify, pair), order)| Scenario {
-            config,
-            guests,
-            sources,
-            moved,
-            verify,
-            pair,
-            order,
+        |(config, mut guests, sources, (moved, verify, pair, convertible), order)| {
+            for (id, guest) in CTIDS.iter().zip(&mut guests).filter(|_| convertible) {
+                let definition = &config["lxc_configs"][id.to_string()];
+                if let (Some(_), Some(wanted)) =
+                    (definition.get("convert"), definition["unprivileged"].as_bool())
+                {
+                    guest.presence = None;
+                    guest.conf = convertible_conf(&guest.conf, !wanted);
+                }
+            }
+            Scenario { config, guests, sources, moved, verify, pair, order }
         },
     )
+}
+
+/// Returns a conf with this privilege that loses nothing in a backup; few are so by chance.
+fn convertible_conf(conf: &str, unprivileged: bool) -> String {
+    let current = conf.split('[').next().unwrap_or_default();
+    let is_kept = |line: &&str| {
+        let lost = ["unprivileged", "lxc.idmap", "local:1/v", "/dev/", "no mount", "protection"];
+        !lost.iter().any(|lost| line.contains(lost)) && !line.starts_with("template")
+    };
+    let mut lines: Vec<&str> = current.lines().filter(is_kept).collect();
+    if unprivileged {
+        lines.push("unprivileged: 1");
+    }
+    lines.join("\n") + "\n"
 }
 
 pub(crate) fn any_crash() -> impl Strategy<Value = Crash> {

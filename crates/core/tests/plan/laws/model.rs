@@ -12,21 +12,22 @@ use std::time::Duration;
 
 use bstr::BString;
 use pctd_core::conf::{Conf, Force, MountClass, MountEntry, MountPoint, RawLine, normalise_path};
-use pctd_core::desired::{Desired, Mode, Source as MadeFrom};
+use pctd_core::desired::{Desired, Mode, Restart, Source as MadeFrom};
 use pctd_core::idmap::IdMap;
 use pctd_core::ids::{Ctid, HostIds, Key, MpKey, VolumeName};
 use pctd_core::ledger::{
-    CertificateRecord, Edited, Ledger, LedgerEntry, Making, Memory, PairRecord,
+    Backup, CertificateRecord, Conversion, ConversionPhase, Edited, Ledger, LedgerEntry, Making,
+    Memory, PairRecord,
 };
 use pctd_core::observed::{
-    Accounts, Audit, Cluster, MakingFacts, MappingSupport, NodeState, ObservedCertificates,
-    ObservedContainer, ObservedPair, ObservedVolume, PairFile, Presence, Removal, Requests,
-    Running, Snapshot, SourceDir, SourceState, TemplateState,
+    Accounts, Audit, Cluster, ConvertFacts, MakingFacts, MappingSupport, NodeState,
+    ObservedCertificates, ObservedContainer, ObservedPair, ObservedVolume, PairFile, Presence,
+    Removal, Requests, Running, Snapshot, SourceDir, SourceState, TemplateState,
 };
 use pctd_core::ownership::{Change, EntryKind, EntryStat, OwnershipRule, Place};
 use pctd_core::plan::{
-    CloneContainer, ConfigureContainer, CreateCertificate, CreateContainer, EditConf, Hold, Plans,
-    RemoveMount, SetMount, Step, plan,
+    CloneContainer, ConfigureContainer, ConvertContainer, ConvertPhase, CreateCertificate,
+    CreateContainer, EditConf, Hold, Plans, RemoveMount, SetMount, Step, plan,
 };
 use pctd_core::subids::SubIds;
 
@@ -89,6 +90,8 @@ pub(crate) struct Node {
     /// What only the process knows; gone after a crash.
     not_ready_since: BTreeMap<Ctid, Duration>,
     restart_failed: BTreeMap<Ctid, String>,
+    /// The confs that backups hold, by archive.
+    archives: BTreeMap<String, Conf>,
 }
 
 impl Node {
@@ -110,6 +113,7 @@ impl Node {
             now: Duration::from_hours(1000),
             not_ready_since: BTreeMap::new(),
             restart_failed: BTreeMap::new(),
+            archives: BTreeMap::new(),
         }
     }
 
@@ -258,6 +262,7 @@ impl Node {
             },
             making: MakingFacts { templates, ..MakingFacts::default() },
             mapping: mappable(),
+            converting: containers.iter().map(|ctid| (*ctid, ConvertFacts::default())).collect(),
             requests: Requests {
                 restart_failed: self.restart_failed.clone(),
                 removal: self.removal,
@@ -367,6 +372,9 @@ impl Node {
                 if crash.is_none_or(|crash| crash == Crash::AfterStep) {
                     self.start(*ctid);
                 }
+            }
+            (Key::Container(ctid), Step::ConvertContainer(convert)) => {
+                self.convert(*ctid, convert, crash);
             }
             (Key::Volume(name), Step::CreateDirectory { path }) => {
                 assert_eq!(*path, self.desired.volumes[name].host_path);
@@ -614,6 +622,92 @@ impl Node {
         container.running = running(&container.conf, None);
     }
 
+    fn converting(&mut self, ctid: Ctid, was_running: bool, phase: ConversionPhase) {
+        let unprivileged = self.desired.containers[&ctid].unprivileged.unwrap();
+        let conversion = Conversion { unprivileged, was_running, phase };
+        self.ledger.enter(LedgerEntry::Converting { ctid, conversion });
+    }
+
+    /// Goes through a phase of a conversion. A crash midway through a restore loses the container,
+    /// and only its backup is left.
+    fn convert(&mut self, ctid: Ctid, convert: &ConvertContainer, crash: Option<Crash>) {
+        let is_done = crash.is_none_or(|crash| crash == Crash::AfterStep);
+        let was_running = self.ledger.converting.get(&ctid).is_some_and(|now| now.was_running);
+        match convert.phase {
+            ConvertPhase::Stop => {
+                assert_eq!(self.desired.settings.restart, Restart::IfPending, "not to be stopped");
+                self.converting(ctid, true, ConversionPhase::Stopping);
+                let container = self.editable(ctid);
+                assert_ne!(container.running, Running::No, "{ctid} does not run");
+                if is_done {
+                    apply_pending(&mut container.conf);
+                    rewrite(ctid, &mut container.conf);
+                    container.running = Running::No;
+                }
+            }
+            ConvertPhase::Replace => {
+                self.converting(ctid, was_running, ConversionPhase::BackingUp);
+                let container = self.editable(ctid);
+                assert_eq!(container.running, Running::No, "a running container is backed up");
+                let conf = container.conf.clone();
+                assert_nothing_is_lost(&conf);
+                if crash == Some(Crash::BeforeStep) {
+                    return;
+                }
+                let archive = format!("archive {}", self.taken.len());
+                self.archives.insert(archive.clone(), conf);
+                let disks = convert.disks.clone().unwrap();
+                let backup = Backup { archive: archive.clone(), disks };
+                let phase = ConversionPhase::Restoring { backup: backup.clone() };
+                self.converting(ctid, was_running, phase);
+                if crash == Some(Crash::Midway) {
+                    self.guests.insert(ctid, Guest::Away(Presence::Absent));
+                    return;
+                }
+                self.restore(ctid, &archive, convert.unprivileged);
+                if crash.is_none() {
+                    self.converting(ctid, was_running, ConversionPhase::Restored { backup });
+                }
+            }
+            ConvertPhase::Restore | ConvertPhase::RollBack => {
+                let archive = convert.archive.clone().unwrap();
+                assert!(
+                    matches!(self.guests[&ctid], Guest::Away(Presence::Absent)),
+                    "an old backup is restored over {ctid}"
+                );
+                if is_done {
+                    self.restore(ctid, &archive, convert.unprivileged);
+                }
+            }
+            ConvertPhase::Start => {
+                let is_unprivileged = self.conf(ctid).unwrap().is_effectively_unprivileged();
+                let end = self.ledger.converting[&ctid].end(ctid, is_unprivileged);
+                let at = self.now.as_secs();
+                for entry in
+                    [end, LedgerEntry::Restarted { ctid, at }, LedgerEntry::StartOwed(ctid)]
+                {
+                    self.ledger.enter(entry);
+                }
+                // What is missing is told by the plan of the start that is owed from now on.
+                if is_done && self.missing_source(ctid).is_none() {
+                    self.start(ctid);
+                }
+            }
+        }
+    }
+
+    fn restore(&mut self, ctid: Ctid, archive: &str, unprivileged: bool) {
+        let mut conf = self.archives[archive].clone();
+        if unprivileged {
+            conf.current.set("unprivileged", "1");
+        } else {
+            conf.current.remove("unprivileged");
+        }
+        rewrite(ctid, &mut conf);
+        let container = ObservedContainer { conf, flock_held: false, running: Running::No };
+        self.guests.insert(ctid, Guest::Here(Box::new(container)));
+    }
+
     fn remove_mount(&mut self, ctid: Ctid, remove: &RemoveMount, crash: Option<Crash>) {
         let RemoveMount { key, value, pending, .. } = remove;
         assert!(self.desired.settings.prune, "prune is off");
@@ -716,7 +810,8 @@ impl Node {
         let pairs: usize = self.desired.volumes.values().map(|v| v.certificates.len()).sum();
         // A container is made, and finished, and each of both once more.
         let made = self.desired.containers.len();
-        let bound = 4 * self.desired.volumes.len() + 4 * mounts + 4 * pairs + 4 * made + 4;
+        // Or it is converted in three phases, each of them twice, and all volumes with it.
+        let bound = 6 * self.desired.volumes.len() + 4 * mounts + 4 * pairs + 10 * made + 4;
         for at in order {
             self.run(&keys[at % keys.len()]);
         }
@@ -738,6 +833,12 @@ impl Node {
             }
             assert!(self.taken.len() <= bound, "no end: {:?}", self.taken);
         }
+    }
+
+    /// The containers that are here, each with whether it is unprivileged.
+    pub(crate) fn privileges(&self) -> BTreeMap<Ctid, bool> {
+        let each = |ctid: &Ctid| Some((*ctid, self.conf(*ctid)?.is_effectively_unprivileged()));
+        self.guests.keys().filter_map(each).collect()
     }
 
     /// The containers that run.
@@ -799,6 +900,22 @@ fn assert_may_write(
     let all = conf.mounts().iter().chain(conf.pending_mounts());
     let twice = all.filter(|(key, entry)| **key != set.key && at_target(entry)).count();
     assert_eq!(twice, 0, "{target} would be mounted twice");
+}
+
+/// Panics where a backup does not have everything of a container.
+fn assert_nothing_is_lost(conf: &Conf) {
+    assert!(conf.snapshots.is_empty(), "snapshots are lost");
+    assert!(conf.pending.is_empty(), "what is pending is lost");
+    assert!(!conf.is_template(), "a template is converted");
+    for entry in conf.mounts().values() {
+        let mount = entry.parsed.as_ref().unwrap();
+        let is_kept = match mount.class {
+            MountClass::Bind => true,
+            MountClass::Device => false,
+            MountClass::Volume => mount.is_on("backup"),
+        };
+        assert!(is_kept, "{} is lost", entry.raw);
+    }
 }
 
 /// What `pct` does when it writes: the whole file, in its own order.

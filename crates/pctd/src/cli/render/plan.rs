@@ -1,8 +1,8 @@
 //! A plan, or what `apply` did: it reads like a diff.
 
 use pctd_core::plan::{
-    CloneContainer, ConfigureContainer, CreateCertificate, CreateContainer, EditConf, Effective,
-    RemoveMount, SetMount, SetOwnership, Step,
+    CloneContainer, ConfigureContainer, ConvertContainer, ConvertPhase, CreateCertificate,
+    CreateContainer, EditConf, Effective, RemoveMount, SetMount, SetOwnership, Step,
 };
 use pctd_core::report::{KeyReport, PlanReport};
 
@@ -85,6 +85,7 @@ fn key(text: &mut String, title: &str, entry: &KeyReport, palette: Palette) {
                 let sign = palette.paint(Tone::Change, "~");
                 line(text, format_args!("  {sign} start, because a restart left it stopped"));
             }
+            Step::ConvertContainer(convert) => conversion(text, convert, palette),
             Step::RemoveMount(remove) => removal(text, remove, palette),
             Step::RebootContainer { keys, lines, others } => {
                 let keys = keys.iter().map(ToString::to_string);
@@ -198,6 +199,26 @@ fn removal(text: &mut String, remove: &RemoveMount, palette: Palette) {
     line(text, format_args!("{}", palette.paint(Tone::Dim, note)));
 }
 
+fn conversion(text: &mut String, convert: &ConvertContainer, palette: Palette) {
+    let sign = palette.paint(Tone::Change, "~");
+    let kind = if convert.unprivileged { "unprivileged" } else { "privileged" };
+    let word = |name: &Option<String>| name.clone().unwrap_or_default();
+    let (storage, archive) = (word(&convert.storage), word(&convert.archive));
+    let what = match convert.phase {
+        ConvertPhase::Stop => "stop it".to_owned(),
+        ConvertPhase::Replace => {
+            format!("back it up to {storage}, check the backup, and restore it as {kind}")
+        }
+        ConvertPhase::Restore => format!("restore it as {kind} from {archive}"),
+        ConvertPhase::RollBack => format!("restore it as it was from {archive}"),
+        ConvertPhase::Start if convert.after_volume => {
+            "start it, once its volumes are ready".to_owned()
+        }
+        ConvertPhase::Start => "start it".to_owned(),
+    };
+    line(text, format_args!("  {sign} conversion: {what}"));
+}
+
 fn ownership(set: &SetOwnership) -> String {
     let owner = set.owner.map_or_else(|| "owner kept".to_owned(), |ids| format!("owner {ids}"));
     let mut what = Vec::new();
@@ -255,6 +276,17 @@ mod tests {
             alt_names: Vec::new(),
             days: 365,
             renew,
+        })
+    }
+
+    fn convert(phase: ConvertPhase) -> Step {
+        Step::ConvertContainer(ConvertContainer {
+            phase,
+            unprivileged: true,
+            storage: Some("bulk".to_owned()),
+            archive: Some("/bulk/dump/100.tar.zst".to_owned()),
+            disks: None,
+            after_volume: phase == ConvertPhase::Start,
         })
     }
 
@@ -323,6 +355,11 @@ mod tests {
                     others: vec!["cores".to_owned(), "swap".to_owned()],
                 },
                 Step::StartContainer {},
+                convert(ConvertPhase::Stop),
+                convert(ConvertPhase::Replace),
+                convert(ConvertPhase::Restore),
+                convert(ConvertPhase::RollBack),
+                convert(ConvertPhase::Start),
             ],
             holds: vec![reason("Locked", "container 100 is locked (backup)")],
             unmanaged: vec![FieldReport {
@@ -379,15 +416,20 @@ container 100
   ~ restart, for mp1, mp3
     also takes effect: cores, swap
   ~ start, because a restart left it stopped
+  ~ conversion: stop it
+  ~ conversion: back it up to bulk, check the backup, and restore it as unprivileged
+  ~ conversion: restore it as unprivileged from /bulk/dump/100.tar.zst
+  ~ conversion: restore it as it was from /bulk/dump/100.tar.zst
+  ~ conversion: start it, once its volumes are ready
   failed: pct exited with 255
   ! Locked: container 100 is locked (backup)
   i cores is not managed: declared cores: 2, found nothing
 
 ";
         let text = plan(&full(), Tense::Plan, Palette::none());
-        assert_eq!(text, format!("{expected}18 steps, 1 hold, 1 failed, 1 in sync.\n"));
+        assert_eq!(text, format!("{expected}23 steps, 1 hold, 1 failed, 1 in sync.\n"));
         let text = plan(&full(), Tense::Done, Palette::none());
-        assert_eq!(text, format!("{expected}18 steps taken, 1 hold, 1 failed, 1 in sync.\n"));
+        assert_eq!(text, format!("{expected}23 steps taken, 1 hold, 1 failed, 1 in sync.\n"));
     }
 
     #[test]
