@@ -278,7 +278,10 @@ fn a_source_with_the_other_privilege_is_not_cloned_and_an_existing_container_say
     for id in ["900", "901"] {
         assert_eq!(holds(&report, "containers", id), ["UnprivilegedMismatch"], "{report:#}");
     }
-    assert!(message(&world, "900").contains("`pct restore 900 BACKUP --force 1 --unprivileged 1`"));
+    assert!(
+        message(&world, "900")
+            .contains("`pct restore 900 BACKUP --force 1 --unprivileged 1 --storage")
+    );
     assert!(message(&world, "901").contains("its source 900 is privileged"));
     assert_eq!(world.calls(), Vec::<String>::new());
 }
