@@ -6,7 +6,7 @@ use std::fs;
 
 use pctd_tests::daemon::eventually;
 use pctd_tests::world::{UNPRIVILEGED, World, holds, skip};
-use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
+use rustix::mount::{MountFlags, UnmountFlags, mount, mount_bind, unmount};
 
 mod real;
 
@@ -18,7 +18,10 @@ const MAP: &str = "idmap=u:0:100000:65536;g:0:100000:65536";
 
 /// A node with the stopped containers 900, with Proxmox's own map, and 901, shifted.
 fn world() -> Option<World> {
-    let world = World::new(env!("CARGO_BIN_EXE_pctd-tests"))?;
+    World::new(env!("CARGO_BIN_EXE_pctd-tests")).map(with_containers)
+}
+
+fn with_containers(world: World) -> World {
     for name in ["subuid", "subgid"] {
         let ids = "root:100000:65536\nroot:200000:65536\nroot:1000:1\n";
         fs::write(world.host("/etc").join(name), ids).unwrap();
@@ -27,7 +30,7 @@ fn world() -> Option<World> {
     world.container(901, &SHIFTED);
     world.dir("/tank/media", 100_000, 0o755);
     world.file("/tank/media/film", 100_033, 0o600);
-    Some(world)
+    world
 }
 
 /// The volume for both, with these fields.
@@ -143,20 +146,39 @@ fn the_running_daemon_serves_another_container_at_once() {
 fn where_ids_cannot_be_mapped_nothing_is_written_and_the_container_starts() {
     let Some(world) = world() else { return };
     let on = world.host("/tank/media");
-    // The kernel maps the ids of no ramfs, as of no FUSE.
     if let Err(errno) = mount("ramfs", &on, "ramfs", MountFlags::empty(), None) {
         return skip("a file system without maps", &errno.to_string());
     }
+    held_on(&world, "ramfs");
+    unmount(&on, UnmountFlags::DETACH).unwrap();
+}
+
+#[test]
+fn on_fuse_ids_cannot_be_mapped() {
+    let program = env!("CARGO_BIN_EXE_pctd-tests");
+    let Some(world) = World::on_fuse(program).map(with_containers) else { return };
+    let on = world.host("/tank/media");
+    // A FUSE that is there: that of the cluster.
+    if let Err(errno) = mount_bind(world.host("/etc/pve"), &on) {
+        return skip("a volume on FUSE", &errno.to_string());
+    }
+    held_on(&world, "fuse");
+    unmount(&on, UnmountFlags::DETACH).unwrap();
+}
+
+/// Checks that a mount which needs a map is held, and that its container starts without it.
+fn held_on(world: &World, kind: &str) {
     world.volumes("", &shared(r#""disk_ids": "0 100000 65536","#));
     let (before, report) = (world.owner("/tank/media"), world.apply(&[], 3));
     assert_eq!(holds(&report, "containers", "901"), ["IdmapUnsupported"]);
     assert_eq!(holds(&report, "volumes", "media"), ["IdmapUnsupported"]);
     let message = report["containers"]["901"]["holds"][0]["message"].as_str().unwrap();
-    assert!(message.starts_with("/tank/media is on ramfs, which does not let ids"), "{message}");
+    let expected = format!("/tank/media is on {kind}, which does not let ids be mapped (");
+    assert!(message.starts_with(&expected), "{message}");
     assert_eq!(world.owner("/tank/media"), before);
     // Whose map it is needs no other one.
-    assert_eq!(lines(&world, 900), ["mp0: /tank/media,mp=/media"]);
-    assert_eq!(lines(&world, 901), [""; 0]);
+    assert_eq!(lines(world, 900), ["mp0: /tank/media,mp=/media"]);
+    assert_eq!(lines(world, 901), [""; 0]);
     for id in ["900", "901"] {
         world.pct(&["start", id]);
     }
@@ -165,8 +187,7 @@ fn where_ids_cannot_be_mapped_nothing_is_written_and_the_container_starts() {
     world.pct(&["set", "901", "--mp0", &format!("/tank/media,mp=/media,{MAP}")]);
     let failed = world.node.pct(["start", "901"]).unwrap();
     assert!(!failed.is_success());
-    drop(world.node.stop_ct(pctd_tests::world::ctid(900)));
-    unmount(&on, UnmountFlags::DETACH).unwrap();
+    world.pct(&["stop", "900"]);
 }
 
 #[test]

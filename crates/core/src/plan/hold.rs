@@ -216,7 +216,7 @@ pub enum Hold {
         why: NotReady,
     },
     /// The containers of a volume have different ids behind the declared owner.
-    #[error("the containers of this volume map the owner differently ({}); name the one that decides with `owner_ctid`", list_owners(.owners))]
+    #[error("the containers of this volume map the owner differently ({}); name the one that decides with `owner_ctid`, or give all of them the same ids on disk with `disk_ids`", list_owners(.owners))]
     OwnerConflict {
         /// Who says what.
         owners: Vec<(Ctid, HostIds)>,
