@@ -475,16 +475,7 @@ impl Ledger {
                 own.extend(lines);
                 own.len() != before
             }
-            LedgerEntry::LinesForgotten { ctid, lines } => {
-                let Some(own) = self.lines.get_mut(&ctid) else { return false };
-                let before = own.len();
-                own.retain(|line| !lines.contains(line));
-                let changed = own.len() != before;
-                if own.is_empty() {
-                    self.lines.remove(&ctid);
-                }
-                changed
-            }
+            LedgerEntry::LinesForgotten { ctid, lines } => self.forget_lines(ctid, &lines),
             LedgerEntry::EditWaits { ctid, edited } => {
                 let is = edited.clone();
                 let was = match edited {
@@ -547,6 +538,18 @@ impl Ledger {
     fn forget_conversion(&mut self, ctid: Ctid) -> bool {
         let began = self.converting.remove(&ctid).is_some();
         self.convert_failed.remove(&ctid).is_some() || began
+    }
+
+    /// Forgets raw lines; returns whether any of them was known.
+    fn forget_lines(&mut self, ctid: Ctid, lines: &[RawLine]) -> bool {
+        let Some(own) = self.lines.get_mut(&ctid) else { return false };
+        let before = own.len();
+        own.retain(|line| !lines.contains(line));
+        let changed = own.len() != before;
+        if own.is_empty() {
+            self.lines.remove(&ctid);
+        }
+        changed
     }
 }
 
