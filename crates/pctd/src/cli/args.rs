@@ -92,7 +92,7 @@ pub(crate) enum Command {
         /// Containers (by id) and volumes (by name); default: all.
         #[arg(value_name = "KEY")]
         keys: Vec<Key>,
-        /// Show it anew every second, until interrupted.
+        /// Show it again whenever it changes, as a table on a terminal, until interrupted.
         #[arg(long)]
         watch: bool,
     },

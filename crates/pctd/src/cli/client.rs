@@ -36,28 +36,52 @@ pub(super) enum ClientError {
 /// It is there and cannot be talked to.
 pub(super) fn ask(socket: &Path, request: &WireRequest) -> Result<Option<Answer>, ClientError> {
     let failed = |source| ClientError::Failed { socket: socket.display().to_string(), source };
-    let mut stream = match UnixStream::connect(socket) {
-        Ok(stream) => stream,
-        Err(error)
-            if matches!(
-                error.kind(),
-                io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused
-            ) =>
-        {
-            return Ok(None);
-        }
-        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
-            return Err(ClientError::Closed { socket: socket.display().to_string() });
-        }
-        Err(error) => return Err(failed(error)),
-    };
-    let mut line = serde_json::to_vec(request).map_err(|error| failed(error.into()))?;
-    line.push(b'\n');
-    stream.write_all(&line).map_err(failed)?;
+    let Some(mut stream) = connect(socket)? else { return Ok(None) };
+    send(&mut stream, request).map_err(failed)?;
     let mut answer = String::new();
     BufReader::new(stream).read_line(&mut answer).map_err(failed)?;
     if answer.is_empty() {
         return Err(failed(io::ErrorKind::UnexpectedEof.into()));
     }
     serde_json::from_str(&answer).map(Some).map_err(|error| failed(error.into()))
+}
+
+/// Asks for a stream of answers; `None` where none is running.
+///
+/// # Errors
+///
+/// As [`ask`].
+pub(super) fn follow(
+    socket: &Path,
+    request: &WireRequest,
+) -> Result<Option<UnixStream>, ClientError> {
+    let failed = |source| ClientError::Failed { socket: socket.display().to_string(), source };
+    let Some(mut stream) = connect(socket)? else { return Ok(None) };
+    send(&mut stream, request).map_err(failed)?;
+    Ok(Some(stream))
+}
+
+fn send(stream: &mut UnixStream, request: &WireRequest) -> io::Result<()> {
+    let mut line = serde_json::to_vec(request)?;
+    line.push(b'\n');
+    stream.write_all(&line)
+}
+
+fn connect(socket: &Path) -> Result<Option<UnixStream>, ClientError> {
+    let failed = |source| ClientError::Failed { socket: socket.display().to_string(), source };
+    match UnixStream::connect(socket) {
+        Ok(stream) => Ok(Some(stream)),
+        Err(error)
+            if matches!(
+                error.kind(),
+                io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused
+            ) =>
+        {
+            Ok(None)
+        }
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
+            Err(ClientError::Closed { socket: socket.display().to_string() })
+        }
+        Err(error) => Err(failed(error)),
+    }
 }

@@ -12,7 +12,7 @@ pub(crate) use check::check;
 pub(crate) use doctor::doctor;
 pub(crate) use inspect::inspect;
 pub(crate) use plan::{Tense, plan};
-pub(crate) use status::status;
+pub(crate) use status::{page, status};
 
 fn count(number: usize, thing: &str) -> String {
     format!("{number} {thing}{}", if number == 1 { "" } else { "s" })

@@ -44,6 +44,42 @@ pub(crate) fn status(report: &StatusReport, palette: Palette) -> String {
     text
 }
 
+/// Returns a status as what a terminal of so many columns and rows is to show now.
+pub(crate) fn page(
+    report: &StatusReport,
+    palette: Palette,
+    size: Option<(usize, usize)>,
+) -> String {
+    let table = status(report, palette);
+    let (columns, rows) = size.unwrap_or((usize::MAX, usize::MAX));
+    let lines: Vec<&str> = table.lines().collect();
+    // Home, each line to its end, and what the last page left below.
+    let mut text = "\x1b[H".to_owned();
+    let shown = if lines.len() > rows { rows.saturating_sub(1) } else { lines.len() };
+    let more = lines.len() - shown;
+    let last = (more > 0).then(|| format!("... {more} more lines"));
+    let page: Vec<String> =
+        lines[..shown].iter().map(|line| fit(line, columns)).chain(last).collect();
+    text.push_str(&page.join("\x1b[K\r\n"));
+    text.push_str("\x1b[K\x1b[J");
+    text
+}
+
+/// Cuts a line off after so many columns; what only sets a colour takes none.
+fn fit(line: &str, columns: usize) -> String {
+    let (mut text, mut used, mut in_colour) = (String::new(), 0, false);
+    for c in line.chars() {
+        if c == '\x1b' || in_colour {
+            in_colour = c == '\x1b' || c != 'm';
+            text.push(c);
+        } else if used < columns {
+            used += 1;
+            text.push(c);
+        }
+    }
+    text
+}
+
 const fn state(state: KeyState) -> (&'static str, Tone) {
     match state {
         KeyState::Converged => ("converged", Tone::Add),
