@@ -501,20 +501,8 @@ impl Ledger {
             LedgerEntry::StartOwed(ctid) => self.start_owed.insert(ctid),
             LedgerEntry::StartSettled(ctid) => self.start_owed.remove(&ctid),
             LedgerEntry::MakeIntended { ctid, how } => {
-                let forgotten = self.seen.remove(&ctid);
-                // What stood in the conf of a container that is gone says nothing of the new one.
-                let all = [&mut self.mounts, &mut self.intended, &mut self.replaced];
-                let mounts = all.map(|mounts| mounts.remove(&ctid).is_some()).contains(&true);
-                let keys = [&mut self.borrowed, &mut self.mapped];
-                let borrowed = keys.map(|keys| keys.remove(&ctid).is_some()).contains(&true);
-                let lines = self.lines.remove(&ctid).is_some();
-                let edited = self.edited.remove(&ctid).is_some();
-                // Nor is what is new owed the start of the one that is gone.
-                let owed = self.start_owed.remove(&ctid);
-                let converted =
-                    self.forget_conversion(ctid) | self.converted.remove(&ctid).is_some();
-                let is_new = self.making.insert(ctid, how) != Some(how);
-                is_new || forgotten || mounts || borrowed || lines || edited || owed || converted
+                let forgotten = self.forget_container(ctid);
+                self.making.insert(ctid, how) != Some(how) || forgotten
             }
             LedgerEntry::MakeEnded(ctid) => self.making.remove(&ctid).is_some(),
             LedgerEntry::Restarted { ctid, at } => self.restarted.insert(ctid, at) != Some(at),
@@ -532,6 +520,21 @@ impl Ledger {
             }
             LedgerEntry::ConvertEnded(ctid) => self.forget_conversion(ctid),
         }
+    }
+
+    /// Forgets all of a container that is gone, since nothing of it is true of one that is made anew:
+    /// what stood in its conf, the start it was owed. Returns whether there was anything.
+    fn forget_container(&mut self, ctid: Ctid) -> bool {
+        let mounts = [&mut self.mounts, &mut self.intended, &mut self.replaced];
+        let keys = [&mut self.borrowed, &mut self.mapped];
+        mounts.map(|mounts| mounts.remove(&ctid).is_some()).contains(&true)
+            | keys.map(|keys| keys.remove(&ctid).is_some()).contains(&true)
+            | self.lines.remove(&ctid).is_some()
+            | self.edited.remove(&ctid).is_some()
+            | self.seen.remove(&ctid)
+            | self.start_owed.remove(&ctid)
+            | self.converted.remove(&ctid).is_some()
+            | self.forget_conversion(ctid)
     }
 
     /// Forgets a conversion that is under way or failed; returns whether there was one.
