@@ -7,6 +7,7 @@ use std::fs;
 use std::io::{self, Write as _};
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
+use std::sync::Mutex;
 use std::thread::JoinHandle;
 
 use pctd_core::ids::Ctid;
@@ -70,6 +71,17 @@ impl World {
         )?;
         world.node.start_pmxcfs().unwrap();
         Some(world)
+    }
+
+    /// As [`Self::with_timings`], with containers that run for real, under lxc.
+    pub fn with_containers(program: &str, timings: Timings) -> Option<Self> {
+        if let Some(missing) = Node::missing_for_containers() {
+            skip("a scenario with real containers", &format!("there is no {missing}"));
+            return None;
+        }
+        allow_sub_ids();
+        let options = NodeOptions { real_containers: true, timings, ..NodeOptions::default() };
+        Self::with_options(program, options)
     }
 
     fn with_options(program: &str, options: NodeOptions) -> Option<Self> {
@@ -250,6 +262,22 @@ pub fn bare_node(directory: &Path, program: &str) -> (Node, Pctd) {
     fs::create_dir_all(node.root().join("etc/pctd")).unwrap();
     let pctd = Pctd::new(node.root().join("usr/sbin/pctd"), node.root());
     (node, pctd)
+}
+
+/// Lets root map the ids that containers here use, as an admin of a node does: newuidmap asks for
+/// root, too.
+fn allow_sub_ids() {
+    static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
+    let _held = ONE_AT_A_TIME.lock().unwrap();
+    for file in ["/etc/subuid", "/etc/subgid"] {
+        let there = fs::read_to_string(file).unwrap_or_default();
+        for line in ["root:100000:65536", "root:1000:1"] {
+            if !there.lines().any(|it| it == line) {
+                let mut file = fs::File::options().append(true).create(true).open(file).unwrap();
+                file.write_all(format!("{line}\n").as_bytes()).unwrap();
+            }
+        }
+    }
 }
 
 /// Returns the document a command printed.

@@ -5,10 +5,12 @@ use std::io::{BufRead, BufReader};
 use std::os::unix::process::CommandExt;
 use std::process::{Command, Stdio};
 
+use pctd_core::conf::Conf;
 use pctd_core::ids::Ctid;
 
 use crate::context::Context;
 use crate::output::Die;
+use crate::real;
 
 /// The first argument that makes the program a monitor.
 pub(crate) const MONITOR: &str = "internal-monitor";
@@ -21,7 +23,10 @@ pub(crate) const FAILED: &str = "failed";
 
 /// Starts the monitor of a container and waits until its guest runs (`systemctl start
 /// pve-container@ID`).
-pub(crate) fn launch(cx: &mut Context, ctid: Ctid, skiplock: bool) -> Result<(), Die> {
+pub(crate) fn launch(cx: &mut Context, ctid: Ctid, conf: &Conf, skiplock: bool) -> Result<(), Die> {
+    if cx.settings.real_containers {
+        return real::start(cx, ctid, conf, skiplock);
+    }
     let Some(program) = cx.program.clone() else {
         return Err(
             "no program to hold the container: install the programs of the node first\n".into()

@@ -10,7 +10,8 @@
 //! - `vzdump` makes backups and `pct restore` unpacks them: real archives of what is said to be in
 //!   a disk (`archive`).
 //! - `monitor` holds a running container: a process with lxc's command socket and one child in
-//!   a user namespace of its own. Mounts are recorded, not made.
+//!   a user namespace of its own. Mounts are recorded, not made; `real` has lxc run it instead, with
+//!   its mounts.
 //!
 //! ```
 //! use pctd_sandbox::{Fault, FaultKind, Node, NodeOptions};
@@ -54,6 +55,7 @@ mod pct;
 mod perl;
 mod pmxcfs;
 pub mod program;
+mod real;
 mod running;
 mod settings;
 mod storage;

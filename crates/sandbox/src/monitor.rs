@@ -1,4 +1,5 @@
-//! The process that holds a running container, as lxc's monitor does.
+//! The process that holds a running container, as lxc's monitor does; for a simulated one only, but
+//! for the hooks.
 //!
 //! It has the command socket, one child that stands for the guest's init, and runs the hooks:
 //! before the start it checks what the real pre-start hook would fail of, after the stop it runs
@@ -119,7 +120,7 @@ fn hold(root: &Root, ctid: Ctid, skiplock: bool) -> Result<(), String> {
 }
 
 /// Cleans up after a container: the post-stop hook.
-fn end(cx: &mut Context, ctid: Ctid) {
+pub(crate) fn end(cx: &mut Context, ctid: Ctid) {
     running::clear_mounts(&cx.root, &ctid.to_string());
     if let Err(die) = post_stop(cx, ctid) {
         eprint!("{}", die.render(""));
@@ -168,7 +169,7 @@ fn serve(stream: UnixStream, root: &Root, id: &str, pid: Pid, guest: Guest) {
 
 /// Checks what the start would fail of, and returns the id map, the mounts and the kind of guest
 /// (lxc-pve-prestart-hook, `newuidmap`, lxc).
-fn pre_start(
+pub(crate) fn pre_start(
     cx: &mut Context,
     ctid: Ctid,
     skiplock: bool,

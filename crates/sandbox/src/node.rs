@@ -25,6 +25,7 @@ use crate::paths::Root;
 use crate::pct;
 use crate::perl::Locale;
 use crate::pmxcfs::{Pmxcfs, Request};
+use crate::real;
 use crate::running::{self, Mounted};
 use crate::settings::{Guest, Settings, Storage, StorageKind, Timings};
 use crate::storage::Storages;
@@ -54,6 +55,8 @@ pub struct NodeOptions {
     /// Whether `/etc/pve` is a file system of its own, as on a real node, served by a process that
     /// [`Node::start_pmxcfs`] starts.
     pub fuse: bool,
+    /// Whether containers run for real, under lxc; see [`Node::missing_for_containers`].
+    pub real_containers: bool,
     /// How long things take.
     pub timings: Timings,
     /// The program that holds running containers; see [`crate::program::internal`].
@@ -66,6 +69,7 @@ impl Default for NodeOptions {
             name: "vm".into(),
             peers: Vec::new(),
             fuse: false,
+            real_containers: false,
             timings: Timings::default(),
             program: None,
         }
@@ -101,6 +105,7 @@ impl Node {
             ]),
             bridges: BTreeSet::from(["vmbr0".to_owned()]),
             timings: options.timings,
+            real_containers: options.real_containers,
             guests: BTreeMap::new(),
             faults: Vec::new(),
             program: options.program,
@@ -504,6 +509,23 @@ impl Node {
     /// Stops a container, if it runs.
     pub fn stop_ct(&self, ctid: Ctid) -> Result<Output, NodeError> {
         self.pct(["stop", &ctid.to_string()])
+    }
+
+    /// Returns what this machine lacks to run containers for real, if anything.
+    pub fn missing_for_containers() -> Option<&'static str> {
+        real::missing()
+    }
+
+    /// Runs a shell script inside a real container, as its root.
+    pub fn attach(&self, ctid: Ctid, script: &str) -> Result<Output, NodeError> {
+        let id = ctid.to_string();
+        real::attach(&self.root, &id, script)
+            .map_err(|error| NodeError::io(&self.root.lxc(&id), error))
+    }
+
+    /// Returns the command that does so, for one that goes on beside the test.
+    pub fn inside(&self, ctid: Ctid, script: &str) -> std::process::Command {
+        real::inside(&self.root, &ctid.to_string(), script)
     }
 
     /// Returns whether a container runs.

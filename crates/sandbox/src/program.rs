@@ -23,6 +23,7 @@ use crate::paths::{ROOT_VARIABLE, Root};
 use crate::pct;
 use crate::perl::Locale;
 use crate::pmxcfs::{SERVER, server};
+use crate::real::{self, HOOK, PLUG};
 use crate::vzdump;
 
 /// Runs as whatever this process was started as.
@@ -46,12 +47,14 @@ fn name(arguments: &[OsString]) -> &str {
 }
 
 /// Does what the sandbox asks of its own program, if that is what the arguments say: to hold a
-/// running container, or to serve `/etc/pve`.
+/// running container, to be a hook of a real one, or to serve `/etc/pve`.
 ///
 /// Anything that is named in [`crate::NodeOptions::program`] must call this first in its `main`.
 pub fn internal(arguments: &[OsString]) -> Option<ExitCode> {
     match arguments {
         [_, command, rest @ ..] if command == MONITOR => Some(monitor::run(rest)),
+        [_, command, rest @ ..] if command == HOOK => Some(real::run_hook(rest)),
+        [_, command, rest @ ..] if command == PLUG => Some(real::run_plug(rest)),
         [_, command, rest @ ..] if command == SERVER => Some(server::run(rest)),
         _ => None,
     }

@@ -30,6 +30,9 @@ pub struct Settings {
     /// How long things take.
     #[serde(default)]
     pub timings: Timings,
+    /// Whether containers run for real, under lxc.
+    #[serde(default)]
+    pub real_containers: bool,
     /// What guests do when they are told to halt; others react at once.
     #[serde(default)]
     pub guests: BTreeMap<String, Guest>,

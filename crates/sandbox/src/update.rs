@@ -15,6 +15,7 @@ use crate::mounting::Site;
 use crate::network;
 use crate::output::{Die, Errors};
 use crate::perl::from_file;
+use crate::real;
 use crate::running;
 use crate::storage::{new_disk, split_volume_id};
 use crate::volumes::{allocate, delete_unused, keep_unused, rescan_size};
@@ -365,6 +366,9 @@ fn plug(
     );
     cx.streams.warn(&warnings);
     if let Some(mounted) = mounted? {
+        if cx.settings.real_containers {
+            real::plug(cx, ctid, conf, &mounted)?;
+        }
         let id = ctid.to_string();
         let mut mounts = running::mounts(&cx.root, &id);
         mounts.push(mounted);

@@ -11,7 +11,8 @@ use crate::launch;
 use crate::lxc_config;
 use crate::output::{Die, Errors};
 use crate::pct::{Ended, Parameters, task};
-use crate::running::{self, Word};
+use crate::real;
+use crate::running::{self, Connection, Word};
 use crate::update;
 
 /// What `lxc-stop` waits without a `--timeout`.
@@ -73,7 +74,7 @@ fn vm_start(cx: &mut Context, ctid: Ctid, mut conf: Conf, skiplock: bool) -> Res
             }
         }
     }
-    launch::launch(cx, ctid, skiplock)
+    launch::launch(cx, ctid, &conf, skiplock)
 }
 
 pub(super) fn stop(cx: &mut Context, parameters: &Parameters) -> Result<(), Ended> {
@@ -153,7 +154,7 @@ pub(crate) fn vm_stop(cx: &mut Context, ctid: Ctid, manner: Manner) -> Result<()
     };
     let Some(mut socket) = running::connect(&cx.root, &id).map_err(failed)? else { return Ok(()) };
     if manner == Manner::Kill {
-        socket.say(Word::Kill).map_err(failed)?;
+        tell(cx, &mut socket, &id, Word::Kill).map_err(failed)?;
         socket.wait_gone(None).map_err(failed)?;
         return Ok(());
     }
@@ -162,7 +163,7 @@ pub(crate) fn vm_stop(cx: &mut Context, ctid: Ctid, manner: Manner) -> Result<()
         Manner::Halt(timeout) => (timeout, false),
         Manner::Kill => (None, true),
     };
-    socket.say(Word::Halt).map_err(failed)?;
+    tell(cx, &mut socket, &id, Word::Halt).map_err(failed)?;
     // 0 waits without a limit (lxc-stop(1)).
     let patience = match timeout {
         Some(0) => None,
@@ -172,7 +173,7 @@ pub(crate) fn vm_stop(cx: &mut Context, ctid: Ctid, manner: Manner) -> Result<()
         return Ok(());
     }
     if kill {
-        socket.say(Word::Kill).map_err(failed)?;
+        tell(cx, &mut socket, &id, Word::Kill).map_err(failed)?;
         socket.wait_gone(None).map_err(failed)?;
         return Ok(());
     }
@@ -185,6 +186,11 @@ pub(crate) fn vm_stop(cx: &mut Context, ctid: Ctid, manner: Manner) -> Result<()
         return Ok(());
     }
     Err("container did not stop\n".into())
+}
+
+/// Tells a container to end: its monitor, or lxc.
+fn tell(cx: &Context, socket: &mut Connection<'_>, id: &str, word: Word) -> std::io::Result<()> {
+    if cx.settings.real_containers { real::tell(&cx.root, id, word) } else { socket.say(word) }
 }
 
 /// Applies what is pending and rewrites the conf, without taking the flock: what happens at
