@@ -6,6 +6,7 @@
 
 use std::collections::BTreeSet;
 use std::io;
+use std::path::Path;
 
 use bstr::ByteSlice as _;
 use pctd_core::idmap::IdMap;
@@ -128,13 +129,40 @@ fn parse_abstract_sockets(text: &[u8]) -> BTreeSet<Vec<u8>> {
 
 /// Returns the process that listens on a container's command socket: its `lxc-start`.
 ///
+/// Proxmox runs it in the foreground. One that an admin started and that went to the background has
+/// left the process behind which the kernel names; it says what it is in its title.
+///
 /// Asking costs the monitor one accept of a connection that says nothing.
 fn monitor_of(name: &[u8]) -> Option<u32> {
     let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
     let socket = socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None).ok()?;
     connect(&socket, &SocketAddrUnix::new_abstract_name(name).ok()?).ok()?;
     let peer = sockopt::socket_peercred(&socket).ok()?;
-    u32::try_from(peer.pid.as_raw_nonzero().get()).ok()
+    let listener = u32::try_from(peer.pid.as_raw_nonzero().get()).ok()?;
+    if Path::new(&format!("/proc/{listener}")).exists() {
+        return Some(listener);
+    }
+    titled(&monitor_title(name)?)
+}
+
+/// Returns the title of the monitor of the container with this command socket (lxc's
+/// `lxcapi_start`): `[lxc monitor] /var/lib/lxc 100`.
+fn monitor_title(socket: &[u8]) -> Option<Vec<u8>> {
+    let (path, ctid) = socket.strip_suffix(b"/command")?.rsplit_once_str("/")?;
+    Some([b"[lxc monitor] ", path, b" ", ctid].concat())
+}
+
+/// Returns the one process with this title; of several none is to be believed.
+fn titled(title: &[u8]) -> Option<u32> {
+    let pids = std::fs::read_dir("/proc").ok()?.flatten();
+    let pids = pids.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
+    let has_it = |pid: &u32| {
+        let line = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+        line.trim_end_with(|byte| byte == '\0') == title
+    };
+    let mut found = pids.filter(has_it);
+    let first = found.next()?;
+    found.next().is_none().then_some(first)
 }
 
 /// Returns the init of the container that a monitor started: its child that is process 1 of its
@@ -155,7 +183,11 @@ fn is_init(pid: u32) -> bool {
 }
 
 fn id_map_of(pid: u32) -> Option<IdMap> {
-    let read = |file| std::fs::read_to_string(format!("/proc/{pid}/{file}")).ok();
+    let read = |file| {
+        let text = std::fs::read_to_string(format!("/proc/{pid}/{file}")).ok()?;
+        // Empty between the making of the namespace and the writing of the map.
+        (!text.trim().is_empty()).then_some(text)
+    };
     IdMap::from_proc(&read("uid_map")?, &read("gid_map")?)
 }
 

@@ -448,6 +448,9 @@ pub enum NotReady {
     /// It runs, and still with the host's ids.
     #[error("it is starting, or runs privileged until it is restarted")]
     Starting,
+    /// It runs, and with which map cannot be told; the conf may have been edited since it started.
+    #[error("it runs, and the map it runs with cannot be read")]
+    InForceUnknown,
     /// There is a map, but Proxmox could not use it.
     #[error("{0}")]
     Invalid(String),

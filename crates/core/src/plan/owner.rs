@@ -59,7 +59,8 @@ pub(crate) fn map_of(
             Err(NotReady::Starting)
         }
         Running::Yes { map: Some(map), .. } => Ok(map.clone()),
-        Running::Yes { map: None, .. } | Running::No => Ok(declared),
+        Running::Yes { map: None, .. } => Err(NotReady::InForceUnknown),
+        Running::No => Ok(declared),
     }
 }
 

@@ -6,7 +6,7 @@ use std::time::Duration;
 use pctd_core::idmap::IdMap;
 use pctd_core::ids::HostIds;
 use pctd_core::ledger::{LedgerEntry, Memory};
-use pctd_core::observed::{Audit, NodeState, Presence, Removal, SourceState};
+use pctd_core::observed::{Audit, NodeState, Presence, Removal, Running, SourceState};
 
 use crate::world::{PRIVILEGED, SHIFTED, UNPRIVILEGED, World, ctid, file_system, volume};
 
@@ -509,6 +509,14 @@ fn containers() -> Vec<Case> {
             "a running container whose flock is held is busy",
             plain().here(100, UNPRIVILEGED).running(100).flock(100),
             &["100 ! Busy"],
+        ),
+        case(
+            "a running container whose map in force cannot be read",
+            plain()
+                .here(100, UNPRIVILEGED)
+                .container(100, |c| c.running = Running::Yes { init: None, map: None })
+                .drift("data", 1),
+            &["data ! IdmapNotReady", "100 ! IdmapNotReady", "100 waits for data"],
         ),
         case(
             "a privileged container that is declared unprivileged",

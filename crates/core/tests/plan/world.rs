@@ -145,7 +145,9 @@ impl World {
     }
 
     pub(crate) fn running(self, id: u32) -> Self {
-        self.container(id, |c| c.running = Running::Yes { init: Some(1), map: None })
+        self.container(id, |c| {
+            c.running = Running::Yes { init: Some(1), map: c.conf.effective_idmap().ok() };
+        })
     }
 
     pub(crate) fn running_with(self, id: u32, map: IdMap) -> Self {
