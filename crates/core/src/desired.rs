@@ -431,4 +431,19 @@ pub struct Mount {
     pub idmap: Option<MountIds>,
     /// Whether a mount of another source found at the target is taken over.
     pub adopt: bool,
+    /// Who makes it.
+    pub mechanism: Mechanism,
+}
+
+/// Who makes a mount.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Mechanism {
+    /// Proxmox, as a mount point that `pct` writes.
+    #[default]
+    Pct,
+    /// LXC, when the container starts, by a raw line of its conf.
+    Lxc {
+        /// Whether what is mounted below the directory is mounted, too.
+        recursive: bool,
+    },
 }

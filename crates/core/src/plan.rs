@@ -13,7 +13,7 @@
 //! - `mounts`, `container`: mount points and restarts; `prune`: what is no longer declared.
 //! - `convert`: containers with another privilege than declared, which may be converted.
 //! - `definition`: containers that are absent or just made. `fields`: what of a definition drifts.
-//! - `lines`: raw lines of a conf. `id_map`: whether a map may take the place of another.
+//! - `entries`: mounts that LXC makes. `lines`: raw lines of a conf. `id_map`: whether a map may take the place of another.
 
 use std::collections::BTreeMap;
 
@@ -26,6 +26,7 @@ mod container;
 mod convert;
 mod definition;
 mod disk_ids;
+mod entries;
 mod fields;
 pub mod hold;
 mod id_map;

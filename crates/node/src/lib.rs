@@ -493,6 +493,12 @@ impl Node {
         self.answers.ask(path, move || source::is_directory(&paths, &place)).unwrap_or(false)
     }
 
+    /// Returns whether there is something at this path, wherever it leads.
+    pub fn is_there(&self, path: &str) -> bool {
+        let place = self.paths.host(path);
+        self.answers.ask(path, move || place.exists()).unwrap_or(false)
+    }
+
     /// Returns the node's `pct`, as the settings have it by now.
     pub fn pct(&self) -> Pct {
         let NodeOptions { pct, pct_env, pct_timeout, .. } = self.options();

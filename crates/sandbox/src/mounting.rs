@@ -7,7 +7,7 @@ use std::fs;
 use std::io;
 use std::path::Path;
 
-use pctd_core::conf::{MountClass, MountIdMap, MountPoint, Section, normalise_path};
+use pctd_core::conf::{MountClass, MountIdMap, MountLine, MountPoint, Section, normalise_path};
 use pctd_core::idmap::IdRange;
 use pctd_sys::idmapped;
 
@@ -35,6 +35,9 @@ const GUEST_NO_DIRECTORIES: &[&str] = &[
     "etc/fstab",
     "etc/mtab",
 ];
+
+/// `FUSE_SUPER_MAGIC` (statfs(2)).
+const FUSE: rustix::fs::FsWord = 0x6573_5546;
 
 /// As many links as the kernel follows (`path_resolution(7)`).
 const MAX_LINKS: u32 = 40;
@@ -221,33 +224,47 @@ fn check_mappable(source: &Path) -> Result<(), String> {
 /// Returns what the raw `lxc.mount.entry` lines mount, or why lxc fails.
 pub(crate) fn raw_entries(root: &Root, section: &Section) -> Result<Vec<Mounted>, String> {
     let mut mounted = Vec::new();
-    for (_, line) in section.lxc().iter().filter(|(key, _)| key == "lxc.mount.entry") {
-        let line = from_file(line);
-        let fields: Vec<&str> = line.split(is_space).filter(|field| !field.is_empty()).collect();
-        let [source, target, _, options, ..] = fields[..] else { continue };
-        let options: Vec<&str> = options.split(',').collect();
-        if !options.iter().any(|option| matches!(*option, "bind" | "rbind")) {
-            continue;
+    for (_, value) in section.lxc().iter().filter(|(key, _)| key == "lxc.mount.entry") {
+        let text = from_file(value);
+        let target = text.split(is_space).filter(|field| !field.is_empty()).nth(1);
+        let Some(line) = MountLine::parse(value) else { continue };
+        if target.is_some_and(|target| target.starts_with('/')) {
+            return Err(format!("Ignoring mount point \"{}\"\n", line.target));
         }
-        let id_mapped = options.contains(&"idmap=container");
-        if target.starts_with('/') {
-            return Err(format!("Ignoring mount point \"{target}\"\n"));
-        }
-        if !root.host(source).exists() {
-            // `optional` does not help where a detached mount is made.
-            if options.contains(&"optional") && !id_mapped {
+        let source = line.source.to_string();
+        if !root.host(&source).exists() {
+            if !line.needs_source() {
                 continue;
             }
             return Err(format!("No such file or directory - Failed to mount \"{source}\"\n"));
         }
-        let mut shown = shown(Some(&options.join(",")), ',');
-        if id_mapped {
+        let mut shown = shown(Some(&line.options.join(",")), ',');
+        if line.has(MountLine::IDMAP) {
+            detached(root, &line)?;
             shown.push("idmapped".into());
         }
-        let (source, target) = (normal(source), normal(target));
-        mounted.push(Mounted { source, target, ro: options.contains(&"ro"), options: shown });
+        let (ro, target) = (line.has("ro"), line.target.to_string());
+        mounted.push(Mounted { source, target, ro, options: shown });
     }
     Ok(mounted)
+}
+
+/// Checks what LXC needs to map the ids of a mount: a file system that can, and nothing mounted
+/// below that would not be part of it.
+fn detached(root: &Root, line: &MountLine) -> Result<(), String> {
+    let host = root.host(&line.source.to_string());
+    let below = format!("{}/", host.display());
+    let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
+    let is_below = |entry: &str| entry.split(' ').nth(4).is_some_and(|at| at.starts_with(&below));
+    if !line.has("rbind") && mounts.lines().any(is_below) {
+        return Err("Invalid argument - Failed to create detached mount\n".into());
+    }
+    match rustix::fs::statfs(&host) {
+        Ok(found) if found.f_type == FUSE => {
+            Err("Invalid argument - Failed to idmap detached mount\n".into())
+        }
+        _ => Ok(()),
+    }
 }
 
 fn shown(list: Option<&str>, separator: char) -> Vec<String> {

@@ -7,7 +7,7 @@ use super::paths::is_within;
 use super::report::{Complaint, Report};
 use super::text::shown;
 use super::volumes::Declared;
-use crate::desired::{Owner, Volume};
+use crate::desired::{Mechanism, Mount, Owner, Volume};
 use crate::ids::{Ctid, VolumeName};
 
 /// The keys that say where a volume is and what becomes of its entries.
@@ -25,6 +25,7 @@ const DECLARATION: [&str; 8] = [
 /// Reports the volumes that contradict each other.
 pub(super) fn check(volumes: &BTreeMap<VolumeName, Declared>, report: &mut Report<'_>) {
     check_targets(volumes, report);
+    check_hidden(volumes, report);
     check_directories(volumes, report);
 }
 
@@ -56,6 +57,33 @@ fn check_targets(volumes: &BTreeMap<VolumeName, Declared>, report: &mut Report<'
 /// Returns whether there is a node on which both exist.
 fn meet(a: &Volume, b: &Volume) -> bool {
     a.nodes.is_empty() || b.nodes.is_empty() || !a.nodes.is_disjoint(&b.nodes)
+}
+
+/// LXC mounts after Proxmox and in the order of its lines, so what lies below such a mount would be
+/// hidden by it, or not, as the lines came about.
+fn check_hidden(volumes: &BTreeMap<VolumeName, Declared>, report: &mut Report<'_>) {
+    let all: Vec<(&Declared, Ctid, &Mount)> = volumes
+        .values()
+        .flat_map(|d| d.volume.mounts.iter().map(move |(ctid, mount)| (d, *ctid, mount)))
+        .collect();
+    let by_lxc = |mount: &Mount| matches!(mount.mechanism, Mechanism::Lxc { .. });
+    for (outer, ctid, above) in all.iter().filter(|(_, _, mount)| by_lxc(mount)) {
+        for (inner, _, mount) in all.iter().filter(|(_, other, _)| other == ctid) {
+            if mount.target == above.target || !is_within(&mount.target, &above.target) {
+                continue;
+            }
+            let spot = inner.mount_spots.get(ctid).unwrap_or(&inner.spot);
+            report.problem(
+                spot,
+                Complaint::new(format!(
+                    "the volume `{}`, which LXC mounts at {} in the container {ctid}, would hide this",
+                    outer.volume.name,
+                    shown(&above.target)
+                ))
+                .or("mount one of them elsewhere, or the outer one with \"mechanism\": \"pct\""),
+            );
+        }
+    }
 }
 
 /// Two declarations that differ would undo each other's work for ever.

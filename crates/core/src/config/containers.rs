@@ -8,7 +8,9 @@ use super::id_maps;
 use super::paths;
 use super::report::{Complaint, Report};
 use super::volumes::{Declared, ctid as read_ctid};
-use crate::desired::{ContainerDef, Convert, Enforce, Mount, Owner, RequireMount, Source, Volume};
+use crate::desired::{
+    ContainerDef, Convert, Enforce, Mechanism, Mount, Owner, RequireMount, Source, Volume,
+};
 use crate::ids::{Ctid, VolumeName};
 use crate::modes::ModeRule;
 
@@ -169,7 +171,8 @@ pub(super) fn add_mount_points(
         };
         if let Some(declared) = volumes.get_mut(&name) {
             let (target, options) = (point.target, BTreeMap::new());
-            let mount = Mount { target, options, idmap: None, adopt: false };
+            let mechanism = Mechanism::Pct;
+            let mount = Mount { target, options, idmap: None, adopt: false, mechanism };
             declared.volume.mounts.insert(point.ctid, mount);
             declared.mount_spots.insert(point.ctid, point.target_spot);
         }

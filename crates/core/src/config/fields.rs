@@ -252,6 +252,12 @@ pub(super) static VOLUME: Table = Table {
             "Which entries are touched: only those no container can own, all when the declaration changes, or all.",
         ),
         Field::new(
+            "mechanism",
+            MECHANISM,
+            "Who mounts it: Proxmox, or LXC by a raw line, which does not stand in the way of snapshots and clones and is seen after a restart only.",
+        )
+        .default("\"pct\""),
+        Field::new(
             "recurse",
             Shape::Boolean,
             "Whether anything below the directory itself is touched.",
@@ -297,6 +303,8 @@ const DISK_IDS: Shape = Shape::Either(&[
     Shape::List(&Shape::Text(&syntax::DISK_RANGE)),
 ]);
 
+const MECHANISM: Shape = Shape::Choice(&["pct", "lxc"]);
+
 const CTID: Shape = Shape::Either(&[Shape::Text(&syntax::CTID), Shape::Whole(100, 999_999_999)]);
 
 /// An object in `mounts`.
@@ -309,6 +317,12 @@ pub(super) static MOUNT: Table = Table {
         Field::new("path", Shape::Text(&syntax::TARGET), "The path inside the container.")
             .required(),
         Field::new("read_only", Shape::Boolean, "Whether the container cannot write to it."),
+        Field::new("mechanism", MECHANISM, "Who makes this mount, if not as the volume says."),
+        Field::new(
+            "recursive",
+            Shape::Boolean,
+            "Whether what is mounted below the directory is mounted as well; only by LXC.",
+        ),
         Field::new(
             "shared",
             Shape::Boolean,

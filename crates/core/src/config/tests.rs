@@ -51,7 +51,8 @@ fn volume<'l>(loaded: &'l Loaded, name: &str) -> &'l Volume {
 
 fn mount(target: &str, options: &[(&str, &str)]) -> Mount {
     let options = options.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
-    Mount { target: target.to_owned(), options, idmap: None, adopt: false }
+    let mechanism = crate::desired::Mechanism::Pct;
+    Mount { target: target.to_owned(), options, idmap: None, adopt: false, mechanism }
 }
 
 fn patterns(modes: &[(&str, u32)]) -> Vec<(FilePattern, ModeRule)> {

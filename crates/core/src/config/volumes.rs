@@ -9,7 +9,7 @@ use super::seed;
 use super::shape::ALWAYS_ALLOWED;
 use super::text::shown;
 use super::{certificates, disk_ids, owner, paths, syntax};
-use crate::desired::{Enforce, Mount, MountIds, Owner, RequireMount, Volume};
+use crate::desired::{Enforce, Mechanism, Mount, MountIds, Owner, RequireMount, Volume};
 use crate::ids::{Ctid, VolumeName};
 use crate::modes::{FilePattern, ModeRule};
 
@@ -79,12 +79,29 @@ fn volume(
         .and_then(|node| owner::parse(node.text()?).ok())
         // The seed's nobody:nogroup is in no container's space: that owner nobody can have meant.
         .or_else(|| disk_ids.is_some().then_some(Owner::Keep));
+    let by_lxc = is_lxc(node).unwrap_or(false);
     let mut mounts = BTreeMap::new();
     let mut mount_spots = BTreeMap::new();
     for (key, key_spot, node) in node.get("mounts").iter().flat_map(Node::members) {
-        if let (Ok(ctid), Some(mount)) = (key.parse::<Ctid>(), mount(&node, report)) {
+        if let (Ok(ctid), Some(mount)) = (key.parse::<Ctid>(), mount(&node, by_lxc, report)) {
             mounts.insert(ctid, mount);
             mount_spots.insert(ctid, key_spot);
+        }
+    }
+    // What LXC could map is the container's own map, and that is not what is declared here.
+    let is_mapped = |mount: &Mount| match mount.idmap {
+        Some(MountIds::Plain) => false,
+        Some(MountIds::Disk(_)) => true,
+        None => disk_ids.is_some(),
+    };
+    for (ctid, mount) in &mounts {
+        let by_lxc = matches!(mount.mechanism, Mechanism::Lxc { .. });
+        if let Some(spot) = mount_spots.get(ctid).filter(|_| by_lxc && is_mapped(mount)) {
+            report.problem(
+                spot,
+                Complaint::new("a mount that LXC makes has no ids of its own on disk")
+                    .or("write \"mechanism\": \"pct\", or \"idmap\": \"none\""),
+            );
         }
     }
     let modes = Modes::read(node, &name, seed_defaults);
@@ -188,11 +205,33 @@ impl Modes {
     }
 }
 
-/// Returns the mount that a text or object in `mounts` describes.
-fn mount(node: &Node<'_>, report: &mut Report<'_>) -> Option<Mount> {
+/// Returns whether `mechanism` says that LXC makes a mount, where it says anything.
+fn is_lxc(node: &Node<'_>) -> Option<bool> {
+    node.get("mechanism")?.text().map(|word| word == "lxc")
+}
+
+/// Returns the mount that a text or object in `mounts` describes; `by_lxc` where it does not say who
+/// makes it.
+fn mount(node: &Node<'_>, by_lxc: bool, report: &mut Report<'_>) -> Option<Mount> {
     if let Some(path) = node.text() {
         let target = paths::target(path).ok()?;
-        return Some(Mount { target, options: BTreeMap::new(), idmap: None, adopt: false });
+        let mechanism = if by_lxc { Mechanism::Lxc { recursive: false } } else { Mechanism::Pct };
+        return Some(Mount {
+            target,
+            options: BTreeMap::new(),
+            idmap: None,
+            adopt: false,
+            mechanism,
+        });
+    }
+    let by_lxc = is_lxc(node).unwrap_or(by_lxc);
+    let recursive = node.get("recursive").and_then(|node| node.boolean()).unwrap_or(false);
+    let idle: &[&str] = if by_lxc { &["shared", "backup"] } else { &["recursive"] };
+    for key in idle {
+        if let Some(at) = node.get(key) {
+            let who = if by_lxc { "lxc" } else { "pct" };
+            report.warn(&at.spot, format!("no effect on a mount of the mechanism \"{who}\""));
+        }
     }
     let target = paths::target(node.get("path")?.text()?).ok()?;
     let mut options = BTreeMap::new();
@@ -208,7 +247,12 @@ fn mount(node: &Node<'_>, report: &mut Report<'_>) -> Option<Mount> {
     }
     let adopt = node.get("adopt").and_then(|node| node.boolean()).unwrap_or(false);
     let idmap = disk_ids::read(node.get("idmap").as_ref(), report);
-    Some(Mount { target, options, idmap, adopt })
+    let mechanism = if by_lxc { Mechanism::Lxc { recursive } } else { Mechanism::Pct };
+    if by_lxc {
+        // They are Proxmox's, for its own mount points.
+        options.retain(|name, _| !matches!(name.as_str(), "shared" | "backup"));
+    }
+    Some(Mount { target, options, idmap, adopt, mechanism })
 }
 
 fn require_mount(node: &Node<'_>) -> RequireMount {

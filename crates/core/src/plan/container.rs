@@ -4,13 +4,14 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use crate::conf::{Conf, RawLine};
-use crate::desired::{Desired, Restart};
+use crate::desired::{Desired, Mechanism, Mount, Restart, Volume};
 use crate::ids::{Ctid, MpKey, VolumeName};
 use crate::ledger::LedgerEntry;
 use crate::observed::{Cluster, ObservedContainer, Presence, Running, Snapshot};
 use crate::plan::convert;
 use crate::plan::definition;
 use crate::plan::disk_ids;
+use crate::plan::entries;
 use crate::plan::hold::{Hold, NotReady};
 use crate::plan::lines::{self, Site};
 use crate::plan::mounts::{MountPlan, MountTable, Wanted};
@@ -161,6 +162,7 @@ fn plan_here(
     let mut keys = prune::plan(plan, desired, snapshot, ctid, conf, running);
     lines::prune(plan, &site);
     keys.extend(plan_mounts(plan, desired, snapshot, volumes, (ctid, container), &mut table));
+    entries::plan(plan, &site, volumes);
     plan.records.extend(table.into_records());
     let lines = lines::waiting(plan, &site);
     if let Some(why) = snapshot.requests.restart_failed.get(&ctid) {
@@ -273,12 +275,17 @@ fn plan_mounts(
 ) -> Vec<MpKey> {
     let mut pending = Vec::new();
     // Proxmox mounts in the order of the keys: `/data` has to come before `/data/sub`, or hides it.
-    let mut mounts: Vec<_> = desired.mounts_of(ctid).collect();
+    let by_pct = |(_, mount): &(&Volume, &Mount)| mount.mechanism == Mechanism::Pct;
+    let mut mounts: Vec<_> = desired.mounts_of(ctid).filter(by_pct).collect();
     mounts.sort_by(|(_, a), (_, b)| a.target.cmp(&b.target));
     // For the same reason one below another waits until that one is there.
     let mut open: Vec<(&str, &VolumeName, Readiness)> = Vec::new();
     for (volume, mount) in mounts {
         let readiness = volumes.get(&volume.name).map_or(Readiness::Held, |v| v.readiness);
+        if let Some(hold) = entries::in_the_way(&container.conf, ctid, &mount.target) {
+            plan.holds.push(hold);
+            continue;
+        }
         let decided = disk_ids::decide(desired, snapshot, volume, (ctid, mount), container);
         let idmap = match decided {
             Ok(idmap) => idmap,

@@ -190,7 +190,7 @@ fn raw_lines(def: &ContainerDef, source: Option<&Section>) -> Option<Step> {
     }
     add.extend(def.definition.lxc_options.iter().filter(|line| !is_there(line)).cloned());
     let is_some = !remove.is_empty() || !add.is_empty();
-    let edit = EditConf { remove, add, after_restart: false, finishes: Some(how) };
+    let edit = EditConf { remove, add, finishes: Some(how), ..EditConf::default() };
     is_some.then_some(Step::EditConf(edit))
 }
 

@@ -363,6 +363,18 @@ pub enum Hold {
         /// Where.
         target: String,
     },
+    /// Something else is mounted at the target of a mount, by the other mechanism or by somebody.
+    #[error(
+        "{by} already mounts at {target} in container {ctid}, so nothing else is mounted there; remove it, or declare that mount with the mechanism it has"
+    )]
+    TargetTaken {
+        /// The container.
+        ctid: Ctid,
+        /// What mounts there: a key, or a raw line.
+        by: String,
+        /// Where.
+        target: String,
+    },
     /// Several mounts stand at the target.
     #[error("{} all mount at {target}, and only the last is seen; delete all but one", list(.keys))]
     DuplicateMount {
@@ -725,6 +737,7 @@ reasons! {
     CertificateBlocked: Calm,
     ForeignMount: Calm,
     DuplicateMount: Calm,
+    TargetTaken: Calm,
     PendingForeign: Calm,
     NoFreeKey: Calm,
     VolumeHeld: Calm,

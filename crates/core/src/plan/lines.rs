@@ -6,11 +6,14 @@
 
 use std::collections::BTreeSet;
 
-use crate::conf::{RawEdit, RawLine};
+use bstr::BString;
+
+use crate::conf::{MountLine, RawEdit, RawLine};
 use crate::desired::{ContainerDef, Desired, Field};
 use crate::ids::Ctid;
 use crate::ledger::{Edited, LedgerEntry, Making};
 use crate::observed::{ObservedContainer, Removal, Running, Snapshot};
+use crate::plan::entries;
 use crate::plan::hold::{Hold, MapChange};
 use crate::plan::id_map;
 use crate::plan::notice::Notice;
@@ -55,12 +58,13 @@ impl<'a> Site<'a> {
         self.container.running != Running::No
     }
 
-    fn step(&self, edit: RawEdit) -> Option<EditConf> {
+    pub(super) fn step(&self, edit: RawEdit) -> Option<EditConf> {
         let RawEdit { remove, add } = edit;
         if remove.is_empty() && add.is_empty() {
             return None;
         }
-        Some(EditConf { remove, add, after_restart: self.is_running(), finishes: self.making })
+        let after_restart = self.is_running();
+        Some(EditConf { remove, add, after_restart, after_volume: false, finishes: self.making })
     }
 }
 
@@ -87,6 +91,7 @@ pub(super) fn definition(plan: &mut ContainerPlan, site: &Site<'_>) -> Defined {
             }
         }
     }
+    edit.remove.extend(of_source(site));
     let current = &site.container.conf.current;
     let options = &def.definition.lxc_options;
     let missing: Vec<RawLine> =
@@ -101,6 +106,33 @@ pub(super) fn definition(plan: &mut ContainerPlan, site: &Site<'_>) -> Defined {
     }
     let step = site.step(edit);
     Defined { is_open: (step.is_some() || is_held) && !site.is_running(), step }
+}
+
+/// Returns what a clone has of its source's mounts that pctd wrote there: it would mount the same
+/// directories, and nobody declared that.
+fn of_source(site: &Site<'_>) -> Vec<RawLine> {
+    let from = site.desired.source_of(site.ctid).filter(|_| site.making == Some(Making::Clone));
+    let Some(own) = from.and_then(|from| site.snapshot.ledger.lines.get(&from)) else {
+        return Vec::new();
+    };
+    let targets = targets(site);
+    let is_left = |line: &&RawLine| {
+        line.key() == RawLine::MOUNT_ENTRY
+            && line.is_in(&site.container.conf.current)
+            && !is_at(line, &targets)
+    };
+    own.iter().filter(is_left).cloned().collect()
+}
+
+/// Returns where LXC is to mount something.
+fn targets(site: &Site<'_>) -> BTreeSet<BString> {
+    entries::declared(site).map(|(_, mount, _)| mount.target.as_str().into()).collect()
+}
+
+/// Returns whether a line mounts at one of these targets.
+fn is_at(line: &RawLine, targets: &BTreeSet<BString>) -> bool {
+    let mount = MountLine::parse(line.value().as_bytes());
+    line.key() == RawLine::MOUNT_ENTRY && mount.is_some_and(|mount| targets.contains(&mount.target))
 }
 
 /// Plans what pctd added and is no longer declared.
@@ -123,10 +155,14 @@ pub(super) fn prune(plan: &mut ContainerPlan, site: &Site<'_>) {
         // Gone, by whoever: the same line later is not pctd's because of it.
         plan.records.push(LedgerEntry::LinesForgotten { ctid, lines: forgotten });
     }
-    // Lines of a declared map are for the map to settle.
+    // Lines of a declared map are for the map to settle, and those at the target of a mount for that.
+    let targets = targets(site);
     let has_map = site.definition().is_some_and(|def| def.id_map.is_some());
-    let is_settled =
-        |line: &RawLine| declared.contains(line) || (has_map && line.key() == RawLine::IDMAP);
+    let is_settled = |line: &RawLine| {
+        declared.contains(line)
+            || (has_map && line.key() == RawLine::IDMAP)
+            || is_at(line, &targets)
+    };
     let mut left: Vec<RawLine> = there.into_iter().filter(|l| !is_settled(l)).cloned().collect();
     if left.is_empty() {
         return;

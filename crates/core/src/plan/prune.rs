@@ -6,7 +6,7 @@
 use std::collections::BTreeSet;
 
 use crate::conf::{Conf, MountClass, MountEntry, normalise_path};
-use crate::desired::Desired;
+use crate::desired::{Desired, Mechanism, Mount, Volume};
 use crate::ids::{Ctid, MpKey};
 use crate::ledger::{LedgerEntry, Memory};
 use crate::observed::{Removal, Snapshot};
@@ -75,8 +75,10 @@ impl Leftovers {
         running: bool,
     ) -> Self {
         let ledger = &snapshot.ledger;
-        let targets: BTreeSet<&[u8]> =
-            desired.mounts_of(ctid).map(|(_, mount)| mount.target.as_bytes()).collect();
+        // One that LXC makes takes the place of a mount point at its target.
+        let by_pct = |(_, mount): &(&Volume, &Mount)| mount.mechanism == Mechanism::Pct;
+        let mounts = desired.mounts_of(ctid).filter(by_pct);
+        let targets: BTreeSet<&[u8]> = mounts.map(|(_, mount)| mount.target.as_bytes()).collect();
         let is_declared = |entry: &&MountEntry| {
             let target = entry.parsed.as_ref().map(|mp| normalise_path(&mp.target));
             target.is_ok_and(|target| targets.contains(target.as_slice()))

@@ -111,6 +111,9 @@ pub struct EditConf {
     /// Whether a running container has to be restarted for it.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub after_restart: bool,
+    /// Whether the volume of a mount among them has to be made or owned first.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub after_volume: bool,
     /// How the container was made, where this is part of finishing it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub finishes: Option<Making>,
@@ -252,6 +255,7 @@ impl Step {
         match self {
             Self::SetMount(set) => set.after_volume,
             Self::ConvertContainer(convert) => convert.after_volume,
+            Self::EditConf(edit) => edit.after_volume,
             _ => false,
         }
     }

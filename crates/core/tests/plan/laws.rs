@@ -10,9 +10,10 @@ use std::collections::BTreeSet;
 
 use bstr::BString;
 use pctd_core::conf::{
-    Conf, IdLine, MountClass, MountEntry, MountIdMap, MountPoint, RawLine, normalise_path,
+    Conf, IdLine, MountClass, MountEntry, MountIdMap, MountLine, MountPoint, RawLine,
+    normalise_path,
 };
-use pctd_core::desired::{Desired, DiskIds, Enforce, Mount, MountIds, Volume};
+use pctd_core::desired::{Desired, DiskIds, Enforce, Mechanism, Mount, MountIds, Volume};
 use pctd_core::idmap::{IdKind, IdMap};
 use pctd_core::ids::{Ctid, HostIds, Key, VolumeName};
 use pctd_core::ledger::{Ledger, Memory};
@@ -24,6 +25,10 @@ use serde_json::Value;
 
 use generate::{any_crash, any_scenario, desired_of};
 use model::{Fuse, Guest, Node, Source, apply_pending, executable};
+
+fn by_pct(mount: &Mount) -> bool {
+    mount.mechanism == Mechanism::Pct
+}
 
 /// Whether a mount point is as a volume's mount is desired, by its meaning.
 fn is_in_place(entry: &MountEntry, volume: &Volume, mount: &Mount) -> bool {
@@ -118,7 +123,8 @@ impl Frame {
 /// The keys that pctd may write: free ones, those that mount a desired source at its target, and
 /// those at a desired target that stand as the ledger says pctd left them.
 fn writable(node: &Node, ctid: Ctid, conf: &Conf) -> BTreeSet<String> {
-    let mounts: Vec<(&Volume, &Mount)> = node.desired.mounts_of(ctid).collect();
+    let mounts: Vec<(&Volume, &Mount)> =
+        node.desired.mounts_of(ctid).filter(|(_, mount)| by_pct(mount)).collect();
     let written = node.ledger.mounts.get(&ctid);
     let desired = |entry: &MountEntry| {
         entry.parsed.as_ref().is_ok_and(|mp| {
@@ -248,6 +254,14 @@ fn check_in_place(node: &mut Node) {
                     check_pruned(node, *ctid, &conf);
                 }
                 for (volume, mount) in node.desired.mounts_of(*ctid) {
+                    if matches!(mount.mechanism, Mechanism::Lxc { .. }) {
+                        let at =
+                            |(line, _): &(MountLine, String)| line.target == mount.target.as_str();
+                        let lines: Vec<_> = MountLine::of(&conf.current).filter(at).collect();
+                        assert_eq!(lines.len(), 1, "{} in {ctid}", volume.name);
+                        assert_eq!(lines[0].0.source, volume.host_path.as_str());
+                        continue;
+                    }
                     let found: Vec<_> =
                         conf.mounts().values().filter(|m| is_in_place(m, volume, mount)).collect();
                     assert_eq!(found.len(), 1, "{} in {ctid}", volume.name);
@@ -295,7 +309,7 @@ fn check_pruned(node: &Node, ctid: Ctid, conf: &Conf) {
     for (key, entry) in conf.mounts() {
         let Ok(mp) = &entry.parsed else { continue };
         let target = normalise_path(&mp.target);
-        let mut mounts = node.desired.mounts_of(ctid);
+        let mut mounts = node.desired.mounts_of(ctid).filter(|(_, mount)| by_pct(mount));
         let is_left = mp.class == MountClass::Bind
             && !mounts.any(|(_, mount)| target == mount.target.as_str())
             && !node.ledger.is_borrowed(ctid, *key)

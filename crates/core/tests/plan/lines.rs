@@ -64,6 +64,7 @@ pub(crate) fn all() -> Vec<Case> {
     cases.extend(options());
     cases.extend(restarts());
     cases.extend(leftovers());
+    cases.extend(entries());
     cases
 }
 
@@ -376,6 +377,123 @@ fn leftovers() -> Vec<Case> {
                 World::new(text).settled().here(100, &conf(&lines)).wrote_lines(100, &lines)
             },
             &["100 edit lines: -lxc.idmap: g 0 100000 65536 -lxc.idmap: u 0 100000 65536"],
+        ),
+    ]
+}
+
+/// One volume at /tank/data that LXC mounts at /data in 100.
+fn by_lxc(settings: &str, mount: &str) -> World {
+    let text = r#"{"settings": {"seed_defaults": false SETTINGS}, "shared_volumes": {"data": {
+        "host_path": "/tank/data", "owner": "container_root", "mechanism": "lxc",
+        "mounts": {"100": MOUNT}}}}"#;
+    World::new(&text.replace("SETTINGS", settings).replace("MOUNT", mount))
+}
+
+const ENTRY: &str = "lxc.mount.entry: /tank/data data none bind,create=dir 0 0";
+
+fn entries() -> Vec<Case> {
+    let plain = || by_lxc("", r#""/data""#);
+    let written =
+        |world: World, lines: &[&str]| world.here(100, &conf(lines)).wrote_lines(100, lines);
+    vec![
+        case(
+            "a mount that LXC makes is a raw line",
+            plain().here(100, UNPRIVILEGED),
+            &["100 edit lines: +lxc.mount.entry: /tank/data data none bind,create=dir 0 0"],
+        ),
+        case(
+            "a running container has it after a restart, and once its volume is owned",
+            plain().here(100, UNPRIVILEGED).running(100).drift("data", 3),
+            &[
+                "data own 100000:100000 3/10",
+                "100 edit lines: +lxc.mount.entry: /tank/data data none bind,create=dir 0 0 after restart after volume",
+            ],
+        ),
+        case("one that is there is left", written(plain(), &[ENTRY]), &[]),
+        case(
+            "also one of others that does the same",
+            plain().here(100, &conf(&["lxc.mount.entry = /tank//data data/ none nosuid,bind 0 0"])),
+            &[],
+        ),
+        case(
+            "options are those of the mount",
+            by_lxc(
+                "",
+                r#"{"path": "/my data", "read_only": true, "recursive": true,
+                    "mount_options": ["nosuid", "noatime", "discard"]}"#,
+            )
+            .here(100, UNPRIVILEGED),
+            &[
+                "100 edit lines: +lxc.mount.entry: /tank/data my\\040data none rbind,ro,noatime,nosuid,create=dir 0 0",
+            ],
+        ),
+        case(
+            "a line of pctd's is changed, and one of others is not",
+            written(by_lxc("", r#"{"path": "/data", "read_only": true}"#), &[ENTRY]),
+            &[
+                "100 edit lines: -lxc.mount.entry: /tank/data data none bind,create=dir 0 0 +lxc.mount.entry: /tank/data data none bind,ro,create=dir 0 0",
+            ],
+        ),
+        case(
+            "a line of others that does something else is left",
+            plain().here(100, &conf(&["lxc.mount.entry: /srv/x data none bind 0 0"])),
+            &["100 ! TargetTaken"],
+        ),
+        case(
+            "unless it is to be taken over",
+            by_lxc("", r#"{"path": "/data", "adopt": true}"#)
+                .here(100, &conf(&["lxc.mount.entry: /srv/x data none bind 0 0"])),
+            &[
+                "100 edit lines: -lxc.mount.entry: /srv/x data none bind 0 0 +lxc.mount.entry: /tank/data data none bind,create=dir 0 0",
+            ],
+        ),
+        case(
+            "a mount point at the target is in the way",
+            plain().here(100, &conf(&["mp3: /tank/data,mp=/data"])),
+            &["100 ! TargetTaken"],
+        ),
+        case(
+            "one of pctd's goes first, with prune",
+            by_lxc(r#", "prune": true"#, r#""/data""#)
+                .settled()
+                .here(100, &conf(&["mp3: /tank/data,mp=/data"]))
+                .wrote(100, "mp3", "/tank/data,mp=/data"),
+            &["100 -mp3: /tank/data,mp=/data", "100 ! TargetTaken"],
+        ),
+        case(
+            "and one that goes with the next stop is not in the way",
+            by_lxc(r#", "prune": true"#, r#""/data""#)
+                .settled()
+                .here(100, &conf(&["mp3: /tank/data,mp=/data\n[pve:pending]\ndelete: mp3"]))
+                .wrote(100, "mp3", "/tank/data,mp=/data")
+                .running(100),
+            &[
+                "100 edit lines: +lxc.mount.entry: /tank/data data none bind,create=dir 0 0 after restart",
+            ],
+        ),
+        case(
+            "nor does pct mount where LXC does",
+            World::one_mount().here(100, &conf(&[ENTRY])),
+            &["100 ! TargetTaken"],
+        ),
+        case(
+            "a line that nobody declares goes with prune",
+            written(defined(r#", "prune": true"#, ""), &[ENTRY]).settled(),
+            &["100 edit lines: -lxc.mount.entry: /tank/data data none bind,create=dir 0 0"],
+        ),
+        case(
+            "a clone does not keep what pctd mounts in its source",
+            making(cloned(r#""cores": 2"#))
+                .here(900, &conf(&["lxc.mount.entry: /srv/theirs x none bind 0 0", ENTRY]))
+                .wrote_lines(900, &[ENTRY])
+                .here(
+                    100,
+                    &conf(&["cores: 2", "lxc.mount.entry: /srv/theirs x none bind 0 0", ENTRY]),
+                ),
+            &[
+                "100 finish lines: -lxc.mount.entry: /tank/data data none bind,create=dir 0 0",
+                "100 ! TargetTaken",
+            ],
         ),
     ]
 }

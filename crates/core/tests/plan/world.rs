@@ -405,7 +405,8 @@ fn line(step: &Step) -> String {
             let added = edit.add.iter().map(|line| format!(" +{line}"));
             let what = if edit.finishes.is_some() { "finish" } else { "edit" };
             let when = if edit.after_restart { " after restart" } else { "" };
-            format!("{what} lines:{}{when}", removed.chain(added).collect::<String>())
+            let after = if edit.after_volume { " after volume" } else { "" };
+            format!("{what} lines:{}{when}{after}", removed.chain(added).collect::<String>())
         }
         Step::StartContainer {} => "start".to_owned(),
         Step::ConvertContainer(convert) => {

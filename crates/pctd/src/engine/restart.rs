@@ -9,7 +9,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant, SystemTime};
 
-use pctd_core::conf::{Conf, MountClass, RawLine};
+use pctd_core::conf::{Conf, MountClass, MountLine, RawLine};
 use pctd_core::desired::Desired;
 use pctd_core::ids::{Ctid, MpKey};
 use pctd_core::ledger::{Ledger, LedgerEntry};
@@ -161,7 +161,14 @@ impl Engine {
             let mp = mount.parsed.as_ref().ok()?;
             (mp.class == MountClass::Bind).then(|| mp.volume.to_string())
         });
-        sources.into_iter().find(|source| !self.node.is_bind_source(source))
+        let missing = sources.into_iter().find(|source| !self.node.is_bind_source(source));
+        missing.or_else(|| {
+            let entries = MountLine::of(&conf.current).map(|(line, _)| line);
+            let needed =
+                entries.filter(|line| line.needs_source() && line.source.starts_with(b"/"));
+            // LXC mounts files as well, and follows links.
+            needed.map(|line| line.source.to_string()).find(|source| !self.node.is_there(source))
+        })
     }
 
     /// Waits until the container runs with another init than before.

@@ -1,6 +1,7 @@
 //! `id_maps` and `lxc_options`: what ends up as raw lines of a conf.
 
-use super::{good, problems};
+use super::{good, problems, warnings};
+use crate::desired::Mechanism;
 use crate::ids::Ctid;
 
 fn defined(fields: &str) -> String {
@@ -107,4 +108,42 @@ fn raw_lines_are_kept_in_order_and_those_proxmox_drops_are_named() {
         assert!(found[0].contains(expected), "{found:?}");
         assert!(found[0].contains("lxc_configs.100.lxc_options[0]: "), "{found:?}");
     }
+}
+
+#[test]
+fn a_volume_says_who_mounts_it_and_a_mount_may_say_otherwise() {
+    let loaded = good(&[
+        r#"{"shared_volumes": {"a": {"host_path": "/srv/a", "mechanism": "lxc", "mounts": {
+        "100": "/a", "101": {"path": "/a", "recursive": true, "shared": true},
+        "102": {"path": "/a", "mechanism": "pct", "shared": true, "recursive": true}}}}}"#,
+    ]);
+    let volume = loaded.desired.volumes.values().next().unwrap();
+    let found: Vec<(Mechanism, usize)> =
+        volume.mounts.values().map(|mount| (mount.mechanism, mount.options.len())).collect();
+    let lxc = |recursive| Mechanism::Lxc { recursive };
+    assert_eq!(found, [(lxc(false), 0), (lxc(true), 0), (Mechanism::Pct, 1)]);
+    let warned = warnings(&loaded);
+    for (place, mechanism) in [("mounts.101.shared", "lxc"), ("mounts.102.recursive", "pct")] {
+        let text =
+            format!("{place}: warning: no effect on a mount of the mechanism \"{mechanism}\"");
+        assert!(warned.iter().any(|warning| warning.ends_with(&text)), "{warned:?}");
+    }
+}
+
+#[test]
+fn nothing_is_mounted_below_what_lxc_mounts() {
+    let text = |outer: &str| {
+        format!(
+            r#"{{"shared_volumes": {{
+                "a": {{"host_path": "/srv/a", "mechanism": "{outer}", "mounts": {{"100": "/data"}}}},
+                "b": {{"host_path": "/srv/b", "mechanism": "lxc", "mounts": {{"100": "/data/sub", "101": "/data"}}}}}}}}"#
+        )
+    };
+    let found = problems(&[&text("lxc")]);
+    assert_eq!(found.len(), 1, "{found:?}");
+    assert!(
+        found[0].contains("mounts.100: the volume `a`, which LXC mounts at `/data` in the container 100, would hide this"),
+        "{found:?}"
+    );
+    good(&[&text("pct")]);
 }

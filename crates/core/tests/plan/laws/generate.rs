@@ -259,38 +259,47 @@ fn any_volume(path: &'static str, target: &'static str) -> impl Strategy<Value =
         flags,
         (decider, disk_ids),
         prop_oneof![2 => Just(std::collections::BTreeSet::new()), 1 => domains],
+        // One that LXC makes may not lie above another.
+        prop::bool::weighted(if target == "/data" { 0.0 } else { 0.3 }),
     );
-    parts.prop_map(move |(owner, enforce, modes, mounts, (create, recurse), ids, domains)| {
-        let (decider, disk_ids) = ids;
-        let mut volume = json!({"host_path": path, "create": create, "recurse": recurse});
-        let of_container = owner.is_some_and(|owner| owner.starts_with("container"));
-        let deciders: Vec<&String> = mounts.keys().collect();
-        if let Some(at) = decider.filter(|_| of_container && !deciders.is_empty()) {
-            volume["owner_ctid"] = json!(at.get(&deciders));
-        }
-        match (disk_ids, mounts.keys().next_back()) {
-            (Some(ids), Some(ctid)) if ids == "container:" => {
-                volume["disk_ids"] = json!(format!("container:{ctid}"));
+    parts.prop_map(
+        move |(owner, enforce, modes, mounts, (create, recurse), ids, domains, by_lxc)| {
+            let (decider, disk_ids) = ids;
+            let mut volume = json!({"host_path": path, "create": create, "recurse": recurse});
+            let of_container = owner.is_some_and(|owner| owner.starts_with("container"));
+            let deciders: Vec<&String> = mounts.keys().collect();
+            if let Some(at) = decider.filter(|_| of_container && !deciders.is_empty()) {
+                volume["owner_ctid"] = json!(at.get(&deciders));
             }
-            (Some(ids), _) if ids != "container:" => volume["disk_ids"] = ids,
-            _ => {}
-        }
-        let certificates = domains.into_iter().map(|domain| json!({"domain": domain}));
-        volume["certificates"] = certificates.collect();
-        volume["mounts"] = json!(mounts);
-        if let Some(owner) = owner {
-            volume["owner"] = json!(owner);
-        }
-        if let Some(enforce) = enforce {
-            volume["enforce"] = json!(enforce);
-        }
-        if let Some((dir, file)) = modes {
-            volume["dir_mode"] = json!(dir);
-            volume["file_mode"] = json!(file);
-            volume["file_modes"] = json!({"*.key": "0640"});
-        }
-        volume
-    })
+            match (disk_ids, mounts.keys().next_back()) {
+                (Some(ids), Some(ctid)) if ids == "container:" => {
+                    volume["disk_ids"] = json!(format!("container:{ctid}"));
+                }
+                (Some(ids), _) if ids != "container:" => volume["disk_ids"] = ids,
+                _ => {}
+            }
+            let certificates = domains.into_iter().map(|domain| json!({"domain": domain}));
+            volume["certificates"] = certificates.collect();
+            let is_mapped = volume.get("disk_ids").is_some()
+                || mounts.values().any(|mount| mount.get("idmap").is_some());
+            if by_lxc && !is_mapped {
+                volume["mechanism"] = json!("lxc");
+            }
+            volume["mounts"] = json!(mounts);
+            if let Some(owner) = owner {
+                volume["owner"] = json!(owner);
+            }
+            if let Some(enforce) = enforce {
+                volume["enforce"] = json!(enforce);
+            }
+            if let Some((dir, file)) = modes {
+                volume["dir_mode"] = json!(dir);
+                volume["file_mode"] = json!(file);
+                volume["file_modes"] = json!({"*.key": "0640"});
+            }
+            volume
+        },
+    )
 }
 
 fn any_config() -> impl Strategy<Value = Value> {

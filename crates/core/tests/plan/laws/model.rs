@@ -11,8 +11,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bstr::BString;
-use pctd_core::conf::{Conf, Force, MountClass, MountEntry, MountPoint, RawLine, normalise_path};
-use pctd_core::desired::{Desired, Mode, Restart, Source as MadeFrom};
+use pctd_core::conf::{
+    Conf, Force, MountClass, MountEntry, MountLine, MountPoint, RawLine, normalise_path,
+};
+use pctd_core::desired::{Desired, Mechanism, Mode, Mount, Restart, Source as MadeFrom, Volume};
 use pctd_core::idmap::IdMap;
 use pctd_core::ids::{Ctid, HostIds, Key, MpKey, VolumeName};
 use pctd_core::ledger::{
@@ -483,11 +485,32 @@ impl Node {
             !pruned || is_fresh || self.removal == Removal::Allowed,
             "nothing may be concluded"
         );
+        let sources = self.sources.iter();
+        let directories: BTreeSet<VolumeName> = sources
+            .filter(|(_, source)| matches!(source, Source::Directory { .. }))
+            .map(|(name, _)| name.clone())
+            .collect();
         let container = self.editable(ctid);
         let running = container.running != Running::No;
         assert_eq!(edit.after_restart, running);
+        let mounts: Vec<(&Volume, &Mount)> = desired.mounts_of(ctid).collect();
+        let declared = |line: &MountLine| {
+            mounts.iter().find(|(_, mount)| line.target == mount.target.as_str())
+        };
+        let mount_of = |line: &RawLine| {
+            MountLine::parse(line.value().as_bytes()).filter(|_| line.key() == RawLine::MOUNT_ENTRY)
+        };
+        for line in edit.add.iter().filter_map(mount_of) {
+            let (volume, mount) = declared(&line).expect("a mount that nobody declared");
+            assert!(matches!(mount.mechanism, Mechanism::Lxc { .. }), "made by pct");
+            assert_eq!(line.source, volume.host_path.as_str());
+            let ready = directories.contains(&volume.name);
+            assert!(ready, "a source that is not there keeps the container from starting");
+        }
         for line in &edit.remove {
-            let own = ledger.is_own_line(ctid, line);
+            let adopted =
+                mount_of(line).is_some_and(|m| declared(&m).is_some_and(|(_, m)| m.adopt));
+            let own = ledger.is_own_line(ctid, line) || adopted;
             assert!(own || is_fresh && !running, "`{line}` is somebody else's");
         }
         let maps = |lines: &[RawLine]| lines.iter().any(|line| line.key() == RawLine::IDMAP);
@@ -715,8 +738,9 @@ impl Node {
         let ledger = self.ledger.clone();
         assert!(ledger.is_own_mount(ctid, *key, value.as_bytes()), "{key} is somebody else's");
         assert!(!ledger.is_borrowed(ctid, *key), "{key} is somebody else's");
-        let targets: BTreeSet<String> =
-            self.desired.mounts_of(ctid).map(|(_, mount)| mount.target.clone()).collect();
+        let by_pct = |(_, mount): &(&Volume, &Mount)| mount.mechanism == Mechanism::Pct;
+        let mounts = self.desired.mounts_of(ctid).filter(by_pct);
+        let targets: BTreeSet<String> = mounts.map(|(_, mount)| mount.target.clone()).collect();
         let container = self.editable(ctid);
         let running = container.running != Running::No;
         let conf = &mut container.conf;

@@ -161,7 +161,8 @@ fn edited(text: &mut String, edit: &EditConf, palette: Palette) {
         line(text, format_args!("  {} {raw}", palette.paint(Tone::Add, "+")));
     }
     let when = if edit.after_restart { "seen after a restart" } else { "seen at the next start" };
-    let note = format!("    raw lines of the conf; {when}");
+    let after = if edit.after_volume { ", once the volume is ready" } else { "" };
+    let note = format!("    raw lines of the conf; {when}{after}");
     line(text, format_args!("{}", palette.paint(Tone::Dim, note)));
 }
 
@@ -333,7 +334,7 @@ mod tests {
                     remove: vec!["lxc.idmap: u 0 100000 65536".parse().unwrap()],
                     add: vec!["lxc.idmap: u 0 100000 1000".parse().unwrap()],
                     after_restart: true,
-                    finishes: None,
+                    ..EditConf::default()
                 }),
                 Step::EditConf(EditConf {
                     add: vec!["lxc.cap.drop: x".parse().unwrap()],

@@ -1,0 +1,120 @@
+//! Mounts that LXC makes itself (`"mechanism": "lxc"`), as raw `lxc.mount.entry` lines.
+//!
+//! They do not stand in the way of snapshots and clones, and are seen by a start only. Nothing is
+//! written where something else is mounted already, or whose source is not there.
+
+use std::collections::BTreeMap;
+
+use crate::conf::{Conf, MountLine, RawEdit, RawLine, normalise_path};
+use crate::desired::{Mechanism, Mount, Volume};
+use crate::ids::{Ctid, VolumeName};
+use crate::plan::hold::Hold;
+use crate::plan::lines::Site;
+use crate::plan::planned::{ContainerPlan, Readiness, VolumePlan};
+use crate::plan::step::{EditConf, Step};
+
+/// Plans the mounts of a container that LXC makes.
+pub(super) fn plan(
+    plan: &mut ContainerPlan,
+    site: &Site<'_>,
+    volumes: &BTreeMap<VolumeName, VolumePlan>,
+) {
+    let mut mounts: Vec<_> = declared(site).collect();
+    mounts.sort_by(|(_, a, _), (_, b, _)| a.target.cmp(&b.target));
+    for (volume, mount, recursive) in mounts {
+        let edit = match one(site, volume, mount, recursive) {
+            Ok(edit) => edit,
+            Err(hold) => {
+                plan.holds.push(hold);
+                continue;
+            }
+        };
+        let Some(step) = site.step(edit) else { continue };
+        let readiness = volumes.get(&volume.name).map_or(Readiness::Held, |v| v.readiness);
+        if readiness == Readiness::Held {
+            if !plan.waits_for.contains(&volume.name) {
+                plan.waits_for.push(volume.name.clone());
+            }
+            continue;
+        }
+        let after_volume = readiness == Readiness::Soon;
+        plan.steps.push(Step::EditConf(EditConf { after_volume, ..step }));
+    }
+}
+
+/// Returns the mounts that LXC makes, each with whether it includes what is mounted below.
+pub(super) fn declared<'a>(
+    site: &Site<'a>,
+) -> impl Iterator<Item = (&'a Volume, &'a Mount, bool)> + use<'a> {
+    site.desired.mounts_of(site.ctid).filter_map(|(volume, mount)| match mount.mechanism {
+        Mechanism::Lxc { recursive } => Some((volume, mount, recursive)),
+        Mechanism::Pct => None,
+    })
+}
+
+/// Returns a line at this target that keeps `pct` from mounting there, as a hold.
+pub(super) fn in_the_way(conf: &Conf, ctid: Ctid, target: &str) -> Option<Hold> {
+    let (_, line) = MountLine::of(&conf.current).find(|(at, _)| at.target == target)?;
+    Some(Hold::TargetTaken { ctid, by: format!("`{line}`"), target: target.to_owned() })
+}
+
+fn one(site: &Site<'_>, volume: &Volume, mount: &Mount, recursive: bool) -> Result<RawEdit, Hold> {
+    let conf = &site.container.conf;
+    let (ctid, target) = (site.ctid, mount.target.as_str());
+    let taken = |by: String| Hold::TargetTaken { ctid, by, target: target.to_owned() };
+    if let Some(key) = key_at(conf, target) {
+        return Err(taken(key));
+    }
+    let wanted = wanted(volume, mount, recursive);
+    let there: Vec<(MountLine, String)> =
+        MountLine::of(&conf.current).filter(|(line, _)| line.target == target).collect();
+    let mut remove = Vec::new();
+    for (line, text) in there {
+        let raw = text.parse::<RawLine>().ok();
+        let is_own = raw.as_ref().is_some_and(|raw| site.snapshot.ledger.is_own_line(ctid, raw));
+        if is_own && raw.as_ref() == Some(&wanted.line()) || !is_own && fits(&line, &wanted, mount)
+        {
+            return Ok(RawEdit::default());
+        }
+        match raw {
+            Some(raw) if is_own || mount.adopt || site.is_fresh => remove.push(raw),
+            Some(_) | None => return Err(taken(format!("`{text}`"))),
+        }
+    }
+    Ok(RawEdit { remove, add: vec![wanted.line()] })
+}
+
+/// Returns the key of a mount point at a target, unless it goes with the next stop.
+fn key_at(conf: &Conf, target: &str) -> Option<String> {
+    let current = conf.mounts().iter().filter(|(key, _)| !conf.pending_delete(**key));
+    let all = current.chain(conf.pending_mounts());
+    let at = |entry: &crate::conf::MountEntry| {
+        entry.parsed.as_ref().is_ok_and(|mp| normalise_path(&mp.target) == target)
+    };
+    all.into_iter().find(|(_, entry)| at(entry)).map(|(key, _)| key.to_string())
+}
+
+fn wanted(volume: &Volume, mount: &Mount, recursive: bool) -> MountLine {
+    let option = |name: &str| mount.options.get(name).map(String::as_str);
+    let mut options = vec![if recursive { "rbind" } else { "bind" }.to_owned()];
+    if option("ro") == Some("1") {
+        options.push("ro".to_owned());
+    }
+    // Those of a file system mean nothing to a bind mount.
+    let of_mount = |word: &&str| !matches!(*word, "" | "discard" | "lazytime");
+    let words = option("mountoptions").unwrap_or_default().split(';').filter(of_mount);
+    options.extend(words.map(str::to_owned));
+    options.push("create=dir".to_owned());
+    let (source, target) = (volume.host_path.as_str().into(), mount.target.as_str().into());
+    MountLine { source, target, options }
+}
+
+/// Returns whether a line of somebody else does what is declared; what is not given is not managed.
+fn fits(line: &MountLine, wanted: &MountLine, mount: &Mount) -> bool {
+    let same = |option: &str| line.has(option) == wanted.has(option);
+    line.source == wanted.source
+        && same("rbind")
+        && same(MountLine::IDMAP)
+        && (!mount.options.contains_key("ro") || same("ro"))
+        && wanted.options.iter().filter(|option| *option != "create=dir").all(|o| line.has(o))
+}
