@@ -428,6 +428,7 @@ fn the_schema_describes_every_key() {
     let expected = [
         "certificate",
         "container_definition",
+        "conversion",
         "mapping",
         "mount",
         "mount_point",
