@@ -131,6 +131,11 @@ impl Daemon {
         panic!("the daemon did not say {line}; its log:\n{}", self.log());
     }
 
+    /// Returns what systemd was told since then.
+    pub fn told(&self) -> Vec<String> {
+        self.told.lock().expect("nobody panics with it").clone()
+    }
+
     /// Sends a signal.
     pub fn signal(&self, signal: Signal) {
         let pid = i32::try_from(self.child.id()).ok().and_then(Pid::from_raw);

@@ -128,6 +128,25 @@ fn a_second_sigterm_ends_it_at_once() {
 }
 
 #[test]
+fn more_time_is_asked_for_while_a_step_goes_on_that_must_not_be_cut() {
+    let Some(house) = House::new() else { return };
+    let fault = pctd_sandbox::FaultKind::Hang { millis: 7_000, holding_flock: false };
+    house.node.inject(pctd_sandbox::Fault::next(fault).on("set")).unwrap();
+    let mut daemon = house.pctd.start();
+    eventually("pct runs", || house.calls() == 1);
+    daemon.signal(Signal::TERM);
+    daemon.wait_for("STOPPING=1");
+    // At once, and again after five seconds.
+    daemon.wait_for("EXTEND_TIMEOUT_USEC=60000000");
+    daemon.wait_for("EXTEND_TIMEOUT_USEC=60000000");
+    assert!(daemon.wait().success());
+    assert!(daemon.log().contains("which must not be cut"), "{}", daemon.log());
+    let more = daemon.told().into_iter().filter(|told| told.starts_with("EXTEND"));
+    assert_eq!(more.count(), 0, "nothing is asked for any more");
+    assert!(house.is_mounted());
+}
+
+#[test]
 fn a_second_daemon_refuses_to_run_and_names_the_first() {
     let Some(house) = House::new() else { return };
     let daemon = converged(&house);

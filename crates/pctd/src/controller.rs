@@ -21,7 +21,7 @@ use pctd_core::ids::{Ctid, Key, VolumeName};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
-use tracing::{debug, error, warn};
+use tracing::{debug, error, info, warn};
 
 pub(crate) use crate::controller::config::ConfigEvent;
 
@@ -94,6 +94,10 @@ const READY_PATIENCE: Duration = Duration::from_secs(30);
 /// system answers, both end at once.
 const GRACE: Duration = Duration::from_secs(5);
 
+/// How much time is asked for at the end, counted from then, while something goes on that must not be
+/// cut. Asked for every [`GRACE`], so that some may go unheard on a machine that is busy with it.
+const EXTENSION: Duration = Duration::from_mins(1);
+
 /// How often systemd is told how far a walk is.
 const TELL: Duration = Duration::from_secs(5);
 
@@ -159,12 +163,14 @@ impl<R: Reconciler> Controller<R> {
         controller
     }
 
-    /// Runs until `stop` turns true or every sender of events is gone; ends after the steps under way.
+    /// Runs until `stop` turns true or every sender of events is gone; ends after the steps under way,
+    /// and asks with `extend` for the time they take.
     pub(crate) async fn run(
         mut self,
         mut events: mpsc::Receiver<Event>,
         mut stop: watch::Receiver<bool>,
         ready: impl FnOnce(),
+        extend: impl Fn(Duration),
     ) {
         let mut ready = Some(ready);
         let mut ready_by = Instant::now() + READY_PATIENCE;
@@ -212,11 +218,17 @@ impl<R: Reconciler> Controller<R> {
                 changed
             });
         }
-        self.shut_down().await;
+        self.shut_down(extend).await;
     }
 
-    async fn shut_down(mut self) {
+    async fn shut_down(mut self, extend: impl Fn(Duration)) {
         self.running.values().for_each(Run::stop);
+        let uncut = self.running.iter().filter(|(_, run)| run.is_uncut());
+        let uncut: Vec<String> = uncut.map(|(key, _)| key.to_string()).collect();
+        if !uncut.is_empty() {
+            info!("ending after what is being done to {}, which must not be cut", uncut.join(", "));
+            extend(EXTENSION);
+        }
         let mut grace = Instant::now() + GRACE;
         loop {
             // Every arm is cancel-safe: joining and sleeping lose nothing when dropped.
@@ -231,6 +243,7 @@ impl<R: Reconciler> Controller<R> {
                 },
                 () = tokio::time::sleep_until(grace) => {
                     if self.running.values().any(Run::is_uncut) {
+                        extend(EXTENSION);
                         grace = Instant::now() + GRACE;
                         continue;
                     }

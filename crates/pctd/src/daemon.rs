@@ -157,7 +157,7 @@ async fn serve(
     let feeding = tokio::spawn(feed.run(found, signals));
 
     let controller = Controller::new(engine, first, summary);
-    controller.run(events, stop, || service.ready()).await;
+    controller.run(events, stop, || service.ready(), |time| service.extend(time)).await;
     service.flush();
     // What it is writing must not come after the last word; longer than this nobody waits for it.
     let _late = tokio::time::timeout(LAST_WORD, measuring).await;

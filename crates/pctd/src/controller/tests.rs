@@ -199,6 +199,8 @@ struct Loop {
     events: mpsc::Sender<Event>,
     stop: watch::Sender<bool>,
     readies: Arc<AtomicUsize>,
+    /// How often more time was asked for.
+    extended: Arc<AtomicUsize>,
     task: JoinHandle<()>,
     begun: Instant,
 }
@@ -227,8 +229,13 @@ impl Loop {
         let ready = move || {
             told.fetch_add(1, Ordering::Relaxed);
         };
-        let task = tokio::spawn(controller.run(events_rx, stop_rx, ready));
-        Self { script, calls, events, stop, readies, task, begun }
+        let extended = Arc::new(AtomicUsize::new(0));
+        let asked = Arc::clone(&extended);
+        let extend = move |_| {
+            asked.fetch_add(1, Ordering::Relaxed);
+        };
+        let task = tokio::spawn(controller.run(events_rx, stop_rx, ready, extend));
+        Self { script, calls, events, stop, readies, extended, task, begun }
     }
 
     /// Starts a loop and lets its first survey, and the first walks, pass.

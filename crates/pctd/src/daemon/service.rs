@@ -1,4 +1,4 @@
-//! What systemd is told: READY, STATUS, RELOADING, STOPPING and the watchdog.
+//! What systemd is told: READY, STATUS, RELOADING, STOPPING, how long that takes, and the watchdog.
 //!
 //! Without `NOTIFY_SOCKET` every call here does nothing.
 
@@ -20,6 +20,7 @@ enum Word {
     Ready,
     Reloading,
     Stopping,
+    Extend(Duration),
     Status(String),
     Alive,
     /// Nothing; answered once all that came before was said.
@@ -72,6 +73,11 @@ impl Service {
         self.tell(Word::Stopping);
     }
 
+    /// Asks for at least this much time from now on. systemd never brings a deadline forward for it.
+    pub(super) fn extend(&self, time: Duration) {
+        self.tell(Word::Extend(time));
+    }
+
     /// Waits until everything was said, but not for a manager that does not read.
     pub(super) fn flush(&self) {
         let (said, heard) = std::sync::mpsc::sync_channel(1);
@@ -87,6 +93,10 @@ fn send(word: &Word) {
         Word::Reloading => NotifyState::monotonic_usec_now()
             .and_then(|now| sd_notify::notify(&[NotifyState::Reloading, now])),
         Word::Stopping => sd_notify::notify(&[NotifyState::Stopping]),
+        Word::Extend(time) => {
+            let time = u32::try_from(time.as_micros()).unwrap_or(u32::MAX);
+            sd_notify::notify(&[NotifyState::ExtendTimeoutUsec(time)])
+        }
         Word::Status(text) => sd_notify::notify(&[NotifyState::Status(text)]),
         Word::Alive => sd_notify::notify(&[NotifyState::Watchdog]),
         Word::Said(said) => {

@@ -45,8 +45,9 @@ async fn a_stop_waits_for_the_step_under_way() {
     assert_eq!(this.next().await, run("100"));
     this.stop.send(true).unwrap();
     // However long it takes: a reboot is given all the time its guest has.
-    for _ in 0..100 {
+    for asked in 1..100 {
         yields().await;
+        assert_eq!(this.extended.load(Ordering::Relaxed), asked);
         tokio::time::advance(GRACE).await;
     }
     yields().await;
@@ -70,6 +71,7 @@ async fn a_stop_does_not_wait_for_a_file_system_that_never_answers() {
     assert!(!this.task.is_finished(), "it is given time to end");
     tokio::time::advance(ms(4)).await;
     this.task.await.unwrap();
+    assert_eq!(this.extended.load(Ordering::Relaxed), 0);
     gate.send(()).unwrap();
 }
 
