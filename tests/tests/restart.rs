@@ -268,6 +268,27 @@ fn a_daemon_killed_during_a_reboot_whose_start_fails_starts_the_container_later(
 }
 
 #[test]
+fn after_a_crash_during_a_reboot_that_went_well_a_stop_of_an_admins_stands() {
+    let Some((world, mut daemon, _)) = rebooting("") else { return };
+    daemon.signal(rustix::process::Signal::KILL);
+    daemon.wait();
+    eventually("the reboot has ended", || {
+        world.node.pct_calls().unwrap().iter().all(|call| call.ended.is_some())
+    });
+    assert!(world.node.is_running(ctid(100)));
+    assert!(owes_a_start(&world));
+    let daemon = world.pctd.start();
+    // In place, it is not looked at again: by then it is remembered that it came back.
+    daemon.until_all("Converged");
+    assert!(!owes_a_start(&world));
+    world.pct(&["stop", "100"]);
+    nothing_follows(&world);
+    assert!(!world.node.is_running(ctid(100)));
+    assert_eq!((starts(&world), reboots(&world)), (0, 1), "{:?}", world.calls());
+    daemon.stop();
+}
+
+#[test]
 fn a_reboot_whose_start_fails_is_taken_back_and_not_repeated() {
     let Some(world) = World::new(env!("CARGO_BIN_EXE_pctd-tests")) else { return };
     world.dir("/tank/old", 100_000, 0o755);
