@@ -7,11 +7,12 @@ use crate::conf::{Conf, MountClass, MountPoint, normalise_path};
 use crate::desired::{Desired, DiskIds, Mount, MountIds, Volume};
 use crate::idmap::IdMap;
 use crate::ids::{Ctid, HostIds};
-use crate::ledger::{DiskRoot, LedgerEntry};
+use crate::ledger::{DiskRoot, LedgerEntry, Memory};
 use crate::mount_map::{self, NoOption};
 use crate::observed::{MappingSupport, ObservedContainer, Presence, Snapshot, SourceState};
 use crate::plan::hold::{Hold, NoMap, NotReady, Unmappable};
 use crate::plan::owner;
+use crate::plan::volume::source_hold;
 
 /// What the `idmap=` of a mount is to be.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -102,14 +103,30 @@ fn space(
 }
 
 /// Returns from which owner the ids of a volume are counted: the first that was seen.
+///
+/// Not that of an empty mount point whose disk is not there, nor the host's root, whom a directory
+/// belongs to before anybody gave it away: every container would act with the host's ids. Nor, after
+/// the ledger was lost, the one it has now, which may be of pctd's own making.
 fn root_on_disk(snapshot: &Snapshot, volume: &Volume) -> Result<HostIds, Hold> {
     if let Some(root) = remembered(snapshot, volume) {
         return Ok(root.ids);
     }
-    match snapshot.volumes.get(&volume.name).map(|observed| &observed.source) {
-        Some(SourceState::Directory(dir)) => Ok(dir.ids),
-        _ => Err(Hold::IdmapImpossible { why: NoMap::NoOwner { path: volume.host_path.clone() } }),
+    let impossible =
+        |why: fn(String) -> NoMap| Hold::IdmapImpossible { why: why(volume.host_path.clone()) };
+    let source = snapshot.volumes.get(&volume.name).map(|observed| &observed.source);
+    let Some(SourceState::Directory(dir)) = source else {
+        return Err(impossible(|path| NoMap::NoOwner { path }));
+    };
+    if let Some(hold) = source_hold(snapshot, volume, &dir.file_system) {
+        return Err(hold);
     }
+    if snapshot.memory != Memory::Whole {
+        return Err(impossible(|path| NoMap::OwnerForgotten { path }));
+    }
+    if dir.ids.uid == 0 || dir.ids.gid == 0 {
+        return Err(impossible(|path| NoMap::HostsRoot { path }));
+    }
+    Ok(dir.ids)
 }
 
 fn remembered<'a>(snapshot: &'a Snapshot, volume: &Volume) -> Option<&'a DiskRoot> {

@@ -540,6 +540,22 @@ pub enum NoMap {
         /// The host path.
         path: String,
     },
+    /// Nobody gave the directory away yet.
+    #[error(
+        "`disk_ids` counts from the owner of {path}, which belongs to the host's root or its group; give it to whoever root inside is to be on disk, or declare `\"disk_ids\": \"passthrough\"` if that is meant"
+    )]
+    HostsRoot {
+        /// The host path.
+        path: String,
+    },
+    /// It was counted from an owner before, and nobody knows from which.
+    #[error(
+        "from which owner of {path} `disk_ids` counted was lost with the ledger; declare it as a base, such as \"0 100000 65536\""
+    )]
+    OwnerForgotten {
+        /// The host path.
+        path: String,
+    },
     /// The map of a container is not there yet.
     #[error("the mount at {target} waits for the id map of container {ctid}: {why}")]
     NotReady {

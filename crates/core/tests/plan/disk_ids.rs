@@ -3,7 +3,7 @@
 use pctd_core::desired::Owner;
 use pctd_core::idmap::IdMap;
 use pctd_core::ids::HostIds;
-use pctd_core::ledger::{DiskRoot, LedgerEntry};
+use pctd_core::ledger::{DiskRoot, LedgerEntry, Memory};
 use pctd_core::observed::{MappingSupport, Presence, SourceState};
 use pctd_core::ownership::Scope;
 use pctd_core::plan::{Notice, Step};
@@ -62,6 +62,24 @@ fn declarations() -> Vec<Case> {
                 "900 +mp0: /tank/data,mp=/data,idmap=u:0:5000:65536;g:0:6000:65536",
                 "901 +mp0: /tank/data,mp=/data,idmap=u:0:5000:65536;g:0:6000:65536",
             ],
+        ),
+        case(
+            "the owner of a directory that nobody gave away",
+            shared(r#""disk_ids": "owner","#).dir("data", |dir| dir.ids = HostIds::new(0, 0)),
+            &["data ! IdmapImpossible", "900 ! IdmapImpossible", "901 ! IdmapImpossible"],
+        ),
+        case(
+            "the owner of a mount point whose disk is not there",
+            shared(r#""disk_ids": "owner", "require_mount": "/tank","#)
+                .dir("data", |dir| dir.ids = HostIds::new(5000, 5000)),
+            &["data ! SourceNotMounted", "900 ! SourceNotMounted", "901 ! SourceNotMounted"],
+        ),
+        case(
+            "the owner after the ledger was lost",
+            shared(r#""disk_ids": "owner","#)
+                .dir("data", |dir| dir.ids = HostIds::new(5000, 5000))
+                .with(|world| world.snapshot.memory = Memory::Lost("torn".to_owned())),
+            &["data ! IdmapImpossible", "900 ! IdmapImpossible", "901 ! IdmapImpossible"],
         ),
         case(
             "the owner that it had first, whoever has it now",
