@@ -2,13 +2,13 @@
 //!
 //! Every node reads the same list of containers and the same confs, so each decides for itself and all
 //! decide alike, without a word between them: the node that has the container with the lowest id among
-//! those that mount the volume. Where that node is down nobody acts, as long as its containers stay with
+//! those that mount the volume; the first node by name where there is no such container. Where that node is down nobody acts, as long as its containers stay with
 //! it; without a quorum what is read may be old, and nobody acts either.
 
 use crate::desired::{Desired, Enforce, Volume};
 use crate::ids::Ctid;
 use crate::ledger::{LedgerEntry, VolumeRecord};
-use crate::observed::{ObservedVolume, Presence, Snapshot, SourceState};
+use crate::observed::{Cluster, ObservedVolume, Presence, Snapshot, SourceState};
 use crate::ownership::{EntryKind, EntryStat, OwnershipRule, Place};
 use crate::plan::hold::Hold;
 use crate::plan::notice::Notice;
@@ -28,6 +28,8 @@ pub(crate) enum Actor<'s> {
         /// Where it is.
         node: &'s str,
     },
+    /// Another one, though none of its containers is anywhere.
+    Lower,
     /// Nobody can tell, because it is not known where this container is.
     Unknown(Ctid),
 }
@@ -50,7 +52,7 @@ pub(crate) fn is_shared(snapshot: &Snapshot, volume: &Volume) -> bool {
 }
 
 /// Returns who acts on a volume that all nodes see.
-pub(crate) fn actor<'s>(snapshot: &'s Snapshot, volume: &Volume) -> Actor<'s> {
+pub(crate) fn actor<'s>(snapshot: &'s Snapshot, cluster: &Cluster, volume: &Volume) -> Actor<'s> {
     for ctid in volume.mounts.keys() {
         match snapshot.containers.get(ctid) {
             Some(Presence::Here(_)) => return Actor::ThisNode,
@@ -62,7 +64,12 @@ pub(crate) fn actor<'s>(snapshot: &'s Snapshot, volume: &Volume) -> Actor<'s> {
             Some(Presence::OnNode(_) | Presence::Vm | Presence::Absent) => {}
         }
     }
-    Actor::ThisNode
+    // No container decides: one of the nodes that are there, or two would each put right what the
+    // other did where an account has another number on each.
+    match cluster.online.iter().find(|node| volume.is_on(node)) {
+        Some(lowest) if *lowest != cluster.node => Actor::Lower,
+        Some(_) | None => Actor::ThisNode,
+    }
 }
 
 /// Returns whether another node may have set every entry of a volume: the root directory, which comes

@@ -54,8 +54,9 @@ fn plan_observed(
             let holds = vec![Hold::NoQuorum];
             return VolumePlan { holds, ..VolumePlan::new(Readiness::Ready, Basis::None) };
         }
-        match sharing::actor(snapshot, volume) {
+        match sharing::actor(snapshot, cluster, volume) {
             Actor::ThisNode => {}
+            Actor::Lower => return VolumePlan::new(Readiness::Ready, Basis::NotManaged),
             Actor::Other { ctid, node } => {
                 let acts = sharing::Acts { ctid, node, offline: !cluster.online.contains(node) };
                 return sharing::plan_beside(desired, snapshot, volume, observed, decision, acts);

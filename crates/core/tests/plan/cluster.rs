@@ -36,6 +36,18 @@ impl World {
     }
 }
 
+#[test]
+fn what_no_container_mounts_is_looked_after_by_the_first_node() {
+    let text = r#"{"shared_volumes": {"data": {"host_path": "/tank/data", "shared": true,
+        "owner": "1234:1234", "mounts": {"100": "/data"}}}}"#;
+    let on = |node: &str, online: &[&str]| {
+        let world = World::new(text).cluster(node, online, true).drift("data", 3);
+        !world.presence(100, Presence::Absent).volume("data").steps.is_empty()
+    };
+    assert_eq!(NODES.map(|node| on(node, &NODES)), [true, false, false]);
+    assert_eq!(NODES.map(|node| on(node, &NODES[1..])), [false, true, false]);
+}
+
 fn notices(plan: &VolumePlan) -> Vec<&'static str> {
     plan.notices.iter().map(Notice::reason).collect()
 }
