@@ -88,6 +88,7 @@ pub use crate::conf_edit::ConfEditError;
 pub use crate::ledger::{LedgerError, LedgerStore, LockError, NodeLock};
 pub use crate::paths::NodePaths;
 pub use crate::pct::{Exit, Limits, Pct, PctClass, PctError, RemoveWhat};
+pub use crate::pve::ConfVersion;
 pub use crate::source::{CreateError, Created, FreshMode, OpenVolume};
 pub use crate::trace::Trace;
 pub use crate::walk::{FdBudget, Progress, Unsupported, Walk, WalkMode, WalkReport};
@@ -247,6 +248,15 @@ impl Node {
             (ctid, presence)
         };
         Ok(verdicts.into_iter().map(presence).collect())
+    }
+
+    /// Returns which content of its conf a container has, to tell later whether it is the same.
+    ///
+    /// # Errors
+    ///
+    /// The reason, with the path, why it cannot be told.
+    pub fn conf_version(&self, ctid: Ctid) -> Result<ConfVersion, String> {
+        pve::version(&self.paths, ctid)
     }
 
     /// Returns the confs of these containers, each on the node that `.vmlist` names for it.

@@ -12,7 +12,7 @@ use pctd_core::conf::Conf;
 use pctd_core::ids::Ctid;
 use pctd_core::observed::Cluster;
 use pctd_core::presence::{ConfDir, ConfRead, Evidence, Verdict, judge};
-use pctd_core::vmlist::{Fingerprint, Members, Vmlist, parse_starttime};
+use pctd_core::vmlist::{Fingerprint, Guest, Members, Vmlist, parse_starttime};
 use rustix::fs::{CWD, Mode, lstat, readlinkat, stat};
 
 use crate::paths::NodePaths;
@@ -60,6 +60,29 @@ pub fn read(paths: &NodePaths, node: Option<&str>) -> Result<Pve, String> {
     }
     let (quorate, online) = (members.quorate && writable(paths)?, members.online);
     Ok(Pve { cluster: Cluster { node, quorate, online }, fingerprint })
+}
+
+/// Which content of its conf a guest has, as pmxcfs counts it; to be compared for "different" only.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ConfVersion {
+    starttime: u64,
+    guest: Guest,
+}
+
+/// Returns the version of a guest's conf. Every stop of a container makes it another one, since the
+/// post-stop hook writes the conf even where nothing changes (proxmox.md 5 and 8).
+///
+/// # Errors
+///
+/// The reason, with the path, why it cannot be told.
+pub fn version(paths: &NodePaths, ctid: Ctid) -> Result<ConfVersion, String> {
+    // Of a start in between the older time is taken, which is not found again.
+    let starttime = read_parsed(&paths.version(), parse_starttime)?;
+    let path = paths.vmlist();
+    let listed = read_parsed(&path, Vmlist::parse)?;
+    let guest =
+        listed.get(ctid).cloned().ok_or_else(|| at(&path, &format!("{ctid} is not there")))?;
+    Ok(ConfVersion { starttime, guest })
 }
 
 fn read_parsed<T, E: std::fmt::Display>(
@@ -210,6 +233,20 @@ mod tests {
 
     fn ctid(id: u32) -> Ctid {
         Ctid::new(id).unwrap()
+    }
+
+    #[test]
+    fn a_conf_has_another_version_after_a_write_or_a_start_of_pmxcfs() {
+        let (dir, paths) = node();
+        let before = version(&paths, ctid(100)).unwrap();
+        assert_eq!(version(&paths, ctid(100)).unwrap(), before);
+        let put = |name: &str, text: &str| fs::write(dir.path().join("etc/pve").join(name), text);
+        put(".version", r#"{"starttime":2,"vmlist":3}"#).unwrap();
+        assert_ne!(version(&paths, ctid(100)).unwrap(), before);
+        put(".version", r#"{"starttime":1,"vmlist":3}"#).unwrap();
+        put(".vmlist", &VMLIST.replace(r#""version":2"#, r#""version":4"#)).unwrap();
+        assert_ne!(version(&paths, ctid(100)).unwrap(), before);
+        assert!(version(&paths, ctid(103)).unwrap_err().contains("103 is not there"));
     }
 
     #[test]

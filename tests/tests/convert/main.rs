@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt as _};
 use std::path::Path;
 use std::process::Command;
 
@@ -17,6 +17,7 @@ use serde_json::Value;
 
 mod cut_off;
 mod failures;
+mod meanwhile;
 mod refusals;
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_pctd-tests");

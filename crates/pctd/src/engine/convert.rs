@@ -18,7 +18,7 @@ use pctd_core::observed::{
     ConvertFacts, NodeState, ObservedContainer, Presence, Running, Snapshot,
 };
 use pctd_core::plan::{ConvertContainer, ConvertPhase};
-use pctd_node::{BackupError, Limits, PctError};
+use pctd_node::{BackupError, ConfVersion, Limits, PctError};
 use tracing::{error, info, warn};
 
 use super::{Engine, StepEnd};
@@ -98,8 +98,9 @@ impl Engine {
         if let Err(error) = self.enter_phase(ctid, step, was_running, ConversionPhase::BackingUp) {
             return StepEnd::Failed(error);
         }
-        let archive = match self.back_up(desired, ctid, step, storage, &container.conf, job) {
-            Ok(archive) => archive,
+        let made = self.back_up(desired, ctid, step, storage, &container.conf, job);
+        let (archive, version) = match made {
+            Ok(made) => made,
             Err(BackupError::Stopped) => return self.leave_off(ctid, was_running),
             Err(error) => return self.give_up(ctid, was_running, &chain(&error)),
         };
@@ -109,7 +110,12 @@ impl Engine {
                 && (&now.conf.current, &now.conf.pending, &now.conf.snapshots)
                     == (&container.conf.current, &container.conf.pending, &container.conf.snapshots)
         };
-        if !self.observe_one(ctid).as_ref().is_some_and(is_as_backed_up) {
+        // What started, wrote and stopped again looks as it did before, but for the version; that is
+        // asked last, because the hook that makes it another one runs before a stop is seen.
+        let is_same = self.observe_one(ctid).as_ref().is_some_and(is_as_backed_up)
+            && version.is_ok()
+            && self.node.conf_version(ctid) == version;
+        if !is_same {
             return StepEnd::Conflict(format!("{ctid} was changed or started during its backup"));
         }
         let backup = Backup { archive, disks: disks.clone() };
@@ -120,7 +126,9 @@ impl Engine {
         self.restore(ctid, &backup, step.unprivileged, Some(&container.conf))
     }
 
-    /// Makes a backup and reads it to its end; returns where it is.
+    /// Makes a backup and reads it to its end; returns where it is, and the version that the conf
+    /// had when `vzdump` let go of the container. The check takes as long as the backup is large, and
+    /// nothing locks the container meanwhile.
     fn back_up(
         &self,
         desired: &Desired,
@@ -129,12 +137,13 @@ impl Engine {
         storage: &str,
         conf: &Conf,
         job: &Job,
-    ) -> Result<String, BackupError> {
+    ) -> Result<(String, Result<ConfVersion, String>), BackupError> {
         let begun = Instant::now();
         let volumes = conf.current.volumes().filter(|(_, mount)| mount.class == MountClass::Volume);
         let disks: BTreeSet<String> = volumes.map(|(name, _)| name).collect();
         let limits = Limits::new(desired.settings.create_timeout, &job.stop);
         let archive = self.node.vzdump().back_up(ctid, storage, &disks, limits)?;
+        let version = self.node.conf_version(ctid);
         let entries = self.node.check_backup(&archive, step.unprivileged, &job.stop)?;
         info!(
             CTID = %ctid,
@@ -144,7 +153,7 @@ impl Engine {
             ELAPSED_MS = elapsed(begun),
             "{ctid}: backed up to {archive}, {entries} entries read"
         );
-        Ok(archive)
+        Ok((archive, version))
     }
 
     /// Restores a container and sees what came of it; `before` is what it was, where it is known.
