@@ -4,8 +4,6 @@
 //! What holds through all of it: what is not known is unknown and never absent, nothing is done
 //! meanwhile, nobody spins, and what was wanted meanwhile comes about afterwards.
 
-#![expect(clippy::unwrap_used, reason = "what fails in a helper ends the test")]
-
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
