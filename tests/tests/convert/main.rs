@@ -17,6 +17,7 @@ use serde_json::Value;
 
 mod cut_off;
 mod failures;
+mod maps;
 mod meanwhile;
 mod refusals;
 

@@ -10,11 +10,13 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use crate::conf::{Conf, MountClass, MountPoint};
 use crate::desired::{Convert, Desired, Restart};
+use crate::idmap::IdMap;
 use crate::ids::{Ctid, VolumeName};
 use crate::ledger::{Backup, Conversion, ConversionPhase, LedgerEntry};
 use crate::observed::{Cluster, ObservedContainer, Presence, Running, Snapshot};
 use crate::plan::container::{restarted_lately, write_hold};
-use crate::plan::hold::Hold;
+use crate::plan::hold::{Hold, ranges};
+use crate::plan::id_map;
 use crate::plan::notice::Notice;
 use crate::plan::planned::{ContainerPlan, Readiness, VolumePlan};
 use crate::plan::step::{ConvertContainer, ConvertPhase, Step};
@@ -160,9 +162,16 @@ fn begin(
 ) -> Result<Vec<Step>, Hold> {
     let unprivileged = !container.conf.is_effectively_unprivileged();
     let disks = storages(&container.conf).into_iter().next();
-    let losses = losses(snapshot, ctid, container, unprivileged);
+    let map = desired.containers.get(&ctid).and_then(|def| def.id_map.as_ref());
+    let map = map.filter(|_| unprivileged);
+    let mut losses = losses(snapshot, ctid, container, unprivileged);
+    losses.extend(map.and_then(of_map));
     if !losses.is_empty() {
         return Err(Hold::ConvertUnsafe { ctid, losses });
+    }
+    if let Some(map) = map {
+        // Found out afterwards, it would be converted and left with another map than declared.
+        id_map::permitted(snapshot, ctid, map)?;
     }
     if let Some(why) = snapshot.ledger.convert_failed.get(&ctid)
         && !snapshot.requests.named.contains(&ctid)
@@ -335,6 +344,18 @@ fn of_conf(ctid: Ctid, conf: &Conf, to_unprivileged: bool) -> Vec<String> {
         );
     }
     losses
+}
+
+/// Returns the ids whose files a container with this map would lose: `pct restore` unpacks for the
+/// default map where the conf has no lines, and those of a privileged container has none.
+fn of_map(map: &IdMap) -> Option<String> {
+    let moved = IdMap::default_unprivileged().moved(map);
+    (!moved.is_empty()).then(|| {
+        format!(
+            "the owners of the files of {}: a restore unpacks for other host ids than `id_maps` gives them; leave `id_maps` out until it is converted",
+            ranges(&moved)
+        )
+    })
 }
 
 /// Returns what a backup loses of a mount. Bind mounts are restored as they stand in the conf.

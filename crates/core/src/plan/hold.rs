@@ -801,7 +801,8 @@ fn map_change(ctid: Ctid, why: &MapChange) -> String {
     }
 }
 
-fn ranges(moved: &[Moved]) -> String {
+/// Returns the first of these ids in words.
+pub(super) fn ranges(moved: &[Moved]) -> String {
     let named: Vec<String> = moved.iter().take(NAMED_RANGES).map(ToString::to_string).collect();
     let more = if moved.len() > NAMED_RANGES { " and others" } else { "" };
     named.join(", ") + more

@@ -88,7 +88,8 @@ pub(super) fn unmakeable(
     permitted(snapshot, def.ctid, map).err()
 }
 
-fn permitted(snapshot: &Snapshot, ctid: Ctid, map: &IdMap) -> Result<(), Hold> {
+/// Returns what of a map root may not map, if anything.
+pub(super) fn permitted(snapshot: &Snapshot, ctid: Ctid, map: &IdMap) -> Result<(), Hold> {
     let missing = snapshot.sub_ids.missing(map);
     if missing.is_empty() { Ok(()) } else { Err(Hold::SubIdsMissing { ctid, missing }) }
 }

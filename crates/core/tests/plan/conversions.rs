@@ -157,6 +157,14 @@ fn losing() -> Vec<Case> {
         })
     };
     let held: &[&str] = &[WAITS, "100 ! ConvertUnsafe"];
+    let map = |host: u32, size: u32| {
+        let range = |kind| {
+            format!(r#"{{"type": "{kind}", "container_id": 0, "host_id": {host}, "size": {size}}}"#)
+        };
+        let maps = format!(r#", "id_maps": [{}, {}]"#, range("uid"), range("gid"));
+        let text = r#""unprivileged": true, "convert": {"backup_storage": "local"}"#;
+        of("", &format!("{text}{maps}")).here(100, &conf(""))
+    };
     vec![
         unsafe_conf("a disk that is in no backup", "mp1: local:100/vm-100-disk-1.raw,mp=/v,size=1G"),
         unsafe_conf("a disk that is kept out", "mp1: local:100/vm-100-disk-1.raw,mp=/v,backup=0,size=1G"),
@@ -193,6 +201,18 @@ fn losing() -> Vec<Case> {
                 ),
             ),
             &["100 ! ConvertUnsafe"],
+        ),
+        case("a map that gives no id another host id is written afterwards", map(100_000, 70_000), &[WAITS, REPLACE]),
+        case("a map that does, for which nothing is unpacked", map(200_000, 65_536), held),
+        case(
+            "a map that ends earlier",
+            map(100_000, 1000),
+            held,
+        ),
+        case(
+            "a map that root may not use",
+            map(100_000, 70_000).sub_ids("root:100000:65536\n"),
+            &[WAITS, "100 ! SubIdsMissing"],
         ),
         case("a storage without backups", facts(Obstacle::Storage { storage: "local".into(), why: "its content is not `backup`".into() }), held),
         case("high availability", facts(Obstacle::HighAvailability(ctid(100))), held),
