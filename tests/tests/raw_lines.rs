@@ -26,6 +26,10 @@ const HOLE: [(&str, u32, u32, u32); 4] = [
     ("gid", 0, 100_000, 65_536),
 ];
 
+/// One that moves everything.
+const OTHER: [(&str, u32, u32, u32); 2] =
+    [("uid", 0, 200_000, 65_536), ("gid", 0, 200_000, 65_536)];
+
 const HOLE_LINES: [&str; 4] = [
     "lxc.idmap: u 0 100000 1000",
     "lxc.idmap: u 1000 1000 1",
@@ -146,6 +150,28 @@ fn a_map_that_moves_ids_of_files_is_written_only_when_an_admin_says_so() {
     world.pct(&["stop", "100"]);
     world.apply(&["100"], 0);
     assert_eq!(world.conf(100), conf(100, &[UNPRIVILEGED]));
+}
+
+#[test]
+fn a_map_that_takes_the_root_file_system_from_root_is_written_only_with_a_yes_besides() {
+    let Some(world) = world(&[]) else { return };
+    permit(&world, "root:100000:65536\nroot:200000:65536\n");
+    let before = world.conf(100);
+    define(&world, "", &json!({"100": id_maps(&OTHER)}));
+    // Also where the name is an answer to something else.
+    for asked in [&["100"][..], &["--yes"]] {
+        let report = world.apply(asked, 3);
+        assert_eq!(holds(&report, "containers", "100"), ["IdmapChange"]);
+        let message = report["containers"]["100"]["holds"][0]["message"].as_str().unwrap();
+        assert!(message.contains("`pctd apply 100 --yes`"), "{message}");
+    }
+    assert_eq!((world.conf(100), world.calls()), (before, Vec::<String>::new()));
+    let daemon = world.pctd.start();
+    until_held(&daemon, "IdmapChange");
+    world.apply(&["100"], 3);
+    world.apply(&["100", "--yes"], 0);
+    assert!(world.conf(100).contains("lxc.idmap: u 0 200000 65536"));
+    assert_eq!(world.calls(), [REBOOT]);
 }
 
 #[test]

@@ -141,13 +141,25 @@ pub struct Requests {
     pub refused: BTreeMap<VolumeName, String>,
     /// Volumes whose last walk found why nothing is done to them, which waiting will not cure.
     pub held: BTreeSet<VolumeName>,
-    /// Containers that an admin named: one that is gone is made again, another id map is meant, and a
-    /// conversion that failed is tried again.
+    /// Containers that an admin named: one that is gone is made again, and a conversion that failed is
+    /// tried again.
     pub named: BTreeSet<Ctid>,
+    /// Containers for which an admin means another id map, for this run.
+    pub id_maps: BTreeMap<Ctid, MapConsent>,
     /// Containers that did not come back from a restart pctd made, with what was met.
     pub restart_failed: BTreeMap<Ctid, String>,
     /// Whether what is no longer declared may be removed.
     pub removal: Removal,
+}
+
+/// Which change of a container's id map an admin means. Several holds say to name a container, so a
+/// name alone is not enough for everything.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum MapConsent {
+    /// One by which its root keeps its host id, and no line of others goes.
+    RootKept,
+    /// Any.
+    Any,
 }
 
 /// Whether what is no longer declared may be removed.

@@ -12,7 +12,7 @@ use pctd_core::condition;
 use pctd_core::desired::{Desired, Mode};
 use pctd_core::ids::{Ctid, Key, VolumeName};
 use pctd_core::ledger::{LedgerEntry, VolumeRecord};
-use pctd_core::observed::{Assurance, Drift, Removal, Requests, Snapshot};
+use pctd_core::observed::{Assurance, Drift, MapConsent, Removal, Requests, Snapshot};
 use pctd_core::plan::{Basis, Plans, Readiness, Step};
 use pctd_node::{Node, NodeOptions, NodePaths, Trace, Watcher};
 use tracing::debug;
@@ -124,6 +124,7 @@ impl Engine {
             refused: memory.refused.clone(),
             held: memory.held.clone(),
             named: BTreeSet::new(),
+            id_maps: BTreeMap::new(),
             restart_failed: memory.restart_failed.clone(),
             removal,
         };
@@ -131,8 +132,14 @@ impl Engine {
             Some(Key::Volume(name)) if job.is_confirmed() => {
                 requests.confirmed.insert(name.clone());
             }
-            Some(Key::Container(ctid)) if job.asked == Asked::Named => {
+            Some(Key::Container(ctid)) if job.asked >= Asked::Again => {
                 requests.named.insert(*ctid);
+                let consent = match job.asked {
+                    Asked::Sure => Some(MapConsent::Any),
+                    Asked::Named => Some(MapConsent::RootKept),
+                    Asked::No | Asked::All | Asked::Again => None,
+                };
+                requests.id_maps.extend(consent.map(|consent| (*ctid, consent)));
             }
             Some(_) | None => {}
         }

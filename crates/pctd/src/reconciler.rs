@@ -69,18 +69,29 @@ pub(crate) enum Asked {
     /// With everything else: big passes and changed file systems are meant, and what was refused
     /// before is tried again.
     All,
-    /// By name: a container that is gone is made again.
+    /// By name, for an earlier run: a container that is gone is made again.
+    Again,
+    /// By name: another id map is meant as well, as far as its root keeps its host id.
     Named,
+    /// By name and with `--yes`: whatever id map it is.
+    Sure,
 }
 
 impl Asked {
     /// Returns what a confirmation means, of these keys or, where none is named, of all.
-    pub(crate) const fn of(confirm: bool, keys: &[Key]) -> Self {
-        match (confirm, keys) {
+    pub(crate) const fn of(confirm: bool, yes: bool, keys: &[Key]) -> Self {
+        match (confirm || yes, keys) {
             (false, _) => Self::No,
             (true, []) => Self::All,
+            (true, _) if yes => Self::Sure,
             (true, _) => Self::Named,
         }
+    }
+
+    /// Returns what of it still counts after somebody else was in the way: another id map may be
+    /// declared or in force by then than the one that was meant.
+    pub(crate) fn later(self) -> Self {
+        self.min(Self::Again)
     }
 }
 

@@ -7,6 +7,7 @@ use crate::idmap::Moved;
 use crate::ids::{Ctid, HostIds, MpKey, VolumeName};
 use crate::ledger::Backup;
 use crate::mount_map::NoOption;
+use crate::plan::id_map;
 use crate::plan::notice::acting;
 
 /// Why something that differs is left as it is for now.
@@ -490,11 +491,18 @@ pub enum NotReady {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum MapChange {
     /// These ids would be others on the host, and the files of a container stay as they are.
-    Moves(Vec<Moved>),
+    Moves {
+        /// The ids.
+        moved: Vec<Moved>,
+        /// The lines that would go and are not pctd's.
+        foreign: Vec<RawLine>,
+    },
     /// The lines that are there are not pctd's.
     Foreign(Vec<RawLine>),
     /// The lines that are there are none.
     Unreadable(String),
+    /// A line that is there can be neither kept nor named.
+    NoLine(String),
     /// The container would be made with a root file system that its root cannot own.
     Unmakeable(Vec<Moved>),
 }
@@ -780,25 +788,40 @@ const NAMED_RANGES: usize = 4;
 
 fn map_change(ctid: Ctid, why: &MapChange) -> String {
     match why {
-        MapChange::Moves(moved) => format!(
-            "the declared id map gives other host ids to {} of container {ctid}, and files on its disks keep theirs: what belongs to these ids now would be nobody's; change those files while it is stopped, or see that there are none, then `pctd apply {ctid}` writes the map",
-            ranges(moved)
-        ),
-        MapChange::Foreign(lines) => {
-            let lines: Vec<String> = lines.iter().map(|line| format!("`{line}`")).collect();
+        MapChange::Moves { moved, foreign } => {
+            let is_root = id_map::moves_root(moved);
+            let root =
+                if is_root { ", and its root would not own its root file system" } else { "" };
+            let also = match foreign.as_slice() {
+                [] => String::new(),
+                lines => format!(" in place of lines that pctd did not write ({})", quoted(lines)),
+            };
+            let yes = if is_root || !foreign.is_empty() { " --yes" } else { "" };
             format!(
-                "container {ctid} has lines of an id map that pctd did not write and that are not declared ({}); `pctd apply {ctid}` puts the declared ones in their place",
-                lines.join(", ")
+                "the declared id map gives other host ids to {} of container {ctid}, and files on its disks keep theirs: what belongs to these ids now would be nobody's{root}; change those files while it is stopped, or see that there are none, then `pctd apply {ctid}{yes}` writes the map{also}",
+                ranges(moved)
             )
         }
+        MapChange::Foreign(lines) => format!(
+            "container {ctid} has lines of an id map that pctd did not write and that are not declared ({}); `pctd apply {ctid} --yes` puts the declared ones in their place",
+            quoted(lines)
+        ),
         MapChange::Unreadable(why) => format!(
-            "the id map of container {ctid} is not the declared one and cannot be read: {why}; `pctd apply {ctid}` puts the declared one in its place"
+            "the id map of container {ctid} is not the declared one and cannot be read: {why}; `pctd apply {ctid} --yes` puts the declared one in its place"
+        ),
+        MapChange::NoLine(why) => format!(
+            "the id map of container {ctid} is not the declared one and cannot be replaced: {why}; take it out of the conf"
         ),
         MapChange::Unmakeable(moved) => format!(
             "container {ctid} is not made, because Proxmox unpacks or copies its root file system for other host ids of {} than are declared; declare an id map that leaves these as they are",
             ranges(moved)
         ),
     }
+}
+
+fn quoted(lines: &[RawLine]) -> String {
+    let lines: Vec<String> = lines.iter().map(|line| format!("`{line}`")).collect();
+    lines.join(", ")
 }
 
 /// Returns the first of these ids in words.

@@ -2,13 +2,14 @@
 //!
 //! A map says what the owners of files on a container's disks mean; changing it changes no file. So
 //! a map is changed unasked only where no id that had a host id gets another one, or in a container
-//! that pctd just made and that never ran, and never so that its root file system is not its root's.
+//! that pctd just made and that never ran. Naming a container says that more is meant, but only
+//! `--yes` besides that its root file system is not its root's, or that lines of others go.
 
 use crate::conf::{Conf, RawEdit, RawLine, Section};
 use crate::desired::{ContainerDef, IdmapSource};
 use crate::idmap::{IdMap, Moved};
 use crate::ids::Ctid;
-use crate::observed::{ObservedContainer, Running, Snapshot};
+use crate::observed::{MapConsent, ObservedContainer, Running, Snapshot};
 use crate::plan::hold::{Hold, MapChange};
 use crate::plan::lines::Site;
 
@@ -37,7 +38,7 @@ pub(super) fn plan(site: &Site<'_>, map: &IdMap) -> Result<RawEdit, Hold> {
     let wanted = lines(map);
     let mut remove = Vec::new();
     for line in idmap_lines(&conf.current) {
-        let line = line.map_err(|why| site.map_change(MapChange::Unreadable(why)))?;
+        let line = line.map_err(|why| site.map_change(MapChange::NoLine(why)))?;
         if !wanted.contains(&line) {
             remove.push(line);
         }
@@ -51,17 +52,19 @@ pub(super) fn plan(site: &Site<'_>, map: &IdMap) -> Result<RawEdit, Hold> {
 /// Judges an edit after which a container has this map.
 pub(super) fn judge(site: &Site<'_>, edit: &RawEdit, map: &IdMap) -> Result<(), Hold> {
     let ctid = site.ctid;
-    let is_meant = site.snapshot.requests.named.contains(&ctid);
-    if !is_meant {
+    let consent = site.snapshot.requests.id_maps.get(&ctid);
+    if consent != Some(&MapConsent::Any) {
         let now =
             of_files(site.container).map_err(|why| site.map_change(MapChange::Unreadable(why)))?;
         let moved = now.moved(map);
-        if !moved.is_empty() && (!site.is_fresh || moves_root(&moved)) {
-            return Err(site.map_change(MapChange::Moves(moved)));
+        let is_foreign =
+            |line: &&RawLine| !site.is_fresh && !site.snapshot.ledger.is_own_line(ctid, line);
+        let foreign: Vec<RawLine> = edit.remove.iter().filter(is_foreign).cloned().collect();
+        let may_move = moved.is_empty() || site.is_fresh || consent.is_some();
+        if !may_move || moves_root(&moved) {
+            return Err(site.map_change(MapChange::Moves { moved, foreign }));
         }
-        let foreign = |line: &&RawLine| !site.snapshot.ledger.is_own_line(ctid, line);
-        let foreign: Vec<RawLine> = edit.remove.iter().filter(foreign).cloned().collect();
-        if !foreign.is_empty() && !site.is_fresh {
+        if !foreign.is_empty() {
             return Err(site.map_change(MapChange::Foreign(foreign)));
         }
     }
@@ -94,7 +97,7 @@ pub(super) fn permitted(snapshot: &Snapshot, ctid: Ctid, map: &IdMap) -> Result<
     if missing.is_empty() { Ok(()) } else { Err(Hold::SubIdsMissing { ctid, missing }) }
 }
 
-fn moves_root(moved: &[Moved]) -> bool {
+pub(super) fn moves_root(moved: &[Moved]) -> bool {
     moved.iter().any(|ids| ids.first == 0)
 }
 

@@ -194,7 +194,7 @@ fn without_map(site: &Site<'_>, left: &[RawLine]) -> Result<(), Hold> {
     let unreadable = |why: String| site.map_change(MapChange::Unreadable(why));
     let mut rest = Vec::new();
     for line in id_map::idmap_lines(&conf.current) {
-        let line = line.map_err(unreadable)?;
+        let line = line.map_err(|why| site.map_change(MapChange::NoLine(why)))?;
         if !left.contains(&line) {
             rest.push((line.key().to_owned(), line.value().into()));
         }

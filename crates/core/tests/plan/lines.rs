@@ -2,6 +2,7 @@
 
 use pctd_core::idmap::IdMap;
 use pctd_core::ledger::{LedgerEntry, Making, Memory};
+use pctd_core::observed::MapConsent::{Any, RootKept};
 use pctd_core::observed::Removal;
 
 use crate::cases::{Case, case};
@@ -109,7 +110,26 @@ fn maps() -> Vec<Case> {
             hole().here(100, UNPRIVILEGED),
             &["100 ! IdmapChange"],
         ),
-        case("unless an admin says so", hole().here(100, UNPRIVILEGED).named(100), &[WRITE_HOLE]),
+        case(
+            "unless an admin says so",
+            hole().here(100, UNPRIVILEGED).consent(100, RootKept),
+            &[WRITE_HOLE],
+        ),
+        case(
+            "which an earlier request for something else does not",
+            hole().here(100, UNPRIVILEGED).named(100),
+            &["100 ! IdmapChange"],
+        ),
+        case(
+            "a name is not enough where root would own nothing",
+            defined("", OTHER).here(100, UNPRIVILEGED).consent(100, RootKept),
+            &["100 ! IdmapChange"],
+        ),
+        case(
+            "which takes a yes besides",
+            defined("", OTHER).here(100, UNPRIVILEGED).consent(100, Any),
+            &["100 edit lines: +lxc.idmap: u 0 200000 65536 +lxc.idmap: g 0 200000 65536"],
+        ),
         case(
             "the files of a running container are those of its map in force",
             hole()
@@ -133,6 +153,20 @@ fn maps() -> Vec<Case> {
             &["100 ! IdmapChange"],
         ),
         case(
+            "nor because of a name",
+            longer()
+                .here(100, &conf(&["lxc.idmap: u 0 100000 65536", "lxc.idmap: g 0 100000 65536"]))
+                .consent(100, RootKept),
+            &["100 ! IdmapChange"],
+        ),
+        case(
+            "but with a yes besides",
+            longer()
+                .here(100, &conf(&["lxc.idmap: u 0 100000 65536", LONGER_LINES[1]]))
+                .consent(100, Any),
+            &["100 edit lines: -lxc.idmap: u 0 100000 65536 +lxc.idmap: u 0 100000 100000"],
+        ),
+        case(
             "those of pctd are",
             longer()
                 .here(100, &conf(&["lxc.idmap: u 0 100000 65536", LONGER_LINES[1]]))
@@ -145,8 +179,13 @@ fn maps() -> Vec<Case> {
             &["100 ! IdmapNotReady", "100 ! IdmapChange"],
         ),
         case(
+            "whom a name does not make",
+            longer().here(100, &conf(&["lxc.idmap: b 0 100000 65536"])).consent(100, RootKept),
+            &["100 ! IdmapNotReady", "100 ! IdmapChange"],
+        ),
+        case(
             "and is replaced when an admin says so",
-            longer().here(100, &conf(&["lxc.idmap: b 0 100000 65536"])).named(100),
+            longer().here(100, &conf(&["lxc.idmap: b 0 100000 65536"])).consent(100, Any),
             &[
                 "100 edit lines: -lxc.idmap: b 0 100000 65536 +lxc.idmap: u 0 100000 100000 +lxc.idmap: g 0 100000 100000",
                 "100 ! IdmapNotReady",
@@ -159,12 +198,15 @@ fn maps() -> Vec<Case> {
         ),
         case(
             "also when an admin means it",
-            hole().here(100, UNPRIVILEGED).named(100).sub_ids("root:100000:65536\n"),
+            hole().here(100, UNPRIVILEGED).consent(100, Any).sub_ids("root:100000:65536\n"),
             &["100 ! SubIdsMissing"],
         ),
         case(
             "with the line for it in both files it is written",
-            hole().here(100, UNPRIVILEGED).named(100).sub_ids("root:100000:65536\nroot:1000:1\n"),
+            hole()
+                .here(100, UNPRIVILEGED)
+                .consent(100, RootKept)
+                .sub_ids("root:100000:65536\nroot:1000:1\n"),
             &[WRITE_HOLE],
         ),
         case(
@@ -366,7 +408,7 @@ fn leftovers() -> Vec<Case> {
         ),
         case(
             "or where an admin says so",
-            undeclared().named(100),
+            undeclared().consent(100, RootKept),
             &["100 edit lines: -lxc.idmap: g 0 100000 100000 -lxc.idmap: u 0 100000 100000"],
         ),
         case(

@@ -11,9 +11,9 @@ use pctd_core::idmap::IdMap;
 use pctd_core::ids::{Ctid, HostIds, VolumeName};
 use pctd_core::ledger::{Edited, Ledger, LedgerEntry, Memory, PairRecord};
 use pctd_core::observed::{
-    Accounts, Audit, Cluster, ConvertFacts, FileSystem, MakingFacts, MappingFacts, MappingSupport,
-    NodeState, ObservedContainer, ObservedPair, ObservedVolume, PairFile, Presence, Removal,
-    Requests, Running, Snapshot, SourceDir, SourceState, TemplateState,
+    Accounts, Audit, Cluster, ConvertFacts, FileSystem, MakingFacts, MapConsent, MappingFacts,
+    MappingSupport, NodeState, ObservedContainer, ObservedPair, ObservedVolume, PairFile, Presence,
+    Removal, Requests, Running, Snapshot, SourceDir, SourceState, TemplateState,
 };
 use pctd_core::plan::{Effective, Hold, Plans, Step, plan};
 use pctd_core::subids::{SubIds, SubRanges};
@@ -259,6 +259,12 @@ impl World {
     pub(crate) fn named(mut self, id: u32) -> Self {
         self.snapshot.requests.named.insert(ctid(id));
         self
+    }
+
+    /// An admin named it just now, and so means another id map.
+    pub(crate) fn consent(mut self, id: u32, consent: MapConsent) -> Self {
+        self.snapshot.requests.id_maps.insert(ctid(id), consent);
+        self.named(id)
     }
 
     /// A task that makes it is at work.

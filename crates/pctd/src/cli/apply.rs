@@ -1,6 +1,7 @@
 //! `pctd apply`: converge once, through the daemon if one runs, else here.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
 use pctd_core::desired::Desired;
 use pctd_core::ids::{Key, VolumeName};
@@ -22,6 +23,7 @@ pub(super) fn run(global: &Global, keys: &[Key], yes: bool) -> Result<Ended, Fai
     let config = config_paths(global)?;
     let (loaded, _) = config.load()?;
     let confirm = yes || !keys.is_empty();
+    let asked = Asked::of(confirm, yes, keys);
     let engine = open_engine(global)?;
     super::check_keys(&engine.keys(&loaded.desired), keys)?;
     let socket = engine.node().paths().socket();
@@ -31,6 +33,7 @@ pub(super) fn run(global: &Global, keys: &[Key], yes: bool) -> Result<Ended, Fai
         keys: keys.to_vec(),
         follow: false,
         confirm,
+        yes: yes && !keys.is_empty(),
         config: Some(config.paths().iter().map(|path| path.display().to_string()).collect()),
     };
     let line = || progress::of_daemon(&socket, keys);
@@ -41,7 +44,7 @@ pub(super) fn run(global: &Global, keys: &[Key], yes: bool) -> Result<Ended, Fai
         None => {
             let _lock = NodeLock::acquire(engine.node().paths())?;
             engine.node().reload_ledger();
-            converge(&engine, &loaded.desired, keys, confirm)
+            converge(&engine, &loaded.desired, keys, asked)
         }
     };
     print_report(global, &report, |palette| render::plan(&report, render::Tense::Done, palette))?;
@@ -54,7 +57,7 @@ pub(super) fn run(global: &Global, keys: &[Key], yes: bool) -> Result<Ended, Fai
 }
 
 /// Brings every key to what is desired: volumes first, because containers wait for them.
-fn converge(engine: &Engine, desired: &Desired, keys: &[Key], confirm: bool) -> PlanReport {
+fn converge(engine: &Engine, desired: &Desired, keys: &[Key], asked: Asked) -> PlanReport {
     let wanted: BTreeSet<Key> =
         if keys.is_empty() { engine.keys(desired) } else { keys.iter().cloned().collect() };
     let is_volume = |key: &&Key| matches!(key, Key::Volume(_));
@@ -65,7 +68,6 @@ fn converge(engine: &Engine, desired: &Desired, keys: &[Key], confirm: bool) -> 
     let mut containers: Vec<&Key> = containers.collect();
     containers.sort_by_key(|key| ancestors(desired, key));
     for key in volumes.chain(containers) {
-        let asked = Asked::of(confirm, keys);
         let (mut taken, mut last) = bring(engine, desired, key, asked);
         let is_converted = taken.iter().any(|step| matches!(step, Step::ConvertContainer(_)));
         if (last.verdict == Verdict::Waiting || is_converted)
@@ -148,9 +150,10 @@ fn ancestors(desired: &Desired, key: &Key) -> usize {
 }
 
 fn bring(engine: &Engine, desired: &Desired, key: &Key, asked: Asked) -> (Vec<Step>, Outcome) {
-    let job = Job { verify: true, asked, goes_on: true, ..Job::default() };
+    let mut job = Job { verify: true, asked, goes_on: true, ..Job::default() };
     let mut taken = Vec::new();
-    let line = || progress::of(key, job.progress.report());
+    let walked = Arc::clone(&job.progress);
+    let line = || progress::of(key, walked.report());
     let outcome = progress::shown(line, || {
         let mut tries = 1;
         loop {
@@ -162,6 +165,7 @@ fn bring(engine: &Engine, desired: &Desired, key: &Key, asked: Asked) -> (Vec<St
             if !again || tries == TRIES {
                 break outcome;
             }
+            job.asked = job.asked.later();
             tries += 1;
         }
     });

@@ -76,12 +76,13 @@ pub(crate) enum Command {
     /// Converge once, through the daemon if one runs.
     ///
     /// Naming a volume confirms a pass over more than `confirm_above` entries, and a file system
-    /// that is another one than before. Exit code 0: converged. 3: something is held.
+    /// that is another one than before; naming a container, that another id map is meant by which its
+    /// root keeps its host id. Exit code 0: converged. 3: something is held.
     Apply {
         /// Containers (by id) and volumes (by name); default: all.
         #[arg(value_name = "KEY")]
         keys: Vec<Key>,
-        /// Confirm big passes for every volume.
+        /// Confirm big passes for every volume, and whatever id map a container that is named is to have.
         #[arg(long)]
         yes: bool,
     },

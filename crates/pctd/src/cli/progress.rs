@@ -45,6 +45,7 @@ pub(super) fn of_daemon(socket: &Path, keys: &[Key]) -> Option<String> {
         keys: keys.to_vec(),
         follow: false,
         confirm: false,
+        yes: false,
         config: None,
     };
     match client::ask(socket, &request) {

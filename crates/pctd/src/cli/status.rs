@@ -105,6 +105,7 @@ fn request(keys: &[Key], follow: bool) -> WireRequest {
         keys: keys.to_vec(),
         follow,
         confirm: false,
+        yes: false,
         config: None,
     }
 }

@@ -7,7 +7,7 @@ use tokio::time::Instant;
 
 use super::Controller;
 use super::followers::{Op, Request};
-use crate::reconciler::{Asked, Reconciler};
+use crate::reconciler::Reconciler;
 
 impl<R: Reconciler> Controller<R> {
     /// Answers a client, or lets it follow what it asked for.
@@ -21,8 +21,7 @@ impl<R: Reconciler> Controller<R> {
                 let report = self.status(&keys);
                 request.answer_status(report);
             }
-            Op::Reconcile { keys, confirm } => {
-                let asked = Asked::of(confirm, &keys);
+            Op::Reconcile { keys, asked } => {
                 if let Some(key) = keys.iter().find(|key| !self.board.knows(key)) {
                     request.answer_error(format!("{key} is not in the configuration in force"));
                     return;

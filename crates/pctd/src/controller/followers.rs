@@ -9,7 +9,7 @@ use pctd_core::report::{KeyReport, PlanReport, StatusReport};
 use serde::{Deserialize, Serialize};
 use tokio::sync::oneshot;
 
-use crate::reconciler::{Outcome, Verdict};
+use crate::reconciler::{Asked, Outcome, Verdict};
 
 /// What a client wants.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -20,8 +20,8 @@ pub(crate) enum Op {
     Reconcile {
         /// The keys.
         keys: Vec<Key>,
-        /// Whether big passes and changed file systems are meant.
-        confirm: bool,
+        /// Whether an admin asked for it, and what is meant by that.
+        asked: Asked,
     },
 }
 

@@ -162,7 +162,7 @@ impl<R: Reconciler> Controller<R> {
         // Where some task was in the way, what the admin asked for is still to be done.
         let passes = outcome.view.holds.iter().any(Hold::is_busy);
         if passes || matches!(outcome.verdict, Verdict::Conflict(_)) {
-            self.note_asked(key, job.asked);
+            self.note_asked(key, job.asked.later());
         }
     }
 

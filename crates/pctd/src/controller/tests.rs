@@ -22,7 +22,7 @@ use super::followers::{Answer, Op, Request};
 use super::retries::CONFLICTS;
 use super::walks::PACE;
 use super::{ConfigEvent, Controller, Event, News, SETTLE};
-use crate::reconciler::{Job, Outcome, Reconciler, Verdict, View};
+use crate::reconciler::{Asked, Job, Outcome, Reconciler, Verdict, View};
 
 mod clients;
 mod config;
@@ -129,6 +129,8 @@ struct State {
     differing: BTreeMap<Key, View>,
     survey_gate: Option<std_mpsc::Receiver<()>>,
     running: BTreeSet<Key>,
+    /// What was asked of each run so far.
+    asked: Vec<Asked>,
     panics: bool,
 }
 
@@ -153,6 +155,7 @@ impl Reconciler for Script {
         let reply = {
             let mut state = self.state.lock().unwrap();
             assert!(!state.panics, "as told");
+            state.asked.push(job.asked);
             assert!(state.running.insert(key.clone()), "{key} runs twice at once");
             state.replies.get_mut(key).and_then(VecDeque::pop_front)
         };
@@ -283,8 +286,9 @@ impl Loop {
     }
 
     async fn apply(&self, keys: &[&str], confirm: bool) -> oneshot::Receiver<Answer> {
-        let keys = keys.iter().map(|text| key(text)).collect();
-        self.ask(Op::Reconcile { keys, confirm }).await
+        let keys: Vec<Key> = keys.iter().map(|text| key(text)).collect();
+        let asked = Asked::of(confirm, false, &keys);
+        self.ask(Op::Reconcile { keys, asked }).await
     }
 
     async fn status(&self) -> StatusReport {

@@ -102,3 +102,16 @@ async fn a_confirmation_outlives_a_conflict_and_nothing_else() {
     assert_eq!(plan_of(answer.await.unwrap()).summary.holds, 1);
     assert_eq!(this.gap().await, (walk("data"), secs(15)));
 }
+
+#[tokio::test(start_paused = true)]
+async fn another_id_map_is_meant_for_the_run_that_was_asked_for_and_no_later_one() {
+    let mut this = Loop::settled(CONTAINERS).await;
+    this.reply("100", [Reply::conflict()]);
+    let keys = vec![key("100")];
+    let answer = this.ask(Op::Reconcile { keys, asked: Asked::Sure }).await;
+    assert_eq!(this.next().await, confirmed("100"));
+    assert_eq!(this.next().await, confirmed("100"));
+    answer.await.unwrap();
+    let asked = std::mem::take(&mut this.script.state.lock().unwrap().asked);
+    assert_eq!(asked[asked.len() - 2..], [Asked::Sure, Asked::Again]);
+}

@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::peer::Peer;
 use crate::controller::followers::Op;
+use crate::reconciler::Asked;
 
 /// A request as it travels.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -24,6 +25,9 @@ pub(crate) struct WireRequest {
     /// Whether big passes and changed file systems are meant.
     #[serde(default)]
     pub(crate) confirm: bool,
+    /// Whether whatever is named is meant, however dangerous.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub(crate) yes: bool,
     /// The configuration files the client would use; `reconcile` is refused where the daemon
     /// uses others.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -70,7 +74,10 @@ pub(super) fn read(line: &[u8], peer: Peer, config: &[String]) -> Result<Wanted,
             Some(theirs) if theirs != config => {
                 Err(format!("the daemon uses another configuration ({})", config.join(", ")))
             }
-            _ => Ok(Wanted::Once(Op::Reconcile { keys: wire.keys, confirm: wire.confirm })),
+            _ => {
+                let asked = Asked::of(wire.confirm, wire.yes, &wire.keys);
+                Ok(Wanted::Once(Op::Reconcile { keys: wire.keys, asked }))
+            }
         },
     }
 }
@@ -82,8 +89,7 @@ mod tests {
     #[test]
     fn a_guest_may_look_and_root_may_change() {
         let reconcile = br#"{"version":1,"op":"reconcile","confirm":true}"#;
-        let (keys, confirm) = (Vec::new(), true);
-        let op = Op::Reconcile { keys, confirm };
+        let op = Op::Reconcile { keys: Vec::new(), asked: Asked::All };
         assert_eq!(read(reconcile, Peer::Root, &[]), Ok(Wanted::Once(op)));
         let refused = read(reconcile, Peer::Guest(1000), &[]).unwrap_err();
         assert_eq!(refused, "only root may change anything; uid 1000 may ask for the status");
@@ -92,6 +98,24 @@ mod tests {
             assert_eq!(status, Ok(Wanted::Once(Op::Status(Vec::new()))));
             let follow = read(br#"{"version":1,"op":"status","follow":true}"#, peer, &[]);
             assert_eq!(follow, Ok(Wanted::Follow(Vec::new())));
+        }
+    }
+
+    #[test]
+    fn only_a_name_with_a_yes_means_everything() {
+        for (what, means) in [
+            (r#""keys":["100"],"confirm":true,"yes":true"#, Asked::Sure),
+            (r#""keys":["100"],"confirm":true"#, Asked::Named),
+            (r#""confirm":true,"yes":true"#, Asked::All),
+            (r#""keys":["100"]"#, Asked::No),
+        ] {
+            let line = format!(r#"{{"version":1,"op":"reconcile",{what}}}"#);
+            let Ok(Wanted::Once(Op::Reconcile { asked, .. })) =
+                read(line.as_bytes(), Peer::Root, &[])
+            else {
+                panic!("{line} is refused")
+            };
+            assert_eq!(asked, means, "{line}");
         }
     }
 
