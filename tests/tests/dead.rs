@@ -160,3 +160,17 @@ fn a_template_that_never_answers_holds_up_only_what_is_made_from_it() {
     });
     daemon.stop();
 }
+
+#[test]
+fn metrics_whose_directory_never_answers_hold_up_no_end() {
+    let Some(world) = World::new(env!("CARGO_BIN_EXE_pctd-tests")) else { return };
+    world.container(100, &[UNPRIVILEGED]);
+    let Some(_dead) = Dead::mount(&world, "/var/lib/node_exporter") else { return };
+    world.volumes(r#""metrics_file": "/var/lib/node_exporter/pctd.prom""#, &volume("fine", 100));
+    let daemon = world.pctd.start();
+    daemon.until_all("Converged");
+    // A second for what is being written, for the last word, and for the threads that wait.
+    let begun = Instant::now();
+    daemon.stop();
+    assert!(begun.elapsed() < Duration::from_secs(5), "{:?}", begun.elapsed());
+}

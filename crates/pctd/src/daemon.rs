@@ -21,6 +21,7 @@ use pctd_core::desired::Desired;
 use pctd_core::ledger::Memory;
 use pctd_node::{LockError, NodeLock};
 use tokio::sync::{mpsc, watch};
+use tokio::time::timeout;
 use tracing::{debug, info, warn};
 
 use crate::config_files::ConfigPaths;
@@ -76,7 +77,7 @@ const FINDINGS: usize = 1024;
 /// Editors write a file in several steps; this long after the first one it is read.
 const CONFIG_SETTLE: Duration = Duration::from_millis(100);
 
-/// How long the end waits for metrics that are being written.
+/// How long the end waits for metrics that are being written, and for the last ones.
 const LAST_WORD: Duration = Duration::from_secs(1);
 
 /// Runs until SIGTERM or SIGINT.
@@ -160,9 +161,10 @@ async fn serve(
     controller.run(events, stop, || service.ready(), |time| service.extend(time)).await;
     service.flush();
     // What it is writing must not come after the last word; longer than this nobody waits for it.
-    let _late = tokio::time::timeout(LAST_WORD, measuring).await;
+    let _late = timeout(LAST_WORD, measuring).await;
     let desired = Arc::clone(&last_desired.borrow());
-    metrics::stopped(&paths, &desired).await;
+    // Nor for the last word, where the directory does not answer.
+    let _late = timeout(LAST_WORD, metrics::stopped(&paths, &desired)).await;
     if !feeding.is_finished() {
         return Err(DaemonError::LoopEnded);
     }
