@@ -174,3 +174,26 @@ fn metrics_whose_directory_never_answers_hold_up_no_end() {
     daemon.stop();
     assert!(begun.elapsed() < Duration::from_secs(5), "{:?}", begun.elapsed());
 }
+
+#[test]
+fn a_configuration_that_never_answers_holds_up_no_container_and_no_end() {
+    let Some(world) = World::new(env!("CARGO_BIN_EXE_pctd-tests")) else { return };
+    world.container(100, &[UNPRIVILEGED]);
+    world.dir("/etc/pctd/conf.d", 0, 0o755);
+    world.volumes("", &volume("fine", 100));
+    let daemon = world.pctd.start();
+    daemon.until_all("Converged");
+    let Some(_dead) = Dead::mount(&world, "/etc/pctd/conf.d") else { return };
+    daemon.signal(rustix::process::Signal::HUP);
+    daemon.wait_for("RELOADING=1");
+    // What is in force is held to: an edit of a container is seen and put right.
+    world.pct(&["set", "100", "--delete", "mp0"]);
+    eventually("the mount is back", || world.conf(100).contains("mp0: /tank/fine"));
+    // Asked again and again it still waits for the one answer, and then stops.
+    for _ in 0..3 {
+        daemon.signal(rustix::process::Signal::HUP);
+    }
+    let begun = Instant::now();
+    daemon.stop();
+    assert!(begun.elapsed() < Duration::from_secs(5), "{:?}", begun.elapsed());
+}

@@ -200,6 +200,9 @@ fn wanted_watches(
 }
 
 /// Turns what the watches and the signals say into events.
+///
+/// A read of the configuration can hang, on a dead pmxcfs or NFS server; it holds up neither the
+/// signals nor what the watches find, and meanwhile there is no second one.
 struct Feed {
     config: ConfigPaths,
     service: Service,
@@ -208,63 +211,83 @@ struct Feed {
     stop: watch::Sender<bool>,
 }
 
+/// The loop is gone.
+type Gone = mpsc::error::SendError<Event>;
+
 impl Feed {
-    async fn run(self, mut found: mpsc::Receiver<Seen>, mut signals: mpsc::Receiver<Signal>) {
-        loop {
-            // Cancel-safe: receiving from a channel loses nothing when dropped.
-            let sent = tokio::select! {
-                Some(seen) = found.recv() => self.on_seen(seen, &mut found).await,
-                Some(signal) = signals.recv() => match signal {
-                    Signal::Stop => {
-                        self.service.stopping();
-                        // Nobody listens only when the loop has ended already.
-                        let _ended = self.stop.send(true);
-                        return;
-                    }
-                    Signal::Reload => {
-                        self.service.reloading();
-                        let sent = self.reload().await;
-                        self.service.ready();
-                        sent
-                    }
-                },
-                else => return,
-            };
-            if sent.is_err() {
-                return;
-            }
+    async fn run(self, found: mpsc::Receiver<Seen>, signals: mpsc::Receiver<Signal>) {
+        let (edit, edited) = watch::channel(());
+        let (reload, asked) = watch::channel(());
+        let feed =
+            async { tokio::try_join!(self.pass_on(found, edit), self.read_again(edited, asked)) };
+        // What is left undone at a stop, nobody needs any more.
+        tokio::select! {
+            () = self.heed(signals, reload) => {}
+            _gone = feed => {}
         }
     }
 
-    async fn on_seen(
+    /// Passes on what the signals ask for, until it is the end.
+    async fn heed(&self, mut signals: mpsc::Receiver<Signal>, reload: watch::Sender<()>) {
+        while let Some(signal) = signals.recv().await {
+            match signal {
+                Signal::Reload => reload.send_replace(()),
+                Signal::Stop => {
+                    self.service.stopping();
+                    self.stop.send_replace(true);
+                    return;
+                }
+            }
+        }
+        // Nobody listens to signals any more; that is no reason to end.
+        std::future::pending::<()>().await;
+    }
+
+    /// Passes on what the watches find.
+    async fn pass_on(
         &self,
-        seen: Seen,
-        found: &mut mpsc::Receiver<Seen>,
-    ) -> Result<(), mpsc::error::SendError<Event>> {
-        match seen {
-            Seen::Conf(ctid) => self.events.send(Event::Container(ctid, News::Conf)).await,
-            Seen::Lock(ctid) => self.events.send(Event::Container(ctid, News::Lock)).await,
-            Seen::Lost => self.events.send(Event::All("file events were lost")).await,
-            Seen::Config => {
-                tokio::time::sleep(CONFIG_SETTLE).await;
-                // What arrived meanwhile is part of the same edit; other findings are kept.
-                let mut others = Vec::new();
-                while let Ok(more) = found.try_recv() {
-                    if more != Seen::Config && !others.contains(&more) {
-                        others.push(more);
-                    }
+        mut found: mpsc::Receiver<Seen>,
+        edit: watch::Sender<()>,
+    ) -> Result<(), Gone> {
+        while let Some(seen) = found.recv().await {
+            match seen {
+                Seen::Conf(ctid) => self.events.send(Event::Container(ctid, News::Conf)).await?,
+                Seen::Lock(ctid) => self.events.send(Event::Container(ctid, News::Lock)).await?,
+                Seen::Lost => self.events.send(Event::All("file events were lost")).await?,
+                Seen::Config => edit.send_replace(()),
+            }
+        }
+        Ok(())
+    }
+
+    /// Reads the configuration when it was edited or a reload is asked for; what comes while it is
+    /// read makes it be read once more.
+    async fn read_again(
+        &self,
+        mut edited: watch::Receiver<()>,
+        mut asked: watch::Receiver<()>,
+    ) -> Result<(), Gone> {
+        loop {
+            // Cancel-safe: a dropped `changed` is seen by the next one.
+            tokio::select! {
+                Ok(()) = edited.changed() => {
+                    tokio::time::sleep(CONFIG_SETTLE).await;
+                    // What arrived meanwhile is part of the same edit.
+                    edited.mark_unchanged();
+                    self.reload().await?;
                 }
-                self.reload().await?;
-                for other in others {
-                    Box::pin(self.on_seen(other, found)).await?;
+                Ok(()) = asked.changed() => {
+                    self.service.reloading();
+                    self.reload().await?;
+                    self.service.ready();
                 }
-                Ok(())
+                else => return Ok(()),
             }
         }
     }
 
     /// Reads the configuration and tells the loop what became of it.
-    async fn reload(&self) -> Result<(), mpsc::error::SendError<Event>> {
+    async fn reload(&self) -> Result<(), Gone> {
         let config = self.config.clone();
         let event = match tokio::task::spawn_blocking(move || read(&config)).await {
             Ok(event) => event,
