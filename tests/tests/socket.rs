@@ -156,6 +156,41 @@ fn the_group_of_the_settings_may_look_and_only_root_may_change() {
 }
 
 #[test]
+fn a_group_that_is_made_later_is_admitted_at_a_reload_and_at_the_resync() {
+    let Some(world) = world() else { return };
+    let setting = |group: &str, resync: &str| {
+        let settings = format!(r#""status_group": "{group}", "resync_interval": "{resync}""#);
+        world.volumes(&settings, DATA);
+    };
+    let socket = socket(&world);
+    let group_and_mode = || fs::metadata(&socket).map(|s| (s.gid(), s.mode() & 0o777)).unwrap();
+    let make = |group: &str, gid: u32| {
+        let path = world.host("/etc/group");
+        let groups = pctd_tests::daemon::text(&path);
+        fs::write(path, format!("{groups}{group}:x:{gid}:\n")).unwrap();
+    };
+    setting("soon", "1h");
+    let daemon = world.pctd.start();
+    eventually("it is said", || daemon.log().contains("there is no group soon"));
+    make("soon", GROUP);
+    daemon.signal(rustix::process::Signal::HUP);
+    eventually("it is admitted", || group_and_mode() == (GROUP, 0o660));
+
+    setting("later", "10s");
+    eventually("it is said", || daemon.log().contains("there is no group later"));
+    assert_eq!(group_and_mode(), (0, 0o600));
+    // Nobody says that it is there now.
+    make("later", GROUP + 1);
+    eventually("it is admitted", || group_and_mode() == (GROUP + 1, 0o660));
+    // As it is back, so is the first.
+    setting("none", "1h");
+    eventually("it is said", || daemon.log().contains("there is no group none"));
+    setting("later", "10s");
+    eventually("it is admitted again", || group_and_mode() == (GROUP + 1, 0o660));
+    daemon.stop();
+}
+
+#[test]
 fn whatever_is_no_request_gets_its_answer_and_the_daemon_goes_on() {
     let Some(world) = world() else { return };
     let daemon = world.pctd.start();

@@ -134,7 +134,8 @@ async fn serve(
         .map_err(system("cannot listen on the socket"))?;
     let shown = config.paths().iter().map(|path| path.display().to_string()).collect();
     tokio::spawn(socket::serve(listener, shown, events_tx.clone()));
-    tokio::spawn(socket::admit(Arc::clone(&engine), desired_rx.clone()));
+    let (reloaded, reloaded_rx) = watch::channel(());
+    tokio::spawn(socket::admit(Arc::clone(&engine), desired_rx.clone(), reloaded_rx));
     let paths = engine.node().paths().clone();
     let measuring =
         metrics::run(paths.clone(), desired_rx.clone(), events_tx.clone(), stop.clone());
@@ -148,6 +149,7 @@ async fn serve(
         service: service.clone(),
         events: events_tx,
         desired: desired_tx,
+        reloaded,
         stop: stop_tx,
     };
     let (found_tx, found) = mpsc::channel(FINDINGS);
@@ -208,6 +210,8 @@ struct Feed {
     service: Service,
     events: mpsc::Sender<Event>,
     desired: watch::Sender<Arc<Desired>>,
+    /// Told after every read, also of what was in force already.
+    reloaded: watch::Sender<()>,
     stop: watch::Sender<bool>,
 }
 
@@ -303,6 +307,7 @@ impl Feed {
                 changed
             });
         }
+        self.reloaded.send_replace(());
         self.events.send(Event::Config(event)).await
     }
 }

@@ -85,12 +85,23 @@ impl Places {
     }
 }
 
-/// Keeps the socket open to the group that the settings name, and to nobody else but root.
-pub(crate) async fn admit(engine: Arc<Engine>, mut desired: watch::Receiver<Arc<Desired>>) {
-    let mut admitted = None;
+/// Keeps the socket open to the group that the settings name, and to nobody else but root. What
+/// fails is tried again whenever the configuration was read, and at the resync: a group may be made
+/// after it was named.
+pub(crate) async fn admit(
+    engine: Arc<Engine>,
+    mut desired: watch::Receiver<Arc<Desired>>,
+    mut reloaded: watch::Receiver<()>,
+) {
+    // What the socket surely is; it was made closed. `None`: not known, since the last try failed.
+    let mut admitted = Some(None);
+    let mut said = None;
     loop {
-        let wanted = desired.borrow_and_update().settings.status_group.clone();
-        if wanted != admitted {
+        let (wanted, resync) = {
+            let desired = desired.borrow_and_update();
+            (desired.settings.status_group.clone(), desired.settings.resync_interval)
+        };
+        if admitted.as_ref() != Some(&wanted) {
             let (engine, group) = (Arc::clone(&engine), wanted.clone());
             // Files are read for it.
             let set = tokio::task::spawn_blocking(move || open_to(&engine, group.as_deref()));
@@ -99,12 +110,25 @@ pub(crate) async fn admit(engine: Arc<Engine>, mut desired: watch::Receiver<Arc<
                     if let Some(group) = &wanted {
                         info!("group {group} may ask for the status");
                     }
+                    admitted = Some(wanted);
+                    said = None;
                 }
-                Err(why) => warn!("nobody but root may ask for the status: {why}"),
+                Err(why) => {
+                    if said.as_ref() != Some(&why) {
+                        warn!("nobody but root may ask for the status: {why}");
+                    }
+                    admitted = None;
+                    said = Some(why);
+                }
             }
-            admitted = wanted;
         }
-        if desired.changed().await.is_err() {
+        // Cancel-safe: a dropped `changed` is seen by the next one.
+        let changed = tokio::select! {
+            changed = desired.changed() => changed,
+            changed = reloaded.changed() => changed,
+            () = tokio::time::sleep(resync), if admitted.is_none() => Ok(()),
+        };
+        if changed.is_err() {
             return;
         }
     }
