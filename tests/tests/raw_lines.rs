@@ -288,6 +288,29 @@ fn a_line_that_somebody_removes_comes_back_and_those_of_others_stay_in_order() {
 }
 
 #[test]
+fn a_removed_line_that_the_hook_of_a_stop_brings_back_is_removed_again() {
+    let Some(world) = World::new(env!("CARGO_BIN_EXE_pctd-tests")) else { return };
+    world.container(100, &[UNPRIVILEGED]);
+    let wanted = json!({"100": {"lxc_options": ["lxc.cap.drop: c"]}});
+    define(&world, r#", "manage": ["lxc_options"]"#, &wanted);
+    world.apply(&[], 0);
+    let (with, without) = (world.conf(100), conf(100, &[UNPRIVILEGED]));
+    assert_eq!(with, format!("{without}lxc.cap.drop: c\n"));
+    define(&world, r#", "prune": true"#, &json!({}));
+    world.apply(&["100"], 0);
+    assert_eq!(world.conf(100), without);
+    // It had read the conf before, and heeds no lock.
+    world.node.write_conf(ctid(100), &with).unwrap();
+    world.apply(&["100"], 0);
+    assert_eq!(world.conf(100), without);
+    // Seen to be gone, it is nobody's; the same line later is its writer's.
+    world.apply(&["100"], 0);
+    world.node.write_conf(ctid(100), &with).unwrap();
+    world.apply(&["--yes"], 0);
+    assert_eq!(world.conf(100), with);
+}
+
+#[test]
 fn an_edit_waits_for_the_lock_of_a_task_and_nothing_is_lost_between_them() {
     let Some(world) = World::new(env!("CARGO_BIN_EXE_pctd-tests")) else { return };
     world.container(100, &[UNPRIVILEGED]);

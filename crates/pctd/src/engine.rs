@@ -219,7 +219,7 @@ impl Engine {
             }
             debug!(key = %key, steps = view.steps.len(), holds = view.holds.len(), "planned");
             if desired.settings.mode == Mode::Enforce
-                && let Err(error) = self.enter_records(&plans, key)
+                && let Err(error) = self.enter_records(&plans, key, &taken)
             {
                 return outcome(view, taken, Verdict::Failed(error));
             }

@@ -47,12 +47,9 @@ impl Engine {
         };
         let is_done = is_edited(&now, edit);
         let unknown = matches!(written, Err(ConfEditError::NoAnswer { .. }));
-        let entries = if is_done {
-            // What a running container still has may be put back, and is pctd's own until then.
-            let lines = if edit.after_restart { Vec::new() } else { edit.remove.clone() };
-            vec![LedgerEntry::LinesForgotten { ctid, lines }]
-        } else if unknown {
-            // It may still be written.
+        let entries = if is_done || unknown {
+            // It may still be written; and what went may come back, by the hook of a stop or because
+            // the container does not start: it is pctd's own until a later run finds it gone.
             Vec::new()
         } else {
             let lines = edit.add.iter().filter(|line| !line.is_in(&now.conf.current));

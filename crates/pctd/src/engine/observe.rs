@@ -13,7 +13,7 @@ use pctd_core::observed::{
     SourceState,
 };
 use pctd_core::ownership::OwnershipRule;
-use pctd_core::plan::{self, Hold, Plans};
+use pctd_core::plan::{self, Hold, Plans, Step};
 use pctd_node::{NodeOptions, Progress, WalkError, WalkRequest};
 use tracing::debug;
 
@@ -356,13 +356,20 @@ impl Engine {
     /// # Errors
     ///
     /// The ledger could not be written.
-    pub(super) fn enter_records(&self, plans: &Plans, key: &Key) -> Result<(), String> {
+    pub(super) fn enter_records(
+        &self,
+        plans: &Plans,
+        key: &Key,
+        taken: &[Step],
+    ) -> Result<(), String> {
         let records = match key {
             Key::Container(ctid) => plans.containers.get(ctid).map(|plan| &plan.records),
             Key::Volume(name) => plans.volumes.get(name).map(|plan| &plan.records),
         };
         match records {
-            Some(records) if !records.is_empty() => self.enter(records.iter().cloned()),
+            Some(records) if !records.is_empty() => {
+                self.enter(records.iter().cloned().map(|record| believed(record, taken)))
+            }
             _ => Ok(()),
         }
     }
@@ -378,6 +385,16 @@ impl Engine {
     ) -> Result<(), String> {
         self.node.ledger().enter(entries).map(drop).map_err(|error| chain(&error))
     }
+}
+
+/// Returns what a record comes to in a run that has taken these steps: the hook of a stop may have
+/// read the conf before and write it later, so only another run believes that a line is gone.
+fn believed(record: LedgerEntry, taken: &[Step]) -> LedgerEntry {
+    let LedgerEntry::LinesForgotten { ctid, mut lines } = record else { return record };
+    lines.retain(|line| {
+        !taken.iter().any(|step| matches!(step, Step::EditConf(edit) if edit.remove.contains(line)))
+    });
+    LedgerEntry::LinesForgotten { ctid, lines }
 }
 
 /// Returns whether a volume waits for the map of a container on another node, of which no plan of
