@@ -19,7 +19,7 @@ impl Gate {
             dir.display()
         );
         fs::write(dir.join("tar"), script).unwrap();
-        fs::set_permissions(dir.join("tar"), fs::Permissions::from_mode(0o755)).unwrap();
+        rustix::fs::chmod(dir.join("tar"), 0o755.into()).unwrap();
         let path = format!("{}:{}", dir.display(), std::env::var("PATH").unwrap());
         Self { dir, path }
     }
