@@ -32,9 +32,12 @@ const DATA: &str =
 /// A group that nobody has.
 const GROUP: u32 = 4711;
 const GUEST: u32 = 4712;
+const OTHER_GUEST: u32 = 4713;
 
 /// Places for clients of root's, and for all others; each is a descriptor.
 const CLIENTS: usize = 64 + 16;
+/// Of the latter, for those of one user.
+const GUESTS_OF_ONE: usize = 8;
 
 fn world() -> Option<World> {
     let world = World::new(env!("CARGO_BIN_EXE_pctd-tests"))?;
@@ -54,13 +57,18 @@ fn connect(socket: &Path) -> UnixStream {
     stream
 }
 
-/// Runs something as another user, who is in one group.
+/// Runs something as [`GUEST`], who is in one group.
 fn as_guest<T: Send + 'static>(gid: u32, work: impl FnOnce() -> T + Send + 'static) -> T {
+    as_user(GUEST, gid, work)
+}
+
+/// Runs something as another user, who is in one group.
+fn as_user<T: Send + 'static>(uid: u32, gid: u32, work: impl FnOnce() -> T + Send + 'static) -> T {
     let guest = move || {
         // Of this thread alone, which ends with it.
         set_thread_groups(&[]).unwrap();
         set_thread_gid(Gid::from_raw(gid)).unwrap();
-        set_thread_uid(Uid::from_raw(GUEST)).unwrap();
+        set_thread_uid(Uid::from_raw(uid)).unwrap();
         work()
     };
     thread::spawn(guest).join().unwrap()
@@ -191,6 +199,44 @@ fn a_group_that_is_made_later_is_admitted_at_a_reload_and_at_the_resync() {
 }
 
 #[test]
+fn one_user_who_follows_with_all_he_has_keeps_no_other_out() {
+    let Some(world) = world() else { return };
+    world.volumes(&format!(r#""status_group": "{GROUP}""#), DATA);
+    let daemon = world.pctd.start();
+    daemon.until_all("Converged");
+    let socket = socket(&world);
+    eventually("guests are admitted", || fs::metadata(&socket).unwrap().gid() == GROUP);
+    let before = held(&daemon);
+    let path = socket.clone();
+    let answers = as_guest(GROUP, move || {
+        let streams: Vec<_> = (0..20).map(|_| connect(&path)).collect();
+        let follow = |stream: UnixStream| {
+            let _closed = (&stream).write_all(FOLLOW);
+            let mut reader = BufReader::new(stream);
+            (line(&mut reader), reader)
+        };
+        streams.into_iter().map(follow).collect::<Vec<_>>()
+    });
+    let followed = answers.iter().filter(|(answer, _)| answer.contains("\"Converged\"")).count();
+    assert_eq!(followed, GUESTS_OF_ONE);
+    for (answer, _) in answers.iter().filter(|(answer, _)| !answer.contains("\"Converged\"")) {
+        assert_eq!(error_of(answer), "too many clients; try again");
+    }
+    let path = socket.clone();
+    let answer = as_user(OTHER_GUEST, GROUP, move || ask(connect(&path), STATUS));
+    assert!(answer.contains("\"Converged\""), "{answer}");
+    // A place that is left is the user's again.
+    drop(answers);
+    assert_let_go(&daemon, before);
+    let asks = || {
+        let path = socket.clone();
+        as_guest(GROUP, move || ask(connect(&path), STATUS))
+    };
+    eventually("he is answered", || asks().contains("\"Converged\""));
+    daemon.stop();
+}
+
+#[test]
 fn whatever_is_no_request_gets_its_answer_and_the_daemon_goes_on() {
     let Some(world) = world() else { return };
     let daemon = world.pctd.start();
@@ -285,7 +331,7 @@ fn clients_that_say_nothing_or_a_byte_a_second_are_let_go_and_hold_nothing_up() 
     eventually("guests are admitted", || fs::metadata(&socket).unwrap().gid() == GROUP);
     let before = held(&daemon);
 
-    // Guests take every place there is for them, again and again.
+    // A guest takes every place there is for him, again and again.
     let begun = Instant::now();
     let path = socket.clone();
     let guests = thread::spawn(move || {
@@ -320,7 +366,7 @@ fn clients_that_say_nothing_or_a_byte_a_second_are_let_go_and_hold_nothing_up() 
             other => panic!("{other}"),
         }
     }
-    assert_eq!(turned_away, 500 - 16);
+    assert_eq!(turned_away, 500 - GUESTS_OF_ONE);
     let (sent, answer) = dripping.join().unwrap();
     assert!((4..=7).contains(&sent), "{sent} bytes were taken");
     assert_eq!(error_of(&answer), "no request came within 5 s");

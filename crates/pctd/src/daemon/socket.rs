@@ -44,7 +44,7 @@ const PRESENCE: Duration = Duration::from_secs(1);
 const FOLLOW: Duration = Duration::from_secs(1);
 
 /// How long a guest's place stays taken after the answer. An answer costs the loop time, and with
-/// this all guests together get 160 in a second.
+/// this all guests together get 160 in a second, and one of them 80.
 const GUEST_PAUSE: Duration = Duration::from_millis(100);
 
 /// Listens at `path`, which only this user can connect to until [`admit`] says more.
@@ -77,7 +77,7 @@ pub(crate) async fn serve(
     config: Vec<String>,
     events: mpsc::Sender<Event>,
 ) {
-    let places = Places::new();
+    let places = Places::default();
     loop {
         let stream = match listener.accept().await {
             Ok((stream, _)) => stream,

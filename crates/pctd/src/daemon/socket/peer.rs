@@ -4,14 +4,15 @@
 //! names. What a client may do is decided anew for each request, by what the kernel says of the
 //! process that connected (`SO_PEERCRED`, unix(7)), whatever the mode of the socket is.
 
+use std::collections::BTreeMap;
 use std::io;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use pctd_core::desired::Desired;
 use rustix::fs::{AtFlags, CWD, Gid, Mode, Uid, chmodat, chownat};
 use tokio::net::UnixStream;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+use tokio::sync::watch;
 use tracing::{info, warn};
 
 use crate::engine::Engine;
@@ -20,6 +21,9 @@ use crate::engine::Engine;
 const ROOT_CLIENTS: usize = 64;
 /// How many others: they must not keep root out.
 const GUESTS: usize = 16;
+/// How many of those for one user: who follows the status keeps his place, and must not keep the
+/// others out.
+const GUESTS_OF_ONE: usize = GUESTS / 2;
 
 /// The longest request of root: it names keys, and a node has a few thousand at most.
 const ROOT_REQUEST: u64 = 256 * 1024;
@@ -32,7 +36,7 @@ const CLOSED: u32 = 0o600;
 const OPEN_TO_GROUP: u32 = 0o660;
 
 /// Who a client is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Peer {
     /// Root, or whoever runs the daemon.
     Root,
@@ -61,27 +65,47 @@ impl Peer {
     }
 }
 
-/// The places for clients.
-#[derive(Debug, Clone)]
-pub(super) struct Places {
-    root: Arc<Semaphore>,
-    guests: Arc<Semaphore>,
-}
+/// The places for clients: how many each has, of those who have any.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Places(Arc<Mutex<BTreeMap<Peer, usize>>>);
 
 impl Places {
-    /// Returns them all free.
-    pub(super) fn new() -> Self {
-        let places = |count| Arc::new(Semaphore::new(count));
-        Self { root: places(ROOT_CLIENTS), guests: places(GUESTS) }
+    /// Takes a place until what is returned is dropped; `None` where all are taken.
+    pub(super) fn take(&self, peer: Peer) -> Option<Place> {
+        let mut taken = self.taken();
+        let own = taken.get(&peer).copied().unwrap_or(0);
+        let is_free = match peer {
+            Peer::Root => own < ROOT_CLIENTS,
+            Peer::Guest(_) => {
+                let guests = taken.iter().filter(|(peer, _)| **peer != Peer::Root);
+                own < GUESTS_OF_ONE && guests.map(|(_, places)| places).sum::<usize>() < GUESTS
+            }
+        };
+        is_free.then(|| {
+            taken.insert(peer, own + 1);
+            Place { peer, places: self.clone() }
+        })
     }
 
-    /// Takes a place until what is returned is dropped; `None` where all are taken.
-    pub(super) fn take(&self, peer: Peer) -> Option<OwnedSemaphorePermit> {
-        let places = match peer {
-            Peer::Root => &self.root,
-            Peer::Guest(_) => &self.guests,
-        };
-        Arc::clone(places).try_acquire_owned().ok()
+    fn taken(&self) -> MutexGuard<'_, BTreeMap<Peer, usize>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A place that is taken; free again when dropped.
+#[derive(Debug)]
+pub(super) struct Place {
+    peer: Peer,
+    places: Places,
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let mut taken = self.places.taken();
+        if let Some(places) = taken.get_mut(&self.peer) {
+            *places -= 1;
+        }
+        taken.retain(|_, places| *places > 0);
     }
 }
 
@@ -155,4 +179,27 @@ fn set(socket: &Path, gid: Gid, mode: u32) -> io::Result<()> {
     chmodat(CWD, socket, Mode::from_raw_mode(CLOSED), AtFlags::empty())?;
     chownat(CWD, socket, Some(Uid::from_raw(0)), Some(gid), AtFlags::SYMLINK_NOFOLLOW)?;
     Ok(chmodat(CWD, socket, Mode::from_raw_mode(mode), AtFlags::empty())?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_user_has_half_of_the_places_and_all_together_have_all() {
+        let places = Places::default();
+        let take =
+            |uid| -> Vec<Place> { (0..100).map_while(|_| places.take(Peer::Guest(uid))).collect() };
+        let (first, second) = (take(1), take(2));
+        assert_eq!((first.len(), second.len()), (GUESTS_OF_ONE, GUESTS_OF_ONE));
+        assert_eq!(take(3).len(), 0);
+        drop(first);
+        let third = take(3).split_off(1);
+        assert_eq!(take(1).len(), 1);
+        assert_eq!(take(2).len(), 0);
+        let root: Vec<_> = (0..100).map_while(|_| places.take(Peer::Root)).collect();
+        assert_eq!(root.len(), ROOT_CLIENTS);
+        drop((second, third, root));
+        assert!(places.taken().is_empty(), "{places:?}");
+    }
 }
