@@ -6,6 +6,7 @@
 //!
 //! - [`paths`]: where everything lies, below `--root`.
 //! - [`pve`]: `/etc/pve`: whether pmxcfs can be believed, where a container is, its conf.
+//! - `process`: processes, and which of them are the node's own.
 //! - [`procfs`]: held flocks, running containers, their id maps in force.
 //! - [`accounts`]: the host's users and groups.
 //! - [`backup`]: a backup for a conversion: what stands against it, made with `vzdump`, read to its end.
@@ -45,6 +46,7 @@ mod mapping;
 mod mounts;
 pub mod paths;
 pub mod pct;
+mod process;
 pub mod procfs;
 pub mod pve;
 pub mod source;

@@ -9,6 +9,7 @@
 //! - [`handle`]: names of files that need no open fd.
 //! - [`idmapped`]: mounts with mapped ids (`mount_setattr`).
 //! - [`io_priority`]: how a thread stands in line for the disk.
+//! - [`namespace`]: which namespace another one was made in (`NS_GET_PARENT`).
 //! - [`xattr`]: whether an open file has an attribute (`getxattrat`).
 
 #![cfg(target_os = "linux")]
@@ -22,6 +23,7 @@ pub mod fanotify;
 pub mod handle;
 pub mod idmapped;
 pub mod io_priority;
+pub mod namespace;
 pub mod xattr;
 
 /// Turns what a call returned into a result; to be called right after it, on the same thread.
