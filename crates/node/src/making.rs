@@ -15,6 +15,7 @@ use pctd_core::vmlist::Members;
 
 use crate::mounts;
 use crate::paths::NodePaths;
+use crate::process::{Own, Process, is_gone};
 use crate::storages;
 
 /// Where templates are below the directory of a storage (`PVE::Storage::Plugin`).
@@ -89,13 +90,29 @@ pub fn at_work(paths: &NodePaths, pct: &Path, ctids: &BTreeSet<Ctid>) -> BTreeSe
     if ctids.is_empty() {
         return BTreeSet::new();
     }
+    found_at_work(paths, pct, ctids).unwrap_or_else(|_| ctids.clone())
+}
+
+fn found_at_work(
+    paths: &NodePaths,
+    pct: &Path,
+    ctids: &BTreeSet<Ctid>,
+) -> io::Result<BTreeSet<Ctid>> {
     let is_real = paths.pve() == Path::new("/etc/pve");
-    let Ok(processes) = command_lines() else { return ctids.clone() };
-    let works_on = |ctid: &&Ctid| {
-        let id = ctid.to_string();
-        processes.iter().any(|argv| is_making(argv, pct, is_real, &id))
-    };
-    ctids.iter().filter(works_on).copied().collect()
+    let own = Own::read()?;
+    let mut at_work = BTreeSet::new();
+    for process in Process::all()? {
+        let process = process?;
+        // A process that ended meanwhile is not at work.
+        let Ok(argv) = process.command_line() else { continue };
+        let is_made = |ctid: &&Ctid| is_making(&argv, pct, is_real, &ctid.to_string());
+        let mut made = ctids.iter().filter(is_made).peekable();
+        // Anybody can call a process so.
+        if made.peek().is_some() && own.has(&process).unwrap_or_else(|error| !is_gone(&error)) {
+            at_work.extend(made);
+        }
+    }
+    Ok(at_work)
 }
 
 fn is_making(argv: &[Vec<u8>], pct: &Path, is_real: bool, id: &str) -> bool {
@@ -120,24 +137,11 @@ fn is_making(argv: &[Vec<u8>], pct: &Path, is_real: bool, id: &str) -> bool {
     }
 }
 
-/// Returns the command line of every process.
-fn command_lines() -> io::Result<Vec<Vec<Vec<u8>>>> {
-    let mut all = Vec::new();
-    for entry in std::fs::read_dir("/proc")? {
-        let entry = entry?;
-        if !entry.file_name().to_string_lossy().bytes().all(|byte| byte.is_ascii_digit()) {
-            continue;
-        }
-        // A process that ended meanwhile is not at work.
-        let Ok(line) = std::fs::read(entry.path().join("cmdline")) else { continue };
-        all.push(line.split_str("\0").filter(|word| !word.is_empty()).map(Vec::from).collect());
-    }
-    Ok(all)
-}
-
 #[cfg(test)]
 mod tests {
     use std::fs;
+    use std::io::Read as _;
+    use std::process::{Command, Stdio};
 
     use super::*;
 
@@ -218,5 +222,31 @@ mod tests {
             let found = is_making(&argv(line), Path::new("/usr/sbin/pct"), is_real, "901");
             assert_eq!(found, expected, "{line}");
         }
+    }
+
+    #[test]
+    fn only_a_process_of_the_node_is_at_work() {
+        let (_dir, paths) = node(&[], "");
+        let ctid = Ctid::new(953).unwrap();
+        let at_work = |prefix: &[&str]| {
+            let pct = paths.pct();
+            let words = ["sh", "-c", "echo; read line; :", pct.to_str().unwrap(), "restore", "953"];
+            let words = [prefix, &words].concat();
+            let mut process = Command::new(words[0])
+                .args(&words[1..])
+                .stdin(Stdio::piped())
+                .stdout(Stdio::piped())
+                .spawn()
+                .unwrap();
+            process.stdout.as_mut().unwrap().read_exact(&mut [0]).unwrap();
+            let found = super::at_work(&paths, &pct, &[ctid].into());
+            // It ends with its input.
+            process.stdin = None;
+            process.wait().unwrap();
+            !found.is_empty()
+        };
+        assert!(at_work(&["setpriv", "--reuid=0"]));
+        assert!(!at_work(&["setpriv", "--reuid=65534"]));
+        assert!(!at_work(&["unshare", "--user", "--map-root-user"]));
     }
 }
