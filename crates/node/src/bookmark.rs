@@ -15,7 +15,8 @@
 //! One file per volume and kind of walk below `/var/lib/pctd/walks`: 40 bytes that say what the walk
 //! was of, then blocks: how many directories, what was counted in them, 8 bytes for each, and a
 //! checksum. So a file that was cut off is good up to there. Most is lost by a kill that was
-//! noted within the last second.
+//! noted within the last second. It is made with its first block: a walk that ends before that writes
+//! nothing.
 
 use std::collections::BTreeSet;
 use std::fs::{self, DirBuilder, File, OpenOptions};
@@ -103,8 +104,11 @@ pub struct Bookmark {
 
 #[derive(Debug)]
 struct Notes {
-    /// `None` once something could not be written, or there are too many.
+    path: PathBuf,
+    tag: [u8; TAG_LEN],
+    /// `None` until there is something to write.
     file: Option<File>,
+    /// How many more are kept; none once something could not be written.
     room: usize,
     block: Block,
     written: Instant,
@@ -138,24 +142,10 @@ impl Bookmark {
             WalkMode::Audit => (of_audit, of_repair),
             WalkMode::Repair => (of_repair, of_audit),
         };
-        DirBuilder::new()
-            .recursive(true)
-            .mode(DIR_MODE)
-            .create(own.parent().ok_or(io::ErrorKind::InvalidInput)?)?;
-        let options = || OpenOptions::new().read(true).mode(FILE_MODE).clone();
-        let mut file = options().write(true).create(true).truncate(false).open(own)?;
-        flock(&file, FlockOperation::NonBlockingLockExclusive)?;
         let mut found = Block::default();
-        if let Some(end) = read(&file, &tag, &mut found)? {
-            file.set_len(end)?;
-        } else {
-            file.set_len(0)?;
-            file.seek(SeekFrom::Start(0))?;
-            file.write_all(&tag)?;
-        }
-        file.seek(SeekFrom::End(0))?;
+        let file = go_on(own, &tag, &mut found)?;
         let Block { directories: mut known, counts } = found;
-        if let Ok(other_file) = options().open(other) {
+        if let Ok(other_file) = File::open(other) {
             // What a repair was through with is right; an audit only says what is not.
             let mut right = Block::default();
             match read(&other_file, &tag, &mut right) {
@@ -167,9 +157,9 @@ impl Bookmark {
         }
         known.sort_unstable();
         let room = MOST.saturating_sub(known.len());
-        let notes =
-            Notes { file: Some(file), room, block: Block::default(), written: Instant::now() };
-        Ok(Self { mode, paths, known, found: counts, notes: Mutex::new(notes) })
+        let (path, block, written) = (own.clone(), Block::default(), Instant::now());
+        let notes = Mutex::new(Notes { path, tag, file, room, block, written });
+        Ok(Self { mode, paths, known, found: counts, notes })
     }
 
     /// Returns whether an earlier walk was through with a directory that has not changed since.
@@ -206,13 +196,17 @@ impl Bookmark {
             return;
         }
         let [of_audit, of_repair] = &self.paths;
+        let mut notes = self.notes();
+        notes.give_up();
         // What an audit found wrong, the repair of it goes on with.
         let is_over = self.mode == WalkMode::Repair || report.audit.changes == 0;
         for path in std::iter::once(of_audit).chain(is_over.then_some(of_repair)) {
-            // One that stays is of directories that were looked at all the same.
-            let _removed = fs::remove_file(path);
+            // Another's, where this walk could not make it.
+            if *path != notes.path || notes.file.is_some() {
+                // One that stays is of directories that were looked at all the same.
+                let _removed = fs::remove_file(path);
+            }
         }
-        self.notes().file = None;
     }
 
     fn notes(&self) -> MutexGuard<'_, Notes> {
@@ -231,13 +225,51 @@ impl Notes {
     fn write(&mut self) {
         let block = std::mem::take(&mut self.block);
         self.written = Instant::now();
-        if let Some(file) = self.file.as_mut().filter(|_| !block.directories.is_empty())
-            && file.write_all(&block.to_bytes()).is_err()
-        {
+        if !block.directories.is_empty() && self.append(&block.to_bytes()).is_err() {
             // What was written of it has no checksum.
-            self.file = None;
+            self.give_up();
         }
     }
+
+    fn append(&mut self, bytes: &[u8]) -> io::Result<()> {
+        match &mut self.file {
+            Some(file) => file.write_all(bytes),
+            none => none.insert(begin(&self.path, &self.tag)?).write_all(bytes),
+        }
+    }
+
+    fn give_up(&mut self) {
+        self.room = 0;
+        self.block = Block::default();
+    }
+}
+
+/// Opens the file an earlier walk left, to go on in it, with what is in it; none where there is none
+/// or it is of another walk.
+fn go_on(path: &Path, tag: &[u8], found: &mut Block) -> io::Result<Option<File>> {
+    let mut file = match OpenOptions::new().read(true).write(true).open(path) {
+        Ok(file) => file,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(error),
+    };
+    flock(&file, FlockOperation::NonBlockingLockExclusive)?;
+    let Some(end) = read(&file, tag, found)? else {
+        fs::remove_file(path)?;
+        return Ok(None);
+    };
+    file.set_len(end)?;
+    file.seek(SeekFrom::End(0))?;
+    Ok(Some(file))
+}
+
+/// Makes the file of a walk. One that is there by now is another walk's that was left behind.
+fn begin(path: &Path, tag: &[u8]) -> io::Result<File> {
+    let dir = path.parent().ok_or(io::ErrorKind::InvalidInput)?;
+    DirBuilder::new().recursive(true).mode(DIR_MODE).create(dir)?;
+    let mut file = OpenOptions::new().write(true).create_new(true).mode(FILE_MODE).open(path)?;
+    flock(&file, FlockOperation::NonBlockingLockExclusive)?;
+    file.write_all(tag)?;
+    Ok(file)
 }
 
 impl Block {

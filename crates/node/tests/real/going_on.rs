@@ -9,7 +9,8 @@ use pctd_core::ids::HostIds;
 use pctd_core::observed::Audit;
 use pctd_core::ownership::OwnershipRule;
 use pctd_node::{
-    Bookmark, Node, NodeOptions, Progress, Walk, WalkMode, WalkReport, WalkRequest, source, walk,
+    Bookmark, Node, NodeOptions, OpenVolume, Progress, Walk, WalkMode, WalkReport, WalkRequest,
+    source, walk,
 };
 
 use crate::support::{OWNER, Tree, ids, rule, set_ids, set_mode};
@@ -49,6 +50,16 @@ fn on_threads(
     let (_, open) = source::open(&tree.paths, &tree.volume);
     let open = open.unwrap();
     let bookmark = Bookmark::open(&tree.paths, &tree.volume.name, &open, rule, mode).unwrap();
+    walk_with(bookmark, &open, Walk::new(mode, rule), end, threads)
+}
+
+fn walk_with(
+    bookmark: Bookmark,
+    open: &OpenVolume,
+    walk: Walk<'_>,
+    end: u64,
+    threads: usize,
+) -> WalkReport {
     let cancel = AtomicBool::new(false);
     let progress = |now: Progress| {
         if now.entries >= end {
@@ -60,9 +71,9 @@ fn on_threads(
         cancel: &cancel,
         progress: &progress,
         threads: NonZeroUsize::new(threads),
-        ..Walk::new(mode, rule)
+        ..walk
     };
-    let report = walk::walk(&open, walk).unwrap();
+    let report = walk::walk(open, walk).unwrap();
     bookmark.end(&report);
     report
 }
@@ -202,23 +213,52 @@ fn a_directory_with_an_entry_that_could_not_be_dealt_with_is_looked_at_again() {
 }
 
 #[test]
-fn two_walks_do_not_share_a_bookmark_and_one_that_is_not_asked_for_leaves_none() {
+fn two_walks_do_not_share_a_bookmark() {
     let (tree, rule) = (tree(), rule("0700", "0600"));
     let (_, open) = source::open(&tree.paths, &tree.volume);
     let open = open.unwrap();
     let begin = || Bookmark::open(&tree.paths, &tree.volume.name, &open, &rule, WalkMode::Audit);
-    let first = begin().unwrap();
+    let walk =
+        |bookmark, end| walk_with(bookmark, &open, Walk::new(WalkMode::Audit, &rule), end, 1);
+    // Whoever has something to write first has it, and the other leaves it alone.
+    let (first, second, third) = (begin().unwrap(), begin().unwrap(), begin().unwrap());
+    assert!(walk(first, HALF).cancelled);
+    let left = bookmarks(&tree);
+    let length = || fs::metadata(&left[0]).unwrap().len();
+    let before = length();
+    assert!(walk(second, HALF).cancelled);
+    assert!(!walk(third, NEVER).cancelled);
+    assert_eq!((bookmarks(&tree), length()), (left.clone(), before));
+    let holder = begin().unwrap();
     begin().unwrap_err();
-    drop(first);
-    begin().unwrap();
-    fs::remove_dir_all(tree.outside("var")).unwrap();
-    let node = Node::open(tree.paths.clone(), NodeOptions::default());
-    let cancel = AtomicBool::new(true);
-    let request = WalkRequest { cancel: &cancel, ..WalkRequest::new(&tree.volume, &rule) };
-    node.audit(request).unwrap_err();
+    drop(holder);
+    assert!(!walk(begin().unwrap(), NEVER).cancelled);
     assert_eq!(bookmarks(&tree), Vec::<PathBuf>::new());
-    node.audit(WalkRequest { goes_on: true, ..request }).unwrap_err();
+}
+
+#[test]
+fn only_a_walk_that_is_to_go_on_has_to_do_with_bookmarks() {
+    let (tree, rule) = (tree(), rule("0700", "0600"));
+    let node = Node::open(tree.paths.clone(), NodeOptions::default());
+    until(&tree, &rule, WalkMode::Audit, HALF);
+    for (goes_on, left) in [(false, 1), (true, 0)] {
+        let request = WalkRequest { goes_on, ..WalkRequest::new(&tree.volume, &rule) };
+        let audit = node.audit(request).unwrap();
+        assert_eq!((audit.believed > 0, bookmarks(&tree).len()), (goes_on, left));
+    }
+    until(&tree, &rule, WalkMode::Audit, HALF);
     assert_eq!(bookmarks(&tree).len(), 1);
     pctd_node::trace::forget_others(&tree.paths, &[].into());
     assert_eq!(bookmarks(&tree), Vec::<PathBuf>::new());
+}
+
+#[test]
+fn a_walk_that_ends_at_once_writes_nothing() {
+    let tree = Tree::new();
+    tree.file("dir/file");
+    let rule = rule("0700", "0600");
+    for mode in [WalkMode::Audit, WalkMode::Repair] {
+        assert!(!until(&tree, &rule, mode, NEVER).cancelled);
+        assert!(!tree.outside("var/lib/pctd/walks").exists());
+    }
 }
