@@ -107,6 +107,10 @@ fn archive(cx: &mut Context, job: &Job, conf: &Conf, dir: &str) -> Result<(), Di
     for (name, mount) in conf.current.volumes() {
         let target = if name == "rootfs" { "/".into() } else { from_file(&mount.target) };
         let is_in = name == "rootfs" || mount.is_on("backup");
+        let volume = from_file(&mount.volume);
+        if mount.class == MountClass::Volume && is_in && !cx.storages().exists(&volume) {
+            return Err(Die::new(format!("volume '{volume}' does not exist\n")));
+        }
         let said = match mount.class {
             MountClass::Volume if is_in && !cx.fails_at(Point::LeaveOut) => {
                 format!("including mount point {name} ('{target}') in backup")

@@ -78,6 +78,9 @@ fn a_daemon_and_its_program_killed_at_once_lose_nothing() {
         held(&daemon, if at == 1 { "Locked" } else { "ConvertInterrupted" });
         assert!(message(&world).contains("`pct unlock 100`"), "{}", message(&world));
         world.pct(&["unlock", "100"]);
+        if at == 2 {
+            asked(&world);
+        }
         eventually("it is converted and runs", || {
             is_unprivileged(&world) && world.node.is_running(ctid(100))
         });
@@ -109,7 +112,9 @@ fn a_program_that_is_killed_is_gone_on_with_once_an_admin_has_unlocked_the_conta
             held(&daemon, "ConvertInterrupted");
             let message = message(&world);
             assert!(message.contains("`pct unlock 100`"), "{message}");
-            assert!(message.contains("`pct restore 100 /var/lib/vz/dump/"), "{message}");
+            let is_whole = point == Point::Allocate;
+            let way = if is_whole { "pctd restores it from" } else { "`pct restore 100" };
+            assert!(message.contains(&format!("{way} /var/lib/vz/dump/")), "{message}");
             std::thread::sleep(std::time::Duration::from_millis(300));
             assert_eq!(commands(&world).last().unwrap(), "restore", "it is left to an admin");
         } else {
@@ -125,6 +130,9 @@ fn a_program_that_is_killed_is_gone_on_with_once_an_admin_has_unlocked_the_conta
             is_whole(&world, false);
             continue;
         }
+        if point == Point::Allocate {
+            asked(&world);
+        }
         eventually("it is converted and runs", || {
             is_unprivileged(&world) && world.node.is_running(ctid(100))
         });
@@ -133,6 +141,49 @@ fn a_program_that_is_killed_is_gone_on_with_once_an_admin_has_unlocked_the_conta
         is_converted(&world, true);
         assert!(!commands(&world).contains(&"create".to_owned()), "{point:?}");
     }
+}
+
+/// Waits until the disks of 100 are in doubt, and says that they are there.
+fn asked(world: &World) {
+    eventually("its disks are in doubt", || {
+        let message = message(world);
+        message.contains("`pctd apply 100`") && !message.contains("unlock")
+    });
+    assert!(!world.node.is_running(ctid(100)), "nothing is done with them before");
+    // Its volume may have to wait for it.
+    world.pctd.run(&["apply", "100"]);
+}
+
+#[test]
+fn a_restore_that_was_cut_off_among_the_old_disks_keeps_its_backup_until_it_is_restored() {
+    let Some(world) = world(Timings::default(), true) else { return };
+    start(&world);
+    inject(&world, "restore", FaultKind::KilledAt { point: Point::Allocate }, 1);
+    let daemon = world.pctd.start();
+    held(&daemon, "ConvertInterrupted");
+    let archive = ledger(&world)["converting"]["100"]["backup"]["archive"].clone();
+    let archive = archive.as_str().unwrap();
+    // The power goes while they are freed: the conf is whole, and one is there no more.
+    let disk = world.host("/var/lib/vz/images/100/vm-100-disk-1.raw");
+    fs::remove_file(&disk).unwrap();
+    fs::remove_dir_all(world.node.volume_content("local:100/vm-100-disk-1.raw")).unwrap();
+    world.pct(&["unlock", "100"]);
+    let is_named = || {
+        let message = message(&world);
+        message.contains(&format!("pctd restores it from {archive}")) && !message.contains("unlock")
+    };
+    eventually("the hold names the backup", is_named);
+    // Whoever is mistaken loses nothing.
+    world.pctd.run(&["apply", "100"]);
+    eventually("it still does", is_named);
+    assert_eq!(commands(&world).iter().filter(|command| *command == "restore").count(), 1);
+    fs::remove_file(world.host("/etc/pve/lxc/100.conf")).unwrap();
+    eventually("it is restored", || is_unprivileged(&world));
+    daemon.until_all("Converged");
+    eventually("it runs again", || world.node.is_running(ctid(100)));
+    daemon.stop();
+    is_converted(&world, true);
+    assert_eq!(ledger(&world)["converted"]["100"], archive);
 }
 
 #[test]

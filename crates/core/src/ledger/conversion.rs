@@ -29,7 +29,12 @@ pub enum ConversionPhase {
     Stopping,
     /// It is backed up, and the backup checked. A backup that a crash leaves is not used: nobody
     /// knows what the container did after it.
-    BackingUp,
+    BackingUp {
+        /// Of a restore that was cut off before: until there is another backup, this one may be all
+        /// there is.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        earlier: Option<Backup>,
+    },
     /// It is restored from this backup. From some moment on there is nothing else of it.
     Restoring {
         /// What it is restored from.
@@ -65,10 +70,19 @@ impl Conversion {
             ConversionPhase::Restoring { backup } | ConversionPhase::RollingBack { backup, .. } => {
                 Some(backup)
             }
+            ConversionPhase::BackingUp { earlier } => earlier.as_ref(),
             // With the last one the container is there again.
-            ConversionPhase::Stopping
-            | ConversionPhase::BackingUp
-            | ConversionPhase::Restored { .. } => None,
+            ConversionPhase::Stopping | ConversionPhase::Restored { .. } => None,
+        }
+    }
+
+    /// Returns the backup of a restore that was cut off, if a stopped container that is as before may
+    /// have lost its disks: Proxmox frees them while the conf still names them. One that was rolled
+    /// back is there, since that restore began when nothing else was.
+    pub const fn cut_off(&self) -> Option<&Backup> {
+        match &self.phase {
+            ConversionPhase::RollingBack { .. } => None,
+            _ => self.backup(),
         }
     }
 

@@ -84,6 +84,8 @@ pub(super) fn plan_begun(
                 ctid,
                 backup: backup.clone(),
                 unprivileged: wanted(desired, ctid, conversion),
+                is_locked: true,
+                is_whole: conf.has_rootfs(),
             },
             _ => hold,
         });
@@ -100,10 +102,24 @@ pub(super) fn plan_begun(
         };
     }
     let is_unprivileged = conf.is_effectively_unprivileged();
+    if let Some(backup) = conversion.cut_off()
+        && is_unprivileged != conversion.unprivileged
+        && container.running == Running::No
+        && !snapshot.requests.named.contains(&ctid)
+    {
+        plan.holds.push(Hold::ConvertInterrupted {
+            ctid,
+            backup: backup.clone(),
+            unprivileged: wanted(desired, ctid, conversion),
+            is_locked: false,
+            is_whole: true,
+        });
+        return true;
+    }
     let goes_on = is_unprivileged != conversion.unprivileged
         && !matches!(conversion.phase, ConversionPhase::RollingBack { .. });
-    // As it was before: whatever was begun came to nothing, and what it did since is not in the
-    // backup. It begins anew, if it may.
+    // As it was before, with its disks: whatever was begun came to nothing, and what it did since is
+    // not in the backup. It begins anew, if it may.
     let again = convert_of(desired, ctid, conversion.unprivileged).filter(|_| goes_on);
     if let Some(convert) = again {
         let runs_after = conversion.was_running || container.running != Running::No;

@@ -198,8 +198,9 @@ pub enum Hold {
         /// What was met.
         why: String,
     },
-    /// The restore of a conversion was killed, and its lock keeps everybody out.
-    #[error("{}", cut_off(*.ctid, .backup, *.unprivileged))]
+    /// The restore of a conversion was killed: its lock keeps everybody out, or nobody knows whether
+    /// the disks that the conf names are still there.
+    #[error("{}", cut_off(*.ctid, .backup, *.unprivileged, *.is_locked, *.is_whole))]
     ConvertInterrupted {
         /// The container.
         ctid: Ctid,
@@ -207,6 +208,10 @@ pub enum Hold {
         backup: Backup,
         /// What it was to be.
         unprivileged: bool,
+        /// Whether its lock is left.
+        is_locked: bool,
+        /// Whether its conf names disks, which may be gone.
+        is_whole: bool,
     },
     /// The id map of a container is not there yet.
     #[error("the id map of container {ctid} is not ready: {why}")]
@@ -832,8 +837,26 @@ pub(super) fn ranges(moved: &[Moved]) -> String {
 }
 
 /// Returns what to run after a restore that was killed: only its lock stands in the way of another.
-fn cut_off(ctid: Ctid, backup: &Backup, unprivileged: bool) -> String {
+fn cut_off(
+    ctid: Ctid,
+    backup: &Backup,
+    unprivileged: bool,
+    is_locked: bool,
+    is_whole: bool,
+) -> String {
     let (flag, Backup { archive, disks }) = (u8::from(unprivileged), backup);
+    if is_whole {
+        // Not `pct restore --force`: that frees what the old conf names after it has made the new
+        // disks, and those get the names that are free again.
+        let unlock = if is_locked {
+            format!("make sure that no task is at work with it, run `pct unlock {ctid}`, then look")
+        } else {
+            "look".to_owned()
+        };
+        return format!(
+            "the restore of container {ctid}, which is being converted, was cut off, and the disks that its conf names may be gone; {unlock}: if `pvesm list {disks} --vmid {ctid}` shows all that `pct config {ctid}` names, `pctd apply {ctid}` or `pct start {ctid}` goes on; if not, take the conf away (`mv /etc/pve/lxc/{ctid}.conf /root/`), and pctd restores it from {archive}"
+        );
+    }
     format!(
         "the restore of container {ctid}, which is being converted, was cut off; make sure that no task is at work with it, then run `pct unlock {ctid}`, and pctd restores it from {archive} (by hand: `pct restore {ctid} {archive} --force 1 --unprivileged {flag} --storage {disks}`); free what `pvesm list {disks} --vmid {ctid}` shows and `pct config {ctid}` does not"
     )

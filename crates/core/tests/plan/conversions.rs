@@ -36,6 +36,10 @@ fn phase(world: World, was_running: bool, phase: ConversionPhase) -> World {
         .entered(LedgerEntry::Converting { ctid: ctid(100), conversion })
 }
 
+fn backing_up() -> ConversionPhase {
+    ConversionPhase::BackingUp { earlier: None }
+}
+
 fn restoring() -> ConversionPhase {
     ConversionPhase::Restoring { backup: backup() }
 }
@@ -285,25 +289,46 @@ fn going_on() -> Vec<Case> {
         ),
         case(
             "a backup that goes on",
-            phase(declared(""), false, ConversionPhase::BackingUp).here(100, &conf("lock: backup")),
+            phase(declared(""), false, backing_up()).here(100, &conf("lock: backup")),
             &[WAITS, "100 ! Locked"],
         ),
         case(
             "a backup that was cut off is made anew",
-            phase(declared(""), true, ConversionPhase::BackingUp).here(100, &conf("")),
+            phase(declared(""), true, backing_up()).here(100, &conf("")),
             &[WAITS, REPLACE, "100 convert to unprivileged: Start"],
         ),
         case(
-            "an old backup is not restored over a container that is there",
-            phase(declared(""), false, restoring()).here(100, &conf("")),
+            "a whole conf after a restore that was cut off may name disks that are gone",
+            phase(declared(""), true, restoring()).here(100, &conf("")),
+            &[WAITS, "100 ! ConvertInterrupted"],
+        ),
+        case(
+            "also where it is not to be converted any more",
+            phase(of("", r#""unprivileged": true"#), true, restoring()).here(100, &conf("")),
+            &[WAITS, "100 ! ConvertInterrupted"],
+        ),
+        case(
+            "and where an admin let it begin anew and it failed",
+            phase(declared(""), false, ConversionPhase::BackingUp { earlier: Some(backup()) })
+                .here(100, &conf("")),
+            &[WAITS, "100 ! ConvertInterrupted"],
+        ),
+        case(
+            "an admin who names it knows that they are there",
+            phase(declared(""), false, restoring()).here(100, &conf("")).named(100),
             &[WAITS, REPLACE],
+        ),
+        case(
+            "an old backup is not restored over a container that runs",
+            phase(declared(""), false, restoring()).here(100, &conf("")).running(100),
+            &[WAITS, "100 convert to unprivileged: Stop", REPLACE, "100 convert to unprivileged: Start"],
         ),
         case(
             "one that an admin destroyed before that is gone",
             phase(
                 of("", r#""template": "local:vztmpl/x", "unprivileged": true, "convert": {"backup_storage": "bt"}"#),
                 false,
-                ConversionPhase::BackingUp,
+                backing_up(),
             )
             .presence(100, Presence::Absent),
             &["100 ! Gone"],
@@ -324,7 +349,7 @@ fn going_on() -> Vec<Case> {
             phase(
                 World::new(r#"{"settings": {"seed_defaults": false}, "lxc_configs": {"101": {"clone_from_ctid": "100"}}}"#),
                 false,
-                ConversionPhase::BackingUp,
+                backing_up(),
             )
             .here(100, PRIVILEGED),
             &["101 ! CloneSourceNotReady"],
@@ -375,13 +400,12 @@ fn ending() -> Vec<Case> {
         ),
         case(
             "one that may not be converted any more is started again",
-            phase(of("", r#""unprivileged": true"#), true, ConversionPhase::BackingUp)
-                .here(100, &conf("")),
+            phase(of("", r#""unprivileged": true"#), true, backing_up()).here(100, &conf("")),
             &[WAITS, start],
         ),
         case(
             "and is left as it is",
-            phase(of("", r#""unprivileged": true"#), false, ConversionPhase::BackingUp)
+            phase(of("", r#""unprivileged": true"#), false, backing_up())
                 .here(100, &conf(""))
                 .settle(),
             &[WAITS, "100 ! UnprivilegedMismatch"],

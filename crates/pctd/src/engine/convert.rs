@@ -5,7 +5,8 @@
 //! 12.6). So each phase is in the ledger before it is begun, the backup is read to its end before
 //! anything is destroyed, and a restore is never signalled. One that loses the container is
 //! followed by another with the old privilege; one that a crash cut off is made again. A backup of
-//! before a crash is never restored over a container that is there: it may have run since.
+//! before a crash is never restored over a container that is there: it may have run since. But the
+//! ledger keeps it until there is another or an admin says so: the disks may be gone.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Instant, SystemTime};
@@ -93,14 +94,21 @@ impl Engine {
         if container.running != Running::No {
             return StepEnd::Refused;
         }
-        let was_running =
-            self.node.ledger().ledger().converting.get(&ctid).is_some_and(|now| now.was_running);
-        if let Err(error) = self.enter_phase(ctid, step, was_running, ConversionPhase::BackingUp) {
+        let begun = self.node.ledger().ledger().converting.get(&ctid).cloned();
+        let was_running = begun.as_ref().is_some_and(|begun| begun.was_running);
+        let earlier = begun.as_ref().and_then(Conversion::cut_off).cloned();
+        let phase = ConversionPhase::BackingUp { earlier: earlier.clone() };
+        if let Err(error) = self.enter_phase(ctid, step, was_running, phase) {
             return StepEnd::Failed(error);
         }
         let made = self.back_up(desired, ctid, step, storage, &container.conf, job);
         let (archive, version) = match made {
             Ok(made) => made,
+            // Nothing has told yet that its disks are there: it stays what was cut off.
+            Err(error) if let Some(Backup { archive, .. }) = &earlier => {
+                let why = chain(&error);
+                return StepEnd::Failed(format!("{why}; the backup of before is {archive}"));
+            }
             Err(BackupError::Stopped) => return self.leave_off(ctid, was_running),
             Err(error) => return self.give_up(ctid, was_running, &chain(&error)),
         };
@@ -202,7 +210,10 @@ impl Engine {
                     Err(error) => StepEnd::Failed(error),
                 }
             }
-            Left::Untouched => self.give_up(ctid, conversion.was_running, &failure(called)),
+            Left::Untouched => {
+                let why = format!("{}; its backup is {archive}", failure(called));
+                self.give_up(ctid, conversion.was_running, &why)
+            }
             Left::Nothing if is_target => {
                 let why = failure(called);
                 error!(CTID = %ctid, STEP, "{ctid}: lost in its restore, taking it back: {why}");

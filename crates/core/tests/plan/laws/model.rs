@@ -669,7 +669,9 @@ impl Node {
                 }
             }
             ConvertPhase::Replace => {
-                self.converting(ctid, was_running, ConversionPhase::BackingUp);
+                let begun = self.ledger.converting.get(&ctid);
+                let earlier = begun.and_then(Conversion::cut_off).cloned();
+                self.converting(ctid, was_running, ConversionPhase::BackingUp { earlier });
                 let container = self.editable(ctid);
                 assert_eq!(container.running, Running::No, "a running container is backed up");
                 let conf = container.conf.clone();
