@@ -6,7 +6,7 @@
 //! blocking pool, one run per key at a time.
 //!
 //! - Here: the loop itself, its events and its deadlines.
-//! - `config`: which configuration is in force. `surveys`: looks at everything.
+//! - `config`: which configuration is in force; `in_force` whether it is what a client read. `surveys`: looks at everything.
 //! - `runs`: which key is worked on when; `queue` what waits, `retries` and `backoff` how long,
 //!   `walks` which volume is walked.
 //! - `counters`: what was done, for metrics.
@@ -41,6 +41,7 @@ mod clients;
 mod config;
 pub(crate) mod counters;
 pub(crate) mod followers;
+mod in_force;
 mod queue;
 mod retries;
 mod runs;

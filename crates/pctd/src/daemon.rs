@@ -29,6 +29,7 @@ use crate::controller::{ConfigEvent, Controller, Event, News};
 use crate::daemon::poll::Poller;
 use crate::daemon::service::Service;
 use crate::daemon::signals::Signal;
+use crate::daemon::socket::{Reach, Reread};
 use crate::daemon::watches::{Role, Seen, Watches};
 use crate::engine::Engine;
 
@@ -73,6 +74,10 @@ const EVENTS: usize = 256;
 /// Findings of the file watch that wait to become events; more are dropped, since these few make
 /// the loop look anyway and the poll and the resync find what was missed.
 const FINDINGS: usize = 1024;
+
+/// Clients that wait until the configuration is read again; one after the other, and more wait at
+/// their connections.
+const REREADS: usize = 1;
 
 /// Editors write a file in several steps; this long after the first one it is read.
 const CONFIG_SETTLE: Duration = Duration::from_millis(100);
@@ -132,8 +137,10 @@ async fn serve(
 
     let listener = socket::listen(&engine.node().paths().socket())
         .map_err(system("cannot listen on the socket"))?;
+    let (rereads, reread) = mpsc::channel(REREADS);
     let shown = config.paths().iter().map(|path| path.display().to_string()).collect();
-    tokio::spawn(socket::serve(listener, shown, events_tx.clone()));
+    let reach = Reach { config: shown, events: events_tx.clone(), rereads };
+    tokio::spawn(socket::serve(listener, reach));
     let (reloaded, reloaded_rx) = watch::channel(());
     tokio::spawn(socket::admit(Arc::clone(&engine), desired_rx.clone(), reloaded_rx));
     let paths = engine.node().paths().clone();
@@ -157,7 +164,7 @@ async fn serve(
     tokio::spawn(config_poll::run(feed.config.clone(), seen, desired_rx, found_tx.clone()));
     let watches = Watches::new(wanted, found_tx)?;
     tokio::spawn(poller.run(watches));
-    let feeding = tokio::spawn(feed.run(found, signals));
+    let feeding = tokio::spawn(feed.run(found, signals, reread));
 
     let controller = Controller::new(engine, first, summary);
     controller.run(events, stop, || service.ready(), |time| service.extend(time)).await;
@@ -219,11 +226,16 @@ struct Feed {
 type Gone = mpsc::error::SendError<Event>;
 
 impl Feed {
-    async fn run(self, found: mpsc::Receiver<Seen>, signals: mpsc::Receiver<Signal>) {
+    async fn run(
+        self,
+        found: mpsc::Receiver<Seen>,
+        signals: mpsc::Receiver<Signal>,
+        rereads: mpsc::Receiver<Reread>,
+    ) {
         let (edit, edited) = watch::channel(());
         let (reload, asked) = watch::channel(());
-        let feed =
-            async { tokio::try_join!(self.pass_on(found, edit), self.read_again(edited, asked)) };
+        let reading = self.read_again(edited, asked, rereads);
+        let feed = async { tokio::try_join!(self.pass_on(found, edit), reading) };
         // What is left undone at a stop, nobody needs any more.
         tokio::select! {
             () = self.heed(signals, reload) => {}
@@ -264,15 +276,16 @@ impl Feed {
         Ok(())
     }
 
-    /// Reads the configuration when it was edited or a reload is asked for; what comes while it is
+    /// Reads the configuration when it was edited, a reload is asked for, or a client waits for it; what comes while it is
     /// read makes it be read once more.
     async fn read_again(
         &self,
         mut edited: watch::Receiver<()>,
         mut asked: watch::Receiver<()>,
+        mut rereads: mpsc::Receiver<Reread>,
     ) -> Result<(), Gone> {
         loop {
-            // Cancel-safe: a dropped `changed` is seen by the next one.
+            // Cancel-safe: a dropped `changed` is seen by the next one, and receiving loses nothing.
             tokio::select! {
                 Ok(()) = edited.changed() => {
                     tokio::time::sleep(CONFIG_SETTLE).await;
@@ -284,6 +297,11 @@ impl Feed {
                     self.service.reloading();
                     self.reload().await?;
                     self.service.ready();
+                }
+                Some(reply) = rereads.recv() => {
+                    self.reload().await?;
+                    // The client may have hung up.
+                    let _unheard = reply.send(());
                 }
                 else => return Ok(()),
             }

@@ -7,10 +7,13 @@ use pctd_core::desired::Desired;
 use pctd_core::ids::{Key, VolumeName};
 use pctd_core::plan::{Reason, Step};
 use pctd_core::report::{KeyReport, PlanReport};
-use pctd_node::NodeLock;
+use pctd_node::{NodeLock, NodePaths};
 
 use super::args::Global;
-use super::{Ended, Failure, client, config_paths, open_engine, print_report, progress, render};
+use super::{
+    Ended, Failure, client, config_paths, open_engine, print_report, progress, render, status,
+};
+use crate::config_files::{ConfigError, chain};
 use crate::controller::followers::Answer;
 use crate::daemon::socket::{WireOp, WireRequest};
 use crate::engine::Engine;
@@ -21,7 +24,7 @@ const TRIES: usize = 5;
 
 pub(super) fn run(global: &Global, keys: &[Key], yes: bool) -> Result<Ended, Failure> {
     let config = config_paths(global)?;
-    let (loaded, _) = config.load()?;
+    let (loaded, read) = config.load().map_err(|error| refused(global, &error))?;
     let confirm = yes || !keys.is_empty();
     let asked = Asked::of(confirm, yes, keys);
     let engine = open_engine(global)?;
@@ -34,7 +37,8 @@ pub(super) fn run(global: &Global, keys: &[Key], yes: bool) -> Result<Ended, Fai
         follow: false,
         confirm,
         yes: yes && !keys.is_empty(),
-        config: Some(config.paths().iter().map(|path| path.display().to_string()).collect()),
+        config: None,
+        read: Some(read),
     };
     let line = || progress::of_daemon(&socket, keys);
     let report = match progress::shown(line, || client::ask(&socket, &request))? {
@@ -54,6 +58,21 @@ pub(super) fn run(global: &Global, keys: &[Key], yes: bool) -> Result<Ended, Fai
         (0, _) => Ended::Differs,
         _ => Ended::Bad,
     })
+}
+
+/// Says what is wrong with the configuration, and that a daemon goes on with another.
+fn refused(global: &Global, error: &ConfigError) -> Failure {
+    let error = chain(error);
+    let socket = NodePaths::new(global.root.clone()).map(|paths| paths.socket());
+    // Whatever keeps it from answering, nothing is known of it then.
+    let in_force = socket.ok().and_then(|socket| status::ask(&socket, &[]).ok());
+    match in_force.map(|status| status.config.generation) {
+        None | Some(0) => error.into(),
+        Some(_) => format!(
+            "{error}\nnothing is applied, and the daemon goes on with the last good configuration"
+        )
+        .into(),
+    }
 }
 
 /// Brings every key to what is desired: volumes first, because containers wait for them.

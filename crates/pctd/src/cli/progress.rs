@@ -47,6 +47,7 @@ pub(super) fn of_daemon(socket: &Path, keys: &[Key]) -> Option<String> {
         confirm: false,
         yes: false,
         config: None,
+        read: None,
     };
     match client::ask(socket, &request) {
         Ok(Some(Answer::Status(report))) => of_status(&report),

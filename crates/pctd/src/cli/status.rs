@@ -107,10 +107,16 @@ fn request(keys: &[Key], follow: bool) -> WireRequest {
         confirm: false,
         yes: false,
         config: None,
+        read: None,
     }
 }
 
-fn ask(socket: &Path, keys: &[Key]) -> Result<StatusReport, Failure> {
+/// Asks the daemon for the status of these keys, or of all.
+///
+/// # Errors
+///
+/// There is none, or it does not know a key.
+pub(super) fn ask(socket: &Path, keys: &[Key]) -> Result<StatusReport, Failure> {
     match client::ask(socket, &request(keys, false))? {
         Some(Answer::Status(report)) => Ok(*report),
         Some(Answer::Error { error, .. }) => Err(error.into()),

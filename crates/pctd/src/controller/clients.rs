@@ -21,7 +21,11 @@ impl<R: Reconciler> Controller<R> {
                 let report = self.status(&keys);
                 request.answer_status(report);
             }
-            Op::Reconcile { keys, asked } => {
+            Op::Reconcile { keys, asked, read } => {
+                if let Some(why) = read.and_then(|read| self.config.objection(&read)) {
+                    request.answer_error(why);
+                    return;
+                }
                 if let Some(key) = keys.iter().find(|key| !self.board.knows(key)) {
                     request.answer_error(format!("{key} is not in the configuration in force"));
                     return;

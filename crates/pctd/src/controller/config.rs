@@ -10,6 +10,8 @@ use tracing::{error, info};
 
 use super::Controller;
 use super::board::keys_of;
+use super::in_force::difference;
+use crate::config_files::ReadFile;
 use crate::reconciler::Reconciler;
 
 /// What became of the configuration files.
@@ -20,7 +22,7 @@ pub(crate) enum ConfigEvent {
         /// What they say.
         desired: Arc<Desired>,
         /// The files that were read.
-        files: Vec<String>,
+        files: Vec<ReadFile>,
     },
     /// They are not; what was in force stays in force.
     Rejected {
@@ -36,6 +38,8 @@ pub(crate) enum ConfigEvent {
 pub(super) struct ConfigState {
     generation: u64,
     files: Vec<String>,
+    /// What is in force was read from these.
+    in_force: Vec<ReadFile>,
     error: Option<String>,
 }
 
@@ -56,10 +60,32 @@ impl ConfigState {
     }
 
     /// Notes that the files are valid, and whether they say something new.
-    pub(super) fn accept(&mut self, files: Vec<String>, changed: bool) {
-        self.files = files;
+    pub(super) fn accept(&mut self, files: Vec<ReadFile>, changed: bool) {
+        self.files = files.iter().map(|file| file.path.clone()).collect();
+        self.in_force = files;
         self.error = None;
         self.generation += u64::from(changed);
+    }
+
+    /// Returns what became of what was in force when the files were refused.
+    const fn kept(&self) -> &'static str {
+        match self.generation {
+            0 => "nothing is done until it is put right",
+            _ => "the last good one stays in force",
+        }
+    }
+
+    /// Returns why something that a client read is not applied, where it is not in force.
+    pub(super) fn objection(&self, theirs: &[ReadFile]) -> Option<String> {
+        let difference = difference(theirs, &self.in_force)?;
+        Some(match &self.error {
+            Some(error) => {
+                format!("the daemon refuses its configuration, {}:\n{error}", self.kept())
+            }
+            None => format!(
+                "the daemon has another configuration in force: {difference}; apply what it reads (again, if that was just edited), or stop it first"
+            ),
+        })
     }
 
     /// Notes what is wrong with the files; returns whether it was not known.
@@ -82,18 +108,15 @@ impl<R: Reconciler> Controller<R> {
                     // Said already; editors write a file more than once.
                     return;
                 }
-                let kept = match self.config.generation() {
-                    0 => "nothing is done until it is put right",
-                    _ => "the last good one stays in force",
-                };
-                error!("configuration refused, {kept}:\n{error}");
+                error!("configuration refused, {}:\n{error}", self.config.kept());
             }
         }
     }
 
     /// Puts a configuration in force; an equal one wakes nobody.
-    fn accept(&mut self, desired: Arc<Desired>, files: Vec<String>) {
-        self.settled.accept(&files, desired.volumes.is_empty(), Instant::now());
+    fn accept(&mut self, desired: Arc<Desired>, files: Vec<ReadFile>) {
+        let names = files.iter().map(|file| file.path.clone()).collect();
+        self.settled.accept(names, desired.volumes.is_empty(), Instant::now());
         let equal = self.config.generation() > 0 && *self.desired == *desired;
         self.config.accept(files, !equal);
         if equal {

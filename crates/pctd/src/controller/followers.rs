@@ -9,6 +9,7 @@ use pctd_core::report::{KeyReport, PlanReport, StatusReport};
 use serde::{Deserialize, Serialize};
 use tokio::sync::oneshot;
 
+use crate::config_files::ReadFile;
 use crate::reconciler::{Asked, Outcome, Verdict};
 
 /// What a client wants.
@@ -22,6 +23,8 @@ pub(crate) enum Op {
         keys: Vec<Key>,
         /// Whether an admin asked for it, and what is meant by that.
         asked: Asked,
+        /// What the client read, where it is not done with another configuration in force.
+        read: Option<Vec<ReadFile>>,
     },
 }
 

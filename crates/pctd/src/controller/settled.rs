@@ -20,8 +20,7 @@ pub(super) struct Settled {
 
 impl Settled {
     /// Notes a valid set of files; `is_empty` where they declare nothing.
-    pub(super) fn accept(&mut self, files: &[String], is_empty: bool, now: Instant) {
-        let files: BTreeSet<String> = files.iter().cloned().collect();
+    pub(super) fn accept(&mut self, files: BTreeSet<String>, is_empty: bool, now: Instant) {
         let has_shrunk = !self.files.is_subset(&files);
         if has_shrunk || is_empty || files.is_empty() {
             self.since = Some(now);
@@ -58,8 +57,8 @@ mod tests {
             now += Duration::from_hours(1);
             match files {
                 Some(files) => {
-                    let names: Vec<String> = files.iter().map(ToString::to_string).collect();
-                    settled.accept(&names, files.contains(&"empty"), now);
+                    let names = files.iter().map(ToString::to_string).collect();
+                    settled.accept(names, files.contains(&"empty"), now);
                 }
                 None => settled.reject(),
             }

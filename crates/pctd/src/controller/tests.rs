@@ -22,6 +22,7 @@ use super::followers::{Answer, Op, Request};
 use super::retries::CONFLICTS;
 use super::walks::PACE;
 use super::{ConfigEvent, Controller, Event, News, SETTLE};
+use crate::config_files::ReadFile;
 use crate::reconciler::{Asked, Job, Outcome, Reconciler, Verdict, View};
 
 mod clients;
@@ -223,7 +224,7 @@ impl Loop {
         let (stop, stop_rx) = watch::channel(false);
         let (summary, _) = watch::channel(String::new());
         let readies = Arc::new(AtomicUsize::new(0));
-        let files = vec!["config.json".to_owned()];
+        let files = vec![ReadFile::of("config.json", config.as_bytes())];
         let begun = Instant::now();
         let desired = Arc::new(desired_of(config));
         let first = ConfigEvent::Accepted { desired, files };
@@ -275,7 +276,7 @@ impl Loop {
 
     async fn configure(&self, config: &str) {
         let desired = Arc::new(desired_of(config));
-        let files = vec!["config.json".to_owned()];
+        let files = vec![ReadFile::of("config.json", config.as_bytes())];
         self.events.send(Event::Config(ConfigEvent::Accepted { desired, files })).await.unwrap();
     }
 
@@ -288,7 +289,7 @@ impl Loop {
     async fn apply(&self, keys: &[&str], confirm: bool) -> oneshot::Receiver<Answer> {
         let keys: Vec<Key> = keys.iter().map(|text| key(text)).collect();
         let asked = Asked::of(confirm, false, &keys);
-        self.ask(Op::Reconcile { keys, asked }).await
+        self.ask(Op::Reconcile { keys, asked, read: None }).await
     }
 
     async fn status(&self) -> StatusReport {

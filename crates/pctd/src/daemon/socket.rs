@@ -71,12 +71,22 @@ pub(crate) fn listen(path: &Path) -> io::Result<UnixListener> {
     UnixListener::from_std(listener)
 }
 
+/// A client's wish that the configuration is read again, answered once the loop is told of it.
+pub(crate) type Reread = oneshot::Sender<()>;
+
+/// What clients reach.
+#[derive(Debug, Clone)]
+pub(crate) struct Reach {
+    /// The paths of the configuration.
+    pub(crate) config: Vec<String>,
+    /// The loop.
+    pub(crate) events: mpsc::Sender<Event>,
+    /// Whoever reads the configuration.
+    pub(crate) rereads: mpsc::Sender<Reread>,
+}
+
 /// Serves clients until the listener fails.
-pub(crate) async fn serve(
-    listener: UnixListener,
-    config: Vec<String>,
-    events: mpsc::Sender<Event>,
-) {
+pub(crate) async fn serve(listener: UnixListener, reach: Reach) {
     let places = Places::default();
     loop {
         let stream = match listener.accept().await {
@@ -93,9 +103,9 @@ pub(crate) async fn serve(
             turn_away(&stream);
             continue;
         };
-        let (events, config) = (events.clone(), config.clone());
+        let reach = reach.clone();
         tokio::spawn(async move {
-            if let Err(error) = converse(stream, peer, &config, &events).await {
+            if let Err(error) = converse(stream, peer, &reach).await {
                 debug!("a client left: {error}");
             }
             if let Peer::Guest(_) = peer {
@@ -114,12 +124,7 @@ fn turn_away(stream: &UnixStream) {
     let _unheard = send(stream, &text, SendFlags::DONTWAIT | SendFlags::NOSIGNAL);
 }
 
-async fn converse(
-    mut stream: UnixStream,
-    peer: Peer,
-    config: &[String],
-    events: &mpsc::Sender<Event>,
-) -> io::Result<()> {
+async fn converse(mut stream: UnixStream, peer: Peer, reach: &Reach) -> io::Result<()> {
     let line = match hear(&mut stream, peer).await? {
         Ok(line) => line,
         Err(why) => return say(&mut stream, &error(why)).await,
@@ -127,12 +132,12 @@ async fn converse(
     if line.is_empty() {
         return Ok(());
     }
-    match wire::read(&line, peer, config) {
-        Ok(Wanted::Once(op)) => match ask(op, &stream, events).await {
+    match wire::read(&line, peer, &reach.config) {
+        Ok(Wanted::Once(op)) => match ask(op, &stream, reach).await {
             Some(answer) => say(&mut stream, &answer).await?,
             None => return Err(io::ErrorKind::BrokenPipe.into()),
         },
-        Ok(Wanted::Follow(keys)) => follow(&mut stream, keys, events).await?,
+        Ok(Wanted::Follow(keys)) => follow(&mut stream, keys, reach).await?,
         Err(why) => say(&mut stream, &error(why)).await?,
     }
     stream.shutdown().await
@@ -156,17 +161,30 @@ async fn hear(stream: &mut UnixStream, peer: Peer) -> io::Result<Result<Vec<u8>,
 }
 
 /// Has the loop answer; `None` where the client hung up meanwhile.
-async fn ask(op: Op, stream: &UnixStream, events: &mpsc::Sender<Event>) -> Option<Answer> {
-    let (reply, mut answer) = oneshot::channel();
+async fn ask(op: Op, stream: &UnixStream, reach: &Reach) -> Option<Answer> {
     let stopping = || error("the daemon is stopping".to_owned());
-    if events.send(Event::Client(Request { op, reply })).await.is_err() {
+    if let Op::Reconcile { read: Some(_), .. } = op {
+        // An edit that nobody told of yet is read now, and known to the loop before the request is.
+        let (reply, read) = oneshot::channel();
+        let sent = reach.rereads.send(reply).await.is_ok();
+        if !sent || await_from(read, stream).await?.is_none() {
+            return Some(stopping());
+        }
+    }
+    let (reply, answer) = oneshot::channel();
+    if reach.events.send(Event::Client(Request { op, reply })).await.is_err() {
         return Some(stopping());
     }
+    Some(await_from(answer, stream).await?.unwrap_or_else(stopping))
+}
+
+/// Waits for an answer, `Some(None)` where there will be none; `None` where the client hung up.
+async fn await_from<T>(mut answer: oneshot::Receiver<T>, stream: &UnixStream) -> Option<Option<T>> {
     let mut look = interval(PRESENCE);
     loop {
         // Cancel-safe: the answer stays in its channel, a dropped tick is due again.
         tokio::select! {
-            answer = &mut answer => return Some(answer.unwrap_or_else(|_| stopping())),
+            answer = &mut answer => return Some(answer.ok()),
             _ = look.tick() => if has_left(stream) {
                 return None;
             },
@@ -175,11 +193,7 @@ async fn ask(op: Op, stream: &UnixStream, events: &mpsc::Sender<Event>) -> Optio
 }
 
 /// Sends the status, and again whenever it is another one, until the client leaves.
-async fn follow(
-    stream: &mut UnixStream,
-    keys: Vec<Key>,
-    events: &mpsc::Sender<Event>,
-) -> io::Result<()> {
+async fn follow(stream: &mut UnixStream, keys: Vec<Key>, reach: &Reach) -> io::Result<()> {
     let mut last = None;
     let mut due = interval(FOLLOW);
     due.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -188,7 +202,7 @@ async fn follow(
         if has_left(stream) {
             return Ok(());
         }
-        let Some(answer) = ask(Op::Status(keys.clone()), stream, events).await else {
+        let Some(answer) = ask(Op::Status(keys.clone()), stream, reach).await else {
             return Ok(());
         };
         let is_over = matches!(answer, Answer::Error { .. });

@@ -108,7 +108,7 @@ async fn another_id_map_is_meant_for_the_run_that_was_asked_for_and_no_later_one
     let mut this = Loop::settled(CONTAINERS).await;
     this.reply("100", [Reply::conflict()]);
     let keys = vec![key("100")];
-    let answer = this.ask(Op::Reconcile { keys, asked: Asked::Sure }).await;
+    let answer = this.ask(Op::Reconcile { keys, asked: Asked::Sure, read: None }).await;
     assert_eq!(this.next().await, confirmed("100"));
     assert_eq!(this.next().await, confirmed("100"));
     answer.await.unwrap();

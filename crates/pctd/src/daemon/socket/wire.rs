@@ -5,6 +5,7 @@ use pctd_core::report::REPORT_VERSION;
 use serde::{Deserialize, Serialize};
 
 use super::peer::Peer;
+use crate::config_files::ReadFile;
 use crate::controller::followers::Op;
 use crate::reconciler::Asked;
 
@@ -28,10 +29,14 @@ pub(crate) struct WireRequest {
     /// Whether whatever is named is meant, however dangerous.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub(crate) yes: bool,
-    /// The configuration files the client would use; `reconcile` is refused where the daemon
+    /// The configuration files that the client would use; `reconcile` is refused where the daemon
     /// uses others.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) config: Option<Vec<String>>,
+    /// The configuration files as the client read them, wherever they are. The daemon reads its own
+    /// again, and `reconcile` is refused where these are not what is in force then.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) read: Option<Vec<ReadFile>>,
 }
 
 /// See [`WireRequest::op`].
@@ -70,13 +75,14 @@ pub(super) fn read(line: &[u8], peer: Peer, config: &[String]) -> Result<Wanted,
         (WireOp::Reconcile, Peer::Guest(uid)) => {
             Err(format!("only root may change anything; uid {uid} may ask for the status"))
         }
-        (WireOp::Reconcile, Peer::Root) => match wire.config {
+        (WireOp::Reconcile, Peer::Root) => match &wire.config {
             Some(theirs) if theirs != config => {
                 Err(format!("the daemon uses another configuration ({})", config.join(", ")))
             }
             _ => {
-                let asked = Asked::of(wire.confirm, wire.yes, &wire.keys);
-                Ok(Wanted::Once(Op::Reconcile { keys: wire.keys, asked }))
+                let WireRequest { keys, confirm, yes, read, .. } = wire;
+                let asked = Asked::of(confirm, yes, &keys);
+                Ok(Wanted::Once(Op::Reconcile { keys, asked, read }))
             }
         },
     }
@@ -89,7 +95,7 @@ mod tests {
     #[test]
     fn a_guest_may_look_and_root_may_change() {
         let reconcile = br#"{"version":1,"op":"reconcile","confirm":true}"#;
-        let op = Op::Reconcile { keys: Vec::new(), asked: Asked::All };
+        let op = Op::Reconcile { keys: Vec::new(), asked: Asked::All, read: None };
         assert_eq!(read(reconcile, Peer::Root, &[]), Ok(Wanted::Once(op)));
         let refused = read(reconcile, Peer::Guest(1000), &[]).unwrap_err();
         assert_eq!(refused, "only root may change anything; uid 1000 may ask for the status");
@@ -139,7 +145,7 @@ mod tests {
     #[test]
     fn another_configuration_than_the_clients_is_not_reconciled() {
         let line = br#"{"version":1,"op":"reconcile","config":["/a"]}"#;
-        assert!(read(line, Peer::Root, &["/a".to_owned()]).is_ok());
+        read(line, Peer::Root, &["/a".to_owned()]).unwrap();
         let refused = read(line, Peer::Root, &["/b".to_owned()]).unwrap_err();
         assert_eq!(refused, "the daemon uses another configuration (/b)");
     }
