@@ -246,6 +246,29 @@ fn lines_with_which_a_container_does_not_start_are_taken_back_and_not_written_ag
 }
 
 #[test]
+fn lines_that_keep_a_container_stopped_after_a_restart_of_others_are_named_until_it_runs() {
+    let Some(world) = world(&[]) else { return };
+    let before = world.conf(100);
+    let settings = r#", "manage": ["lxc_options"], "restart": "never""#;
+    define(&world, settings, &json!({"100": {"lxc_options": [DEADLY]}}));
+    let daemon = world.pctd.start();
+    until_held(&daemon, "NeedsRestart");
+    world.pct(&["stop", "100"]);
+    let message = until_held(&daemon, "NotStarted");
+    let advice = format!("take out `{DEADLY}` in /etc/pve/lxc/100.conf");
+    assert!(message.ends_with(&advice), "{message}");
+    // Nobody but its admin starts it.
+    assert!(!world.calls().iter().any(|call| call.starts_with("start")));
+    define(&world, settings, &json!({"100": {"lxc_options": []}}));
+    daemon.until("the edit is in force", |status| status["config"]["generation"] == 2);
+    world.node.write_conf(ctid(100), &before).unwrap();
+    world.pct(&["start", "100"]);
+    daemon.until_all("Converged");
+    assert!(world.node.is_running(ctid(100)));
+    assert_eq!(world.conf(100), before);
+}
+
+#[test]
 fn a_daemon_killed_during_a_restart_that_fails_takes_the_lines_back_later() {
     let Some(world) = world(&[]) else { return };
     let before = world.conf(100);

@@ -203,6 +203,10 @@ fn finish(
     let is_waiting = !waiting.keys.is_empty() || !waiting.lines.is_empty();
     if running && all_written && is_waiting {
         plan_restart(plan, desired, snapshot, ctid, conf, waiting);
+    } else if !running && all_written && !waiting.lines.is_empty() {
+        let is_there = |line: &RawLine| line.is_in(&conf.current);
+        let (added, removed) = waiting.lines.into_iter().partition(is_there);
+        plan.holds.push(Hold::NotStarted { ctid, added, removed });
     }
     if !plan.steps.is_empty()
         && let Some(hold) = write_hold(ctid, conf, container, cluster)

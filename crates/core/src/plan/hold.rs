@@ -439,6 +439,18 @@ pub enum Hold {
         /// What stands in the way.
         why: String,
     },
+    /// A container was edited while it ran, and somebody stopped it since.
+    #[error(
+        "container {ctid} was not seen running since pctd edited its conf; if it does not start with that, correct the declaration and {} in /etc/pve/lxc/{ctid}.conf", undo(.added, .removed)
+    )]
+    NotStarted {
+        /// The container.
+        ctid: Ctid,
+        /// The lines that came.
+        added: Vec<RawLine>,
+        /// The lines that went.
+        removed: Vec<RawLine>,
+    },
     /// A change waits for a restart that pctd does not make (now).
     #[error("{} of container {ctid} wait for a restart; {why}", .what.join(", "))]
     NeedsRestart {
@@ -773,6 +785,7 @@ reasons! {
     ConfigUnsettled: Calm,
     ObserveOnly: Calm,
     StartOwed: Backoff,
+    NotStarted: Calm,
     NeedsRestart: Calm,
 }
 
@@ -822,6 +835,15 @@ fn map_change(ctid: Ctid, why: &MapChange) -> String {
             ranges(moved)
         ),
     }
+}
+
+/// Returns how an edit is taken back.
+fn undo(added: &[RawLine], removed: &[RawLine]) -> String {
+    let part = |verb: &str, lines: &[RawLine]| {
+        (!lines.is_empty()).then(|| format!("{verb} {}", quoted(lines)))
+    };
+    let parts = [part("take out", added), part("put back", removed)];
+    parts.into_iter().flatten().collect::<Vec<_>>().join(" and ")
 }
 
 fn quoted(lines: &[RawLine]) -> String {

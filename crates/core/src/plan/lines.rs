@@ -217,7 +217,7 @@ fn declared(site: &Site<'_>) -> BTreeSet<RawLine> {
 }
 
 /// Returns the lines that wait for a restart: those of pctd's that came or went since the container
-/// was started.
+/// was started. While it is stopped they wait for its start, which may fail because of them.
 pub(super) fn waiting(plan: &mut ContainerPlan, site: &Site<'_>) -> Vec<RawLine> {
     let Site { snapshot, ctid, container, .. } = *site;
     let Some(edited) = snapshot.ledger.edited.get(&ctid) else { return Vec::new() };
@@ -229,7 +229,7 @@ pub(super) fn waiting(plan: &mut ContainerPlan, site: &Site<'_>) -> Vec<RawLine>
         // It may not start with them, and then they are taken back.
         return Vec::new();
     }
-    if !is_run_of(edited, snapshot, container) || lines.is_empty() {
+    if !may_wait(edited, snapshot, container) || lines.is_empty() {
         // It was started since, or somebody undid the edit.
         plan.records.push(LedgerEntry::EditWaits { ctid, edited: None });
         return Vec::new();
@@ -237,11 +237,11 @@ pub(super) fn waiting(plan: &mut ContainerPlan, site: &Site<'_>) -> Vec<RawLine>
     lines
 }
 
-/// Returns whether a container still runs as it did when it was edited. An init that could not be
-/// found may be the same.
-fn is_run_of(edited: &Edited, snapshot: &Snapshot, container: &ObservedContainer) -> bool {
+/// Returns whether a container was not seen to run since the run in which it was edited. An init that
+/// could not be found may be the same.
+fn may_wait(edited: &Edited, snapshot: &Snapshot, container: &ObservedContainer) -> bool {
     match container.running {
-        Running::No => false,
+        Running::No => true,
         Running::Yes { init, .. } => {
             let is_same = |(then, now)| then == now;
             edited.boot == snapshot.boot && edited.init.zip(init).is_none_or(is_same)

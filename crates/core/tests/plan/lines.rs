@@ -348,7 +348,17 @@ fn restarts() -> Vec<Case> {
             waits(there()).running(100).with(|w| "another".clone_into(&mut w.snapshot.boot)),
             &[],
         ),
-        case("one that does not run is not started", waits(there()), &[]),
+        case("one that does not run is not started", waits(there()), &["100 ! NotStarted"]),
+        case(
+            "also after the host was",
+            waits(there()).with(|w| "another".clone_into(&mut w.snapshot.boot)),
+            &["100 ! NotStarted"],
+        ),
+        case(
+            "what was undone while it was stopped needs no start",
+            waits(defined("", "").here(100, UNPRIVILEGED)),
+            &[],
+        ),
         case("but one that pctd stopped is", waits(there()).start_owed(100), &["100 start"]),
         case(
             "what somebody undid waits for nothing",

@@ -550,8 +550,6 @@ impl Node {
                 None => edited,
             };
             self.ledger.enter(LedgerEntry::EditWaits { ctid, edited: Some(edited) });
-        } else if crash.is_none() {
-            self.ledger.enter(LedgerEntry::LinesForgotten { ctid, lines: edit.remove.clone() });
         }
     }
 
