@@ -29,7 +29,8 @@ pub(super) enum ClientError {
     },
 }
 
-/// Asks the daemon; `None` where none is running.
+/// Asks the daemon; `None` where none is running, or it went without an answer: a killed one may
+/// still be connected to, for as long as a child that it was starting has its socket.
 ///
 /// # Errors
 ///
@@ -37,11 +38,14 @@ pub(super) enum ClientError {
 pub(super) fn ask(socket: &Path, request: &WireRequest) -> Result<Option<Answer>, ClientError> {
     let failed = |source| ClientError::Failed { socket: socket.display().to_string(), source };
     let Some(mut stream) = connect(socket)? else { return Ok(None) };
-    send(&mut stream, request).map_err(failed)?;
     let mut answer = String::new();
-    BufReader::new(stream).read_line(&mut answer).map_err(failed)?;
-    if answer.is_empty() {
-        return Err(failed(io::ErrorKind::UnexpectedEof.into()));
+    let asked =
+        send(&mut stream, request).and_then(|()| BufReader::new(stream).read_line(&mut answer));
+    match asked {
+        Ok(0) => return Ok(None),
+        Ok(_) => {}
+        Err(error) if is_gone(&error) => return Ok(None),
+        Err(error) => return Err(failed(error)),
     }
     serde_json::from_str(&answer).map(Some).map_err(|error| failed(error.into()))
 }
@@ -59,6 +63,11 @@ pub(super) fn follow(
     let Some(mut stream) = connect(socket)? else { return Ok(None) };
     send(&mut stream, request).map_err(failed)?;
     Ok(Some(stream))
+}
+
+/// Returns whether the other end went away.
+fn is_gone(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe)
 }
 
 fn send(stream: &mut UnixStream, request: &WireRequest) -> io::Result<()> {
@@ -83,5 +92,46 @@ fn connect(socket: &Path) -> Result<Option<UnixStream>, ClientError> {
             Err(ClientError::Closed { socket: socket.display().to_string() })
         }
         Err(error) => Err(failed(error)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::net::UnixListener;
+
+    use super::*;
+    use crate::daemon::socket::WireOp;
+
+    #[test]
+    fn a_daemon_that_goes_without_an_answer_is_none() {
+        let dir = tempfile::tempdir().unwrap();
+        let request = WireRequest {
+            version: 1,
+            op: WireOp::Status,
+            keys: Vec::new(),
+            follow: false,
+            confirm: false,
+            config: None,
+            read: None,
+            yes: false,
+        };
+        for accepts in [true, false] {
+            let socket = dir.path().join(format!("{accepts}"));
+            let listener = UnixListener::bind(&socket).unwrap();
+            let asked = std::thread::scope(|scope| {
+                let asked = scope.spawn(|| ask(&socket, &request));
+                if accepts {
+                    let (mut client, _) = listener.accept().unwrap();
+                    let mut line = String::new();
+                    BufReader::new(&mut client).read_line(&mut line).unwrap();
+                } else {
+                    // Connected, and never taken.
+                    std::thread::sleep(std::time::Duration::from_millis(100));
+                }
+                drop(listener);
+                asked.join().unwrap()
+            });
+            assert!(matches!(asked, Ok(None)), "{accepts}: {asked:?}");
+        }
     }
 }
