@@ -14,7 +14,7 @@ use serde_json::{Map, Value, json};
 
 const FILES: [&str; 2] = ["phoenix_hypervisor_config.json", "phoenix_lxc_configs.json"];
 
-/// The keys of a container that pctd knows (specification 2.7, and the author's format).
+/// The keys of a container that pctd knows, of its own and of the author's format.
 const KNOWN: [&str; 19] = [
     "name",
     "memory_mb",
@@ -130,7 +130,7 @@ struct Wish {
     adopt: bool,
 }
 
-/// The seed's modes by the name of a volume: directories, files, keys (specification 1).
+/// The seed's modes by the name of a volume: directories, files, keys.
 fn seed_modes(name: &str) -> (u32, u32, u32) {
     match name {
         "ssl_certs" => (0o755, 0o644, 0o640),

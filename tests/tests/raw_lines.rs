@@ -219,7 +219,7 @@ fn a_clone_gets_a_map_of_its_own_before_it_is_done() {
     assert_eq!(ledger["making"], json!({}));
 }
 
-/// A line that Proxmox keeps and that no container starts with (proxmox.md 12.5).
+/// A line that Proxmox keeps and that no container starts with (PROXMOX.md 11).
 const DEADLY: &str = "lxc.mount.entry: /srv /mnt none bind,create=dir 0 0";
 
 #[test]

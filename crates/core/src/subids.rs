@@ -1,7 +1,7 @@
 //! `/etc/subuid` and `/etc/subgid`: which ids of the host root may give to containers.
 //!
 //! LXC writes the map of a container with `newuidmap` and `newgidmap` where they are installed, and
-//! those ask these files even for root (subuid(5); proxmox.md 3). A range that is not in them keeps
+//! those ask these files even for root (subuid(5); PROXMOX.md 3). A range that is not in them keeps
 //! the container from starting.
 
 use bstr::ByteSlice as _;

@@ -1,13 +1,13 @@
 //! A direct edit of a conf, as Proxmox's own commands write one: under the flock of its writers,
 //! only what it was decided on, beside it and then renamed over it.
 //!
-//! Everything else goes through `pct`; this is the only way for raw lines (proxmox.md 3, 9). An
+//! Everything else goes through `pct`; this is the only way for raw lines (PROXMOX.md 3, 5). An
 //! editor and the hook that runs when a container stops take no flock, so the conf is compared once
 //! more right before the rename, and whoever called looks at it again: what was lost all the same,
 //! the next plan finds.
 //!
 //! On a node that just lost its quorum a write to pmxcfs hangs for some seconds and then fails
-//! (proxmox.md 12.10), so all of it happens on a thread that can be left behind.
+//! (PROXMOX.md 8), so all of it happens on a thread that can be left behind.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read as _, Write as _};

@@ -186,7 +186,7 @@ impl Pct {
     /// Restores a container from its backup, over what there is of it.
     ///
     /// Returns only when `pct` has ended by itself: the old disks are gone before the archive is
-    /// unpacked, and a signal in between takes back the new ones as well (proxmox.md 12.6).
+    /// unpacked, and a signal in between takes back the new ones as well (PROXMOX.md 7).
     ///
     /// # Errors
     ///

@@ -70,7 +70,7 @@ pub struct ConfVersion {
 }
 
 /// Returns the version of a guest's conf. Every stop of a container makes it another one, since the
-/// post-stop hook writes the conf even where nothing changes (proxmox.md 5 and 8).
+/// post-stop hook writes the conf even where nothing changes (PROXMOX.md 5 and 8).
 ///
 /// # Errors
 ///

@@ -1,7 +1,7 @@
 //! A direct edit of a conf: raw lines of the current section come and go, and every other byte
 //! stays where it is.
 //!
-//! `pct set` cannot touch raw lines (proxmox.md 3), and what it writes it writes anew as a whole.
+//! `pct set` cannot touch raw lines (PROXMOX.md 3), and what it writes it writes anew as a whole.
 //! So the text is changed here, line by line, and what came of it is read again and compared before
 //! anybody writes it.
 

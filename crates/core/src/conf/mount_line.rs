@@ -21,7 +21,7 @@ pub struct MountLine {
 }
 
 impl MountLine {
-    /// Makes the ids inside those on disk (proxmox.md 12.5); on file systems that cannot, the
+    /// Makes the ids inside those on disk (PROXMOX.md 11); on file systems that cannot, the
     /// container does not start.
     pub const IDMAP: &str = "idmap=container";
 

@@ -45,7 +45,7 @@ pub(crate) fn map_of(
     let conf = &container.conf;
     let stopped = container.running == Running::No;
     whole(conf)?;
-    // `pct create` drops the lock line while it still works; only its flock tells (proxmox.md 7).
+    // `pct create` drops the lock line while it still works; only its flock tells (PROXMOX.md 7).
     if stopped && container.flock_held {
         return Err(NotReady::Busy);
     }
@@ -232,7 +232,7 @@ pub(crate) fn owning_maps(
     Some(all)
 }
 
-/// Decides whose a volume is to be (specification 2.3).
+/// Decides whose a volume is to be.
 pub(crate) fn decide(desired: &Desired, snapshot: &Snapshot, volume: &Volume) -> OwnerDecision {
     if volume.owner != Owner::Keep
         && let Some(hold) = disk_ids::blocked(desired, snapshot, volume)

@@ -173,7 +173,7 @@ impl Engine {
         let begun = Instant::now();
         let called = self.node.pct().set_mount(ctid, set.key, &set.value, &digest);
         // Whatever the exit code: a failing `pct set` may have written, and one that succeeded
-        // may have been overwritten since (proxmox.md 7, 5). Only the conf tells.
+        // may have been overwritten since (PROXMOX.md 1, 5). Only the conf tells.
         let Some(now) = self.observe_one(ctid) else {
             // Not known: the intention stays in the ledger, so that what is found later is pctd's.
             return StepEnd::Failed(format!("{ctid} could not be read after pct set"));

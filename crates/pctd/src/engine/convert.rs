@@ -1,8 +1,8 @@
 //! Converting a container between privileged and unprivileged: stopped, backed up, restored from that
 //! backup with the other privilege, started again where it ran.
 //!
-//! From some moment of the restore on there is nothing of the container but the backup (proxmox.md
-//! 12.6). So each phase is in the ledger before it is begun, the backup is read to its end before
+//! From some moment of the restore on there is nothing of the container but the backup (PROXMOX.md
+//! 7). So each phase is in the ledger before it is begun, the backup is read to its end before
 //! anything is destroyed, and a restore is never signalled. One that loses the container is
 //! followed by another with the old privilege; one that a crash cut off is made again. A backup of
 //! before a crash is never restored over a container that is there: it may have run since. But the

@@ -32,7 +32,7 @@ impl Engine {
         let begun = Instant::now();
         let called = self.node.pct().remove_mount(ctid, *key, what, &digest);
         // A `pct` that failed may have written, and one that succeeded may have made another value
-        // current instead (proxmox.md 11); only the conf tells.
+        // current instead (PROXMOX.md 4); only the conf tells.
         let Some(now) = self.observe_one(ctid) else {
             return StepEnd::Failed(format!("{ctid} could not be read after pct set"));
         };

@@ -2,7 +2,7 @@
 //! come back.
 //!
 //! A start with a bad mount leaves a container stopped, with its old values already gone from the
-//! conf (proxmox.md 12.1). So every source is looked at first, and the values in force are kept
+//! conf (PROXMOX.md 9). So every source is looked at first, and the values in force are kept
 //! until the container has been seen running again. What was stopped is owed a start: a mark in the
 //! ledger outlives a crash and a start that fails, and goes when the container is seen running.
 

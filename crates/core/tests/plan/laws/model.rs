@@ -1,4 +1,4 @@
-//! A small node that does what a step says as Proxmox would do it (proxmox.md 4 and 12), and a
+//! A small node that does what a step says as Proxmox would do it (PROXMOX.md 4 and 9), and a
 //! daemon on it that looks, keeps its ledger and takes one step at a time as the real one does.
 //!
 //! Everything that may not be done at all is a panic here: a locked conf is never edited, a mount
