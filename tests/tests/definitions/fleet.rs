@@ -122,9 +122,11 @@ fn attend(world: &World, fleet: &[Member], status: &Value) {
             let _busy = world.node.pct(["snapshot", &id, name]);
         }
         if holds(status, "containers", &id).contains(&"CreateInterrupted".to_owned()) {
-            // It was reported; it may be cleaned up already. One that is not locked is refused.
-            let _unlocked = world.node.pct(["unlock", &id]);
-            let _destroyed = world.node.pct(["destroy", &id]);
+            // It was reported; it may be cleaned up already, and made again. What nobody left
+            // locked is none of an admin's business.
+            if world.node.pct(["unlock", &id]).is_ok_and(|output| output.is_success()) {
+                let _destroyed = world.node.pct(["destroy", &id]);
+            }
         }
         let message = state["holds"][0]["message"].as_str().unwrap_or_default();
         if let (Some(from), true) = (member.from, message.contains("it is locked (disk)")) {
