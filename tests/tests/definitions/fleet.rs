@@ -108,6 +108,29 @@ fn foreign_address(world: &World, id: u32) -> Option<String> {
         .then(|| format!("{id} is nobody's to finish:\n{conf}\n{ledger:#}"))
 }
 
+/// Returns whether a `pct` with such arguments is at work.
+fn is_at_work(world: &World, is_it: impl Fn(&[String]) -> bool) -> bool {
+    world.node.pct_calls().unwrap().iter().any(|call| {
+        call.ended.is_none()
+            && std::path::Path::new(&format!("/proc/{}", call.pid)).exists()
+            && is_it(&call.argv)
+    })
+}
+
+/// Returns whether a container is still what a killed `pct` left: a report may be older than its
+/// clean-up, and one that was made again since is nobody's to destroy.
+fn is_cut_off(world: &World, id: u32) -> bool {
+    let conf = world.conf(id);
+    let is_whole = conf.contains("swap: ") && !conf.contains("lock: ");
+    let id = id.to_string();
+    let makes_it = |argv: &[String]| match argv[0].as_str() {
+        "create" => argv[1] == id,
+        "clone" => argv[2] == id,
+        _ => false,
+    };
+    !conf.is_empty() && !is_whole && !is_at_work(world, makes_it)
+}
+
 /// What the admin and the other tools of the author do: take snapshots of what is finished, and
 /// clean up what is reported as cut off.
 fn attend(world: &World, fleet: &[Member], status: &Value) {
@@ -121,24 +144,17 @@ fn attend(world: &World, fleet: &[Member], status: &Value) {
             // Somebody else's task may be at work with it; then it is for the next time.
             let _busy = world.node.pct(["snapshot", &id, name]);
         }
-        if holds(status, "containers", &id).contains(&"CreateInterrupted".to_owned()) {
-            // It was reported; it may be cleaned up already, and made again. What nobody left
-            // locked is none of an admin's business.
-            if world.node.pct(["unlock", &id]).is_ok_and(|output| output.is_success()) {
-                let _destroyed = world.node.pct(["destroy", &id]);
-            }
+        if holds(status, "containers", &id).contains(&"CreateInterrupted".to_owned())
+            && is_cut_off(world, member.id)
+        {
+            let _not_locked = world.node.pct(["unlock", &id]);
+            let _destroyed = world.node.pct(["destroy", &id]);
         }
         let message = state["holds"][0]["message"].as_str().unwrap_or_default();
-        if let (Some(from), true) = (member.from, message.contains("it is locked (disk)")) {
-            let at_work = world.node.pct_calls().unwrap().iter().any(|call| {
-                call.ended.is_none()
-                    && std::path::Path::new(&format!("/proc/{}", call.pid)).exists()
-                    && call.argv[0] == "clone"
-                    && call.argv[1] == from.to_string()
-            });
-            if !at_work {
-                let _unlocked = world.node.pct(["unlock", &from.to_string()]);
-            }
+        if let (Some(from), true) = (member.from, message.contains("it is locked (disk)"))
+            && !is_at_work(world, |argv| argv[0] == "clone" && argv[1] == from.to_string())
+        {
+            let _unlocked = world.node.pct(["unlock", &from.to_string()]);
         }
     }
 }
