@@ -124,6 +124,7 @@ fn a_creation_that_is_cut_off_after_its_conf_was_written_is_not_taken_for_whole(
     kill_process(pct, Signal::KILL).unwrap();
     held(&daemon, "100", "CreateInterrupted");
     world.pct(&["destroy", "100"]);
+    eventually("it is made again", || commands(&world).len() > 1);
     daemon.until_all("Converged");
     assert_eq!(commands(&world), ["create", "create"]);
 }
