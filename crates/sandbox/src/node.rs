@@ -162,7 +162,10 @@ impl Node {
         for name in ["newuidmap", "newgidmap"] {
             self.put(&format!("usr/bin/{name}"), "")?;
         }
-        self.put("var/lib/dpkg/status", PACKAGES)?;
+        // A directory that has a Debian in it has a list of its own.
+        if !self.root.path().join("var/lib/dpkg/status").exists() {
+            self.put("var/lib/dpkg/status", PACKAGES)?;
+        }
         settings.store(&self.root)?;
         let storage_cfg = pve.join("storage.cfg");
         fs::write(&storage_cfg, settings.storage_cfg())
