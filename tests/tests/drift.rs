@@ -415,7 +415,6 @@ impl Drop for Writer {
 }
 
 #[test]
-#[ignore = "open: on a quiet machine the events of a held volume take some 45 % of a core, not its share"]
 fn whoever_writes_beside_all_volumes_or_in_one_that_is_held_takes_no_more_either() {
     let Some(this) = Drifting::new() else { return };
     this.world.dir("/tank/beside", 0, 0o755);
@@ -443,7 +442,8 @@ fn whoever_writes_beside_all_volumes_or_in_one_that_is_held_takes_no_more_either
         let mut writer = Command::new("perl");
         let writer = writer.args(["-e", script]).current_dir(this.world.host(dir));
         let writer = Writer(writer.spawn().unwrap());
-        std::thread::sleep(Duration::from_secs(3));
+        // Until what was saved up before is spent.
+        std::thread::sleep(Duration::from_secs(8));
         let (before, begun) = (cpu_ticks(daemon.pid()), Instant::now());
         std::thread::sleep(Duration::from_secs(2));
         let ticks = cpu_ticks(daemon.pid()) - before;
@@ -453,7 +453,7 @@ fn whoever_writes_beside_all_volumes_or_in_one_that_is_held_takes_no_more_either
         this.becomes("/tank/data/f", "4242:4242 0664");
         drop(writer);
         println!("{dir}: {percent} % of a core");
-        // Ten percent, and what was saved up before; without a budget it is half a core and more.
+        // Ten percent, or a quarter for what is nobody's; without a budget it is 80.
         assert!(percent < 35, "{dir}: {percent}");
     }
     daemon.stop();

@@ -33,7 +33,9 @@ impl Budget {
     }
 
     /// Takes out what was spent.
-    pub(super) fn spend(&mut self, time: Duration) {
+    pub(super) fn spend(&mut self, time: Duration, now: Instant) {
+        // First what came until now, or what overflowed the bucket meanwhile would pay for it.
+        self.fill(now);
         self.left -= nanos(time);
     }
 
@@ -75,7 +77,7 @@ mod tests {
         while now < start + Duration::from_secs(100) {
             let wait = budget.wait(now);
             if wait.is_zero() {
-                budget.spend(slice);
+                budget.spend(slice, now);
                 spent += slice;
                 now += slice;
             } else {
@@ -92,17 +94,26 @@ mod tests {
         let mut budget = Budget::new(50, start);
         let late = start + Duration::from_hours(9);
         assert_eq!(budget.wait(late), Duration::ZERO);
-        budget.spend(BURST);
+        budget.spend(BURST, late);
         // Empty, so it waits until there is enough for a slice.
         assert_eq!(budget.wait(late), ENOUGH * 2);
         assert_eq!(budget.wait(late + ENOUGH * 2), Duration::ZERO);
     }
 
     #[test]
+    fn what_is_saved_up_has_a_limit_though_nobody_asked_for_it() {
+        let start = Instant::now();
+        let mut budget = Budget::new(50, start);
+        let late = start + Duration::from_hours(9);
+        budget.spend(BURST, late);
+        assert_eq!(budget.wait(late), ENOUGH * 2);
+    }
+
+    #[test]
     fn another_share_counts_from_now_on() {
         let start = Instant::now();
         let mut budget = Budget::new(1, start);
-        budget.spend(BURST);
+        budget.spend(BURST, start);
         assert_eq!(budget.wait(start), ENOUGH * 100);
         budget.set_percent(100, start);
         assert_eq!(budget.wait(start), ENOUGH);

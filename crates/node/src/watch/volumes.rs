@@ -72,12 +72,13 @@ impl Volumes {
     /// Takes what events cost out of the budgets of the volumes they were in, so many of each; the
     /// rest is nobody's, and has a budget, too.
     pub(super) fn pay(&mut self, each: Duration, of: &BTreeMap<VolumeName, u32>, in_none: u32) {
+        let now = Instant::now();
         for (name, events) in of {
             if let Some(watched) = self.by_name.get_mut(name) {
-                watched.budget.spend(each * *events);
+                watched.budget.spend(each * *events, now);
             }
         }
-        self.nobodys().spend(each * in_none);
+        self.nobodys().spend(each * in_none, now);
     }
 
     /// Returns whether somebody has used up what may be spent: then events are left to gather.

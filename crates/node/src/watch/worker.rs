@@ -35,6 +35,8 @@ const SLICE: usize = 256;
 /// one event in the kernel meanwhile. Even a quarter of a million changes a second do not overflow
 /// its queue in this time.
 const PAUSE: Duration = Duration::from_millis(40);
+/// How long a taking-in lasts at most meanwhile; what it leaves is still in the kernel's queue.
+const GLANCE: Duration = Duration::from_millis(4);
 /// How long a root directory stays open after there was work in it: most of what one entry costs
 /// is the way there, and changes seldom come alone.
 const STAYS_OPEN: Duration = Duration::from_millis(50);
@@ -115,7 +117,12 @@ impl Worker {
         let own_pid = i32::try_from(std::process::id()).unwrap_or(-1);
         let paths = self.paths.clone();
         let mut mounts = Mounts::new(&paths);
+        let begun = Instant::now();
         for _ in 0..READS {
+            // Whoever makes events as fast as they are read would otherwise be read all the time.
+            if begun.elapsed() >= GLANCE && self.volumes.is_overspent(Instant::now()) {
+                break;
+            }
             let events = match self.group.read(buffer) {
                 Ok(events) => events,
                 Err(errno) => {
@@ -191,7 +198,7 @@ impl Worker {
                         (None, _) => {}
                     }
                     let spent = self.volumes.clock.spent();
-                    watched.budget.spend(spent);
+                    watched.budget.spend(spent, Instant::now());
                     self.shared.count(name, |counts| counts.cpu += spent);
                 }
                 if !watched.queue.is_empty() {
