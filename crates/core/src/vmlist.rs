@@ -15,10 +15,11 @@ use crate::ids::Ctid;
 #[error("cannot be parsed: {0}")]
 pub struct Unparsable(String);
 
-impl From<serde_json::Error> for Unparsable {
-    fn from(error: serde_json::Error) -> Self {
-        Self(error.to_string())
-    }
+/// Reads JSON that is UTF-8 to its end, in what is skipped as well: bytes that pmxcfs would not
+/// write are a torn read, and the rest of such a text is no better.
+fn read<'a, T: Deserialize<'a>>(text: &'a [u8]) -> Result<T, Unparsable> {
+    let text = std::str::from_utf8(text).map_err(|error| Unparsable(error.to_string()))?;
+    serde_json::from_str(text).map_err(|error| Unparsable(error.to_string()))
 }
 
 /// What kind of guest an id belongs to.
@@ -69,7 +70,7 @@ impl Vmlist {
     ///
     /// [`Unparsable`] where it is not the JSON that pmxcfs writes.
     pub fn parse(text: &[u8]) -> Result<Self, Unparsable> {
-        let raw: RawVmlist = serde_json::from_slice(text)?;
+        let raw: RawVmlist = read(text)?;
         let guests = raw.ids.into_iter().filter_map(|(id, guest)| {
             let kind =
                 if guest.kind == "lxc" { GuestKind::Lxc } else { GuestKind::Other(guest.kind) };
@@ -100,7 +101,7 @@ pub fn parse_starttime(text: &[u8]) -> Result<u64, Unparsable> {
     struct Raw {
         starttime: u64,
     }
-    Ok(serde_json::from_slice::<Raw>(text)?.starttime)
+    Ok(read::<Raw>(text)?.starttime)
 }
 
 /// `.members`: this node and those it is in a cluster with.
@@ -143,7 +144,7 @@ impl Members {
             #[serde(default)]
             online: u8,
         }
-        let raw: Raw = serde_json::from_slice(text)?;
+        let raw: Raw = read(text)?;
         let online = raw.nodelist.into_iter().filter(|(_, member)| member.online != 0);
         Ok(Self {
             node: raw.nodename,
@@ -237,6 +238,9 @@ mod tests {
         for text in ["[]", "{}", r#"{"ids":{"100":{"node":"vm"}}}"#, r#"{"ids":[]}"#, "\0"] {
             assert!(Vmlist::parse(text.as_bytes()).is_err(), "{text}");
         }
+        // Torn where nothing is asked for.
+        let torn = b"{\"ids\":{},\"\x8f\":1}";
+        assert!(Vmlist::parse(torn).is_err());
     }
 
     #[test]

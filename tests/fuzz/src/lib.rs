@@ -49,18 +49,25 @@ pub fn mount(data: &[u8]) {
     if let Ok(mount) = MountPoint::parse(data) {
         let (_, _) = (mount.size(), mount.idmap());
         let printed = mount.render();
-        // A path with `=` is taken as `volume=/a=b` and cannot be read as it is stored
-        // by Proxmox itself: then nothing is to be compared.
-        if let Ok(again) = MountPoint::parse(&printed) {
+        if stands_alone(&mount) {
+            let again = MountPoint::parse(&printed).expect("what Proxmox writes it can read");
             assert_eq!(again.render(), printed);
         }
     }
     if let Ok(rootfs) = MountPoint::parse_rootfs(data) {
         let printed = rootfs.render_rootfs();
-        if let Ok(again) = MountPoint::parse_rootfs(&printed) {
+        if stands_alone(&rootfs) {
+            let again =
+                MountPoint::parse_rootfs(&printed).expect("what Proxmox writes it can read");
             assert_eq!(again.render_rootfs(), printed);
         }
     }
+}
+
+/// Whether the volume is read as itself where Proxmox writes it without its `volume=`. With a `=`
+/// in it (`volume=/a=b`, `volume=volume=/a`) it is read as an option, by Proxmox as well.
+fn stands_alone(mount: &MountPoint) -> bool {
+    !mount.volume.contains(&b'=')
 }
 
 /// The configuration: nothing is accepted that is no JSON, every refusal has a reason, and what
@@ -89,7 +96,11 @@ pub fn config(data: &[u8]) {
 pub fn pmxcfs(data: &[u8]) {
     let _ = (parse_starttime(data), Members::parse(data));
     let Ok(list) = Vmlist::parse(data) else { return };
-    let plain: Value = serde_json::from_slice(data).expect("it is JSON");
+    let Ok(plain) = serde_json::from_slice::<Value>(data) else {
+        // Half a surrogate pair, in a string that nobody asks for, is the one thing skipped unread.
+        assert!(std::str::from_utf8(data).is_ok_and(|text| text.contains("\\u")), "it is JSON");
+        return;
+    };
     let ids = plain["ids"].as_object().expect("it has ids");
     for node in ids.values().filter_map(|guest| guest["node"].as_str()) {
         let expected: BTreeSet<Ctid> = ids
