@@ -17,6 +17,7 @@
 //!   tell where a container is, [`observed`] is one snapshot of it all, [`ledger`] what pctd did.
 //! - What follows: [`plan`], and for each entry of a volume [`ownership`].
 //! - What is said of it: [`condition`], [`report`]; of one container and one path, [`doctor`].
+//! - What clients may ask of the daemon: [`request`].
 
 pub mod condition;
 pub mod conf;
@@ -33,5 +34,6 @@ pub mod ownership;
 pub mod plan;
 pub mod presence;
 pub mod report;
+pub mod request;
 pub mod subids;
 pub mod vmlist;

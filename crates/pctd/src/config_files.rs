@@ -4,11 +4,10 @@ use std::fs;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
-use pctd_core::conf::Digest;
 use pctd_core::config::{self, Loaded, Problems, Strictness};
+use pctd_core::request::ReadFile;
 use pctd_node::NodePaths;
 use pctd_node::trusted::{Flaw, ReadError, Reading};
-use serde::{Deserialize, Serialize};
 
 /// What of a directory is read.
 const SUFFIX: &str = ".json";
@@ -34,23 +33,6 @@ pub(crate) enum Trust {
 
 /// The bytes of one file under the name it is shown by.
 pub(crate) type FileBytes = (String, Vec<u8>);
-
-/// A file that was read, and a name for what was in it.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(crate) struct ReadFile {
-    /// The file.
-    pub(crate) path: String,
-    /// The SHA-1 of its bytes; only to tell contents apart, which are root's alone.
-    pub(crate) sha1: String,
-}
-
-impl ReadFile {
-    /// Returns what these bytes of a file are known by.
-    pub(crate) fn of(path: &str, bytes: &[u8]) -> Self {
-        Self { path: path.to_owned(), sha1: Digest::of(bytes).to_string() }
-    }
-}
 
 /// Why there is no configuration to put in force.
 #[derive(Debug, thiserror::Error)]

@@ -18,6 +18,7 @@ use std::time::Duration;
 
 use pctd_core::desired::Desired;
 use pctd_core::ids::{Ctid, Key, VolumeName};
+use pctd_core::request::Asked;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
@@ -33,7 +34,7 @@ use crate::controller::retries::Retries;
 use crate::controller::runs::{Run, has_room};
 use crate::controller::surveys::Surveys;
 use crate::controller::walks::Walks;
-use crate::reconciler::{Asked, Outcome, Reconciler, View};
+use crate::reconciler::{Outcome, Reconciler, View};
 
 mod backoff;
 pub(crate) mod board;

@@ -14,10 +14,11 @@ use pctd_core::ids::{Ctid, Key, VolumeName};
 use pctd_core::ledger::{LedgerEntry, VolumeRecord};
 use pctd_core::observed::{Assurance, Drift, MapConsent, Removal, Requests, Snapshot};
 use pctd_core::plan::{Basis, Plans, Readiness, Step};
+use pctd_core::request::Asked;
 use pctd_node::{Node, NodeOptions, NodePaths, Trace, Watcher};
 use tracing::debug;
 
-use crate::reconciler::{Asked, Job, Outcome, Reconciler, Verdict, View};
+use crate::reconciler::{Job, Outcome, Reconciler, Verdict, View};
 
 mod apply;
 mod certificate;

@@ -14,6 +14,7 @@ use pctd_core::ids::{Key, VolumeName};
 use pctd_core::observed::{Assurance, Drift, Removal};
 use pctd_core::plan::{Hold, Reason, Step};
 use pctd_core::report::ProgressReport;
+use pctd_core::request::Asked;
 
 /// Observes the node and brings one key at a time to what is desired. Blocking.
 pub(crate) trait Reconciler: Send + Sync + 'static {
@@ -58,41 +59,6 @@ pub(crate) struct Job {
     pub(crate) goes_on: bool,
     /// How far its walk is.
     pub(crate) progress: Arc<Progress>,
-}
-
-/// Whether an admin asked for a run; the later of these means the earlier, too.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
-pub(crate) enum Asked {
-    /// Nobody did.
-    #[default]
-    No,
-    /// With everything else: big passes and changed file systems are meant, and what was refused
-    /// before is tried again.
-    All,
-    /// By name, for an earlier run: a container that is gone is made again.
-    Again,
-    /// By name: another id map is meant as well, as far as its root keeps its host id.
-    Named,
-    /// By name and with `--yes`: whatever id map it is.
-    Sure,
-}
-
-impl Asked {
-    /// Returns what a confirmation means, of these keys or, where none is named, of all.
-    pub(crate) const fn of(confirm: bool, yes: bool, keys: &[Key]) -> Self {
-        match (confirm || yes, keys) {
-            (false, _) => Self::No,
-            (true, []) => Self::All,
-            (true, _) if yes => Self::Sure,
-            (true, _) => Self::Named,
-        }
-    }
-
-    /// Returns what of it still counts after somebody else was in the way: another id map may be
-    /// declared or in force by then than the one that was meant.
-    pub(crate) fn later(self) -> Self {
-        self.min(Self::Again)
-    }
 }
 
 impl Job {

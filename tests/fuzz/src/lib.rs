@@ -15,6 +15,7 @@ use pctd_core::idmap::{IdKind, IdMap};
 use pctd_core::ids::Ctid;
 use pctd_core::ledger::Ledger;
 use pctd_core::modes::{FilePattern, MODE_BITS, ModeRule};
+use pctd_core::request::{self, Asked, Op, Peer, Wanted, WireRequest};
 use pctd_core::vmlist::{Members, Vmlist, parse_starttime};
 use serde_json::Value;
 
@@ -151,6 +152,68 @@ pub fn idmap(data: &[u8]) {
             }
         }
     }
+}
+
+/// Lines on the daemon's socket: nobody but root changes anything, whatever he says and whoever he
+/// is; what root confirms is what stands there for a plain reader of JSON; and a refusal is one line
+/// that is not much longer than what it refuses.
+pub fn request(data: &[u8]) {
+    let config = [CONFIG.to_owned()];
+    for line in data.split_inclusive(|byte| *byte == b'\n') {
+        let root = request::read(line, Peer::Root, &config);
+        for uid in [1, 1000, u32::MAX] {
+            match (request::read(line, Peer::Guest(uid), &config), &root) {
+                (Ok(Wanted::Once(Op::Reconcile { .. })), _) => {
+                    panic!("uid {uid} changes something")
+                }
+                (Ok(wanted), root) => assert_eq!(Ok(&wanted), root.as_ref(), "root may as well"),
+                (Err(why), _) => is_clean_refusal(&why, line),
+            }
+        }
+        match &root {
+            Ok(wanted) => says_so(line, wanted),
+            Err(why) => is_clean_refusal(why, line),
+        }
+    }
+}
+
+/// The configuration that the daemon of [`request`] uses.
+const CONFIG: &str = "/etc/pctd/config.json";
+
+fn is_clean_refusal(why: &str, line: &[u8]) {
+    assert!(!why.is_empty());
+    let told = serde_json::to_string(why).expect("it is text");
+    assert!(!told.contains('\n'), "one line");
+    // What is refused is quoted in it: escaped in words, and those in JSON.
+    assert!(told.len() <= 512 + 12 * line.len(), "{} bytes for {}", told.len(), line.len());
+}
+
+/// A request that is understood says what is made of it, and travels as the same.
+fn says_so(line: &[u8], wanted: &Wanted) {
+    let plain: Value = serde_json::from_slice(line).expect("it is JSON");
+    let is_set = |name: &str| plain[name] == true;
+    assert_eq!(plain["version"], 1);
+    let said = plain["keys"].as_array().cloned().unwrap_or_default();
+    let (op, keys) = match wanted {
+        Wanted::Follow(keys) | Wanted::Once(Op::Status(keys)) => ("status", keys),
+        Wanted::Once(Op::Reconcile { keys, asked, .. }) => {
+            let names = plain["config"].as_array();
+            assert!(names.is_none_or(|names| *names == [CONFIG]), "another configuration");
+            assert!(*asked == Asked::No || is_set("confirm") || is_set("yes"), "unasked");
+            assert!(*asked <= Asked::All || !said.is_empty(), "nothing is named");
+            assert!(*asked < Asked::Sure || is_set("yes"), "no yes");
+            ("reconcile", keys)
+        }
+    };
+    assert_eq!(plain["op"], op);
+    assert_eq!(
+        is_set("follow"),
+        matches!(wanted, Wanted::Follow(_)) || is_set("follow") && op == "reconcile"
+    );
+    assert_eq!(keys.iter().map(|key| Value::from(key.to_string())).collect::<Vec<_>>(), said);
+    let wire: WireRequest = serde_json::from_slice(line).expect("it was read");
+    let sent = serde_json::to_vec(&wire).expect("it can be sent");
+    assert_eq!(serde_json::from_slice::<WireRequest>(&sent).ok(), Some(wire));
 }
 
 /// Looks an id up as the documents say it: the last line that has it counts.

@@ -30,6 +30,7 @@ pub const TARGETS: &[(&str, Law)] = &[
     ("ledger", crate::ledger),
     ("mode", crate::mode),
     ("idmap", crate::idmap),
+    ("request", crate::request),
 ];
 
 /// Lists of pmxcfs as it writes them, blank lines and all.
@@ -53,6 +54,18 @@ const ID_MAPS: &[&str] = &[
     "         0     100000      65536\n",
     "0 100000 1000\n1000 1000 1\n1001 101001 64535\n\0 0 100000 65536\n",
     "0 0 4294967295\n",
+];
+
+/// What `pctd` sends, and what would change something if it were believed.
+const REQUESTS: &[&str] = &[
+    "{\"version\":1,\"op\":\"status\",\"keys\":[],\"confirm\":false}\n",
+    "{\"version\":1,\"op\":\"status\",\"keys\":[\"953\",\"ssl_certs\"],\"follow\":true,\"confirm\":false}\n",
+    "{\"version\":1,\"op\":\"reconcile\"}",
+    "{\"version\":1,\"op\":\"reconcile\",\"keys\":[\"953\"],\"confirm\":true,\"yes\":true,\
+     \"config\":[\"/etc/pctd/config.json\"],\"read\":[{\"path\":\"/etc/pctd/config.json\",\
+     \"sha1\":\"da39a3ee5e6b4b0d3255bfef95601890afd80709\"}]}\n",
+    "[1,\"reconcile\",[\"953\"],false,true,true,null,null]\n{\"version\":2}\n\n",
+    "{\"version\":1,\"op\":\"status\",\"op\":\"reconcile\",\"yes\":null,\"k\\u0065ys\":[\"\\ud800\"]}\n",
 ];
 
 /// Returns every seed.
@@ -85,8 +98,13 @@ pub fn all() -> io::Result<Vec<Seed>> {
             seeds.push(seed("config", &path, fs::read(&path)?));
         }
     }
-    let texts: [(&'static str, &[&str]); 4] =
-        [("pmxcfs", PMXCFS), ("ledger", LEDGERS), ("mode", MODES), ("idmap", ID_MAPS)];
+    let texts: [(&'static str, &[&str]); 5] = [
+        ("pmxcfs", PMXCFS),
+        ("ledger", LEDGERS),
+        ("mode", MODES),
+        ("idmap", ID_MAPS),
+        ("request", REQUESTS),
+    ];
     for (target, texts) in texts {
         let own = |text: &&str| seed(target, Path::new("seeds.rs"), (*text).into());
         seeds.extend(texts.iter().map(own));

@@ -7,6 +7,7 @@ use pctd_core::desired::Desired;
 use pctd_core::ids::{Key, VolumeName};
 use pctd_core::plan::{Reason, Step};
 use pctd_core::report::{KeyReport, PlanReport};
+use pctd_core::request::{Asked, WireOp, WireRequest};
 use pctd_node::{NodeLock, NodePaths};
 
 use super::args::Global;
@@ -15,9 +16,8 @@ use super::{
 };
 use crate::config_files::{ConfigError, chain};
 use crate::controller::followers::Answer;
-use crate::daemon::socket::{WireOp, WireRequest};
 use crate::engine::Engine;
-use crate::reconciler::{Asked, Job, Outcome, Reconciler as _, Verdict, View};
+use crate::reconciler::{Job, Outcome, Reconciler as _, Verdict, View};
 
 /// A conflict means that somebody else wrote in between: this often it is tried anew.
 const TRIES: usize = 5;

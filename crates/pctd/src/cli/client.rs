@@ -4,8 +4,9 @@ use std::io::{self, BufRead as _, BufReader, Write as _};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 
+use pctd_core::request::WireRequest;
+
 use crate::controller::followers::Answer;
-use crate::daemon::socket::WireRequest;
 
 /// Why the daemon could not be asked.
 #[derive(Debug, thiserror::Error)]
@@ -99,8 +100,9 @@ fn connect(socket: &Path) -> Result<Option<UnixStream>, ClientError> {
 mod tests {
     use std::os::unix::net::UnixListener;
 
+    use pctd_core::request::WireOp;
+
     use super::*;
-    use crate::daemon::socket::WireOp;
 
     #[test]
     fn a_daemon_that_goes_without_an_answer_is_none() {

@@ -7,10 +7,10 @@ use std::time::Duration;
 
 use pctd_core::ids::Key;
 use pctd_core::report::{ProgressReport, REPORT_VERSION, StatusReport};
+use pctd_core::request::{WireOp, WireRequest};
 
 use super::client;
 use crate::controller::followers::Answer;
-use crate::daemon::socket::{WireOp, WireRequest};
 
 /// A walk shorter than this shows no progress.
 const PATIENCE: Duration = Duration::from_millis(500);

@@ -9,13 +9,13 @@ use std::time::Duration;
 
 use pctd_core::ids::Key;
 use pctd_core::report::{REPORT_VERSION, StatusReport};
+use pctd_core::request::{WireOp, WireRequest};
 use pctd_node::NodePaths;
 use signal_hook::consts::{SIGINT, SIGTERM};
 
 use super::args::Global;
 use super::{Ended, Failure, OutputFormat, client, print, print_report, render, style};
 use crate::controller::followers::Answer;
-use crate::daemon::socket::{WireOp, WireRequest};
 
 /// How soon an interrupt or another size of the terminal is noticed.
 const NOTICE: Duration = Duration::from_millis(200);

@@ -3,10 +3,11 @@
 use std::collections::BTreeSet;
 
 use pctd_core::ids::{Ctid, Key, VolumeName};
+use pctd_core::request::Op;
 use tokio::time::Instant;
 
 use super::Controller;
-use super::followers::{Op, Request};
+use super::followers::Request;
 use crate::reconciler::Reconciler;
 
 impl<R: Reconciler> Controller<R> {

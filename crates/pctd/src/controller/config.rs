@@ -5,13 +5,13 @@ use std::sync::Arc;
 
 use pctd_core::desired::Desired;
 use pctd_core::ids::Key;
+use pctd_core::request::ReadFile;
 use tokio::time::Instant;
 use tracing::{error, info};
 
 use super::Controller;
 use super::board::keys_of;
 use super::in_force::difference;
-use crate::config_files::ReadFile;
 use crate::reconciler::Reconciler;
 
 /// What became of the configuration files.

@@ -6,27 +6,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use pctd_core::ids::{Key, VolumeName};
 use pctd_core::plan::{Hold, Reason, Step};
 use pctd_core::report::{KeyReport, PlanReport, StatusReport};
+use pctd_core::request::Op;
 use serde::{Deserialize, Serialize};
 use tokio::sync::oneshot;
 
-use crate::config_files::ReadFile;
-use crate::reconciler::{Asked, Outcome, Verdict};
-
-/// What a client wants.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Op {
-    /// The status of these keys, or of all.
-    Status(Vec<Key>),
-    /// A look at these keys, or at all, now.
-    Reconcile {
-        /// The keys.
-        keys: Vec<Key>,
-        /// Whether an admin asked for it, and what is meant by that.
-        asked: Asked,
-        /// What the client read, where it is not done with another configuration in force.
-        read: Option<Vec<ReadFile>>,
-    },
-}
+use crate::reconciler::{Outcome, Verdict};
 
 /// A request with the way back to its client.
 #[derive(Debug)]

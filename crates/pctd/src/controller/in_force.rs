@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::config_files::ReadFile;
+use pctd_core::request::ReadFile;
 
 /// Returns what differs between the files a client read and those in force, in words; `None` where
 /// they say the same.

@@ -6,11 +6,12 @@ use std::time::Duration;
 
 use pctd_core::ids::{Ctid, Key, VolumeName};
 use pctd_core::plan::Hold;
+use pctd_core::request::Asked;
 use tokio::time::Instant;
 use tracing::debug;
 
 use super::{Controller, Done, News};
-use crate::reconciler::{Asked, Job, Outcome, Reconciler, Verdict};
+use crate::reconciler::{Job, Outcome, Reconciler, Verdict};
 
 /// A run that is under way.
 pub(super) struct Run {

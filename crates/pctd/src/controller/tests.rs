@@ -14,16 +14,16 @@ use pctd_core::ids::{Ctid, Key, VolumeName};
 use pctd_core::observed::{Assurance, Drift, Removal};
 use pctd_core::plan::{Hold, NotReady, Step};
 use pctd_core::report::{KeyState, KeyStatus, PlanReport, StatusReport};
+use pctd_core::request::{Asked, Op, ReadFile};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep};
 
-use super::followers::{Answer, Op, Request};
+use super::followers::{Answer, Request};
 use super::retries::CONFLICTS;
 use super::walks::PACE;
 use super::{ConfigEvent, Controller, Event, News, SETTLE};
-use crate::config_files::ReadFile;
-use crate::reconciler::{Asked, Job, Outcome, Reconciler, Verdict, View};
+use crate::reconciler::{Job, Outcome, Reconciler, Verdict, View};
 
 mod clients;
 mod config;

@@ -7,12 +7,13 @@ use std::sync::mpsc::SyncSender;
 use std::time::Duration;
 
 use pctd_core::ids::Key;
+use pctd_core::request::Op;
 use sd_notify::NotifyState;
 use tokio::sync::{mpsc, oneshot, watch};
 use tracing::debug;
 
 use crate::controller::Event;
-use crate::controller::followers::{Op, Request};
+use crate::controller::followers::Request;
 
 /// What systemd may be told.
 #[derive(Debug, Clone)]

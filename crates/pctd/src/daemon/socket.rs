@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use pctd_core::ids::Key;
 use pctd_core::report::REPORT_VERSION;
+use pctd_core::request::{self, Op, Peer, Wanted};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::net::{SendFlags, send};
 use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
@@ -20,16 +21,13 @@ use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
 use tracing::debug;
 
 use crate::controller::Event;
-use crate::controller::followers::{Answer, Op, Request};
+use crate::controller::followers::{Answer, Request};
 
 mod peer;
-mod wire;
 
 pub(crate) use peer::admit;
-pub(crate) use wire::{WireOp, WireRequest};
 
-use peer::{Peer, Places};
-use wire::Wanted;
+use peer::Places;
 
 /// How long a client may take to say what it wants.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
@@ -98,7 +96,7 @@ pub(crate) async fn serve(listener: UnixListener, reach: Reach) {
                 continue;
             }
         };
-        let Ok(peer) = Peer::of(&stream) else { continue };
+        let Ok(peer) = peer::of(&stream) else { continue };
         let Some(place) = places.take(peer) else {
             turn_away(&stream);
             continue;
@@ -132,7 +130,7 @@ async fn converse(mut stream: UnixStream, peer: Peer, reach: &Reach) -> io::Resu
     if line.is_empty() {
         return Ok(());
     }
-    match wire::read(&line, peer, &reach.config) {
+    match request::read(&line, peer, &reach.config) {
         Ok(Wanted::Once(op)) => match ask(op, &stream, reach).await {
             Some(answer) => say(&mut stream, &answer).await?,
             None => return Err(io::ErrorKind::BrokenPipe.into()),

@@ -1,4 +1,4 @@
-//! Who is at the other end of a connection: what they may ask for, and how many there may be.
+//! Who is at the other end of a connection, and how many there may be.
 //!
 //! The mode of the socket says who can connect at all: root, and the group that `status_group`
 //! names. What a client may do is decided anew for each request, by what the kernel says of the
@@ -10,6 +10,7 @@ use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use pctd_core::desired::Desired;
+use pctd_core::request::Peer;
 use rustix::fs::{AtFlags, CWD, Gid, Mode, Uid, chmodat, chownat};
 use tokio::net::UnixStream;
 use tokio::sync::watch;
@@ -25,44 +26,20 @@ const GUESTS: usize = 16;
 /// others out.
 const GUESTS_OF_ONE: usize = GUESTS / 2;
 
-/// The longest request of root: it names keys, and a node has a few thousand at most.
-const ROOT_REQUEST: u64 = 256 * 1024;
-/// The longest request of others, who have less to say.
-const GUEST_REQUEST: u64 = 16 * 1024;
-
 /// Root alone.
 const CLOSED: u32 = 0o600;
 /// And the group.
 const OPEN_TO_GROUP: u32 = 0o660;
 
-/// Who a client is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum Peer {
-    /// Root, or whoever runs the daemon.
-    Root,
-    /// Another user, who may look.
-    Guest(u32),
-}
-
-impl Peer {
-    /// Asks the kernel who connected.
-    ///
-    /// # Errors
-    ///
-    /// It does not know.
-    pub(super) fn of(stream: &UnixStream) -> io::Result<Self> {
-        let uid = stream.peer_cred()?.uid();
-        let is_root = uid == 0 || uid == rustix::process::geteuid().as_raw();
-        Ok(if is_root { Self::Root } else { Self::Guest(uid) })
-    }
-
-    /// Returns how many bytes a request may have.
-    pub(super) const fn longest_request(self) -> u64 {
-        match self {
-            Self::Root => ROOT_REQUEST,
-            Self::Guest(_) => GUEST_REQUEST,
-        }
-    }
+/// Asks the kernel who connected.
+///
+/// # Errors
+///
+/// It does not know.
+pub(super) fn of(stream: &UnixStream) -> io::Result<Peer> {
+    let uid = stream.peer_cred()?.uid();
+    let is_root = uid == 0 || uid == rustix::process::geteuid().as_raw();
+    Ok(if is_root { Peer::Root } else { Peer::Guest(uid) })
 }
 
 /// The places for clients: how many each has, of those who have any.

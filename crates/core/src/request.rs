@@ -1,69 +1,165 @@
-//! A request as it travels, and what the daemon makes of it.
+//! What clients ask of the daemon: a request as it travels, and what is made of it.
+//!
+//! Whoever reads the socket says who is at its other end; here is decided what they may ask for.
 
-use pctd_core::ids::Key;
-use pctd_core::report::REPORT_VERSION;
 use serde::{Deserialize, Serialize};
 
-use super::peer::Peer;
-use crate::config_files::ReadFile;
-use crate::controller::followers::Op;
-use crate::reconciler::Asked;
+use crate::conf::Digest;
+use crate::ids::Key;
+use crate::report::REPORT_VERSION;
+
+/// The longest request of root: it names keys, and a node has a few thousand at most.
+const ROOT_REQUEST: u64 = 256 * 1024;
+/// The longest request of others, who have less to say.
+const GUEST_REQUEST: u64 = 16 * 1024;
 
 /// A request as it travels.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub(crate) struct WireRequest {
+pub struct WireRequest {
     /// The version of the protocol.
-    pub(crate) version: u32,
+    pub version: u32,
     /// What is wanted.
-    pub(crate) op: WireOp,
+    pub op: WireOp,
     /// Of which keys; none: all.
     #[serde(default)]
-    pub(crate) keys: Vec<Key>,
+    pub keys: Vec<Key>,
     /// Whether the status is sent again whenever it is another one.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
-    pub(crate) follow: bool,
+    pub follow: bool,
     /// Whether big passes and changed file systems are meant.
     #[serde(default)]
-    pub(crate) confirm: bool,
+    pub confirm: bool,
     /// Whether whatever is named is meant, however dangerous.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
-    pub(crate) yes: bool,
+    pub yes: bool,
     /// The configuration files that the client would use; `reconcile` is refused where the daemon
     /// uses others.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub(crate) config: Option<Vec<String>>,
+    pub config: Option<Vec<String>>,
     /// The configuration files as the client read them, wherever they are. The daemon reads its own
     /// again, and `reconcile` is refused where these are not what is in force then.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub(crate) read: Option<Vec<ReadFile>>,
+    pub read: Option<Vec<ReadFile>>,
 }
 
 /// See [`WireRequest::op`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
-pub(crate) enum WireOp {
+pub enum WireOp {
     /// The status.
     Status,
     /// A look, now, and the steps that follow.
     Reconcile,
 }
 
+/// A file that was read, and a name for what was in it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ReadFile {
+    /// The file.
+    pub path: String,
+    /// The SHA-1 of its bytes; only to tell contents apart, which are root's alone.
+    pub sha1: String,
+}
+
+impl ReadFile {
+    /// Returns what these bytes of a file are known by.
+    pub fn of(path: &str, bytes: &[u8]) -> Self {
+        Self { path: path.to_owned(), sha1: Digest::of(bytes).to_string() }
+    }
+}
+
+/// Who a client is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Peer {
+    /// Root, or whoever runs the daemon.
+    Root,
+    /// Another user, who may look.
+    Guest(u32),
+}
+
+impl Peer {
+    /// Returns how many bytes a request may have.
+    pub const fn longest_request(self) -> u64 {
+        match self {
+            Self::Root => ROOT_REQUEST,
+            Self::Guest(_) => GUEST_REQUEST,
+        }
+    }
+}
+
 /// What a request asks for.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Wanted {
+pub enum Wanted {
     /// One answer.
     Once(Op),
     /// The status of these keys, and again whenever it is another one.
     Follow(Vec<Key>),
 }
 
-/// Reads a line of `peer`, who may not ask for everything.
+/// What a client wants.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Op {
+    /// The status of these keys, or of all.
+    Status(Vec<Key>),
+    /// A look at these keys, or at all, now.
+    Reconcile {
+        /// The keys.
+        keys: Vec<Key>,
+        /// Whether an admin asked for it, and what is meant by that.
+        asked: Asked,
+        /// What the client read, where it is not done with another configuration in force.
+        read: Option<Vec<ReadFile>>,
+    },
+}
+
+/// Whether an admin asked for a run; the later of these means the earlier, too.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
+pub enum Asked {
+    /// Nobody did.
+    #[default]
+    No,
+    /// With everything else: big passes and changed file systems are meant, and what was refused
+    /// before is tried again.
+    All,
+    /// By name, for an earlier run: a container that is gone is made again.
+    Again,
+    /// By name: another id map is meant as well, as far as its root keeps its host id.
+    Named,
+    /// By name and with `--yes`: whatever id map it is.
+    Sure,
+}
+
+impl Asked {
+    /// Returns what a confirmation means, of these keys or, where none is named, of all.
+    pub const fn of(confirm: bool, yes: bool, keys: &[Key]) -> Self {
+        match (confirm || yes, keys) {
+            (false, _) => Self::No,
+            (true, []) => Self::All,
+            (true, _) if yes => Self::Sure,
+            (true, _) => Self::Named,
+        }
+    }
+
+    /// Returns what of it still counts after somebody else was in the way: another id map may be
+    /// declared or in force by then than the one that was meant.
+    #[must_use]
+    pub fn later(self) -> Self {
+        self.min(Self::Again)
+    }
+}
+
+/// Reads a line of `peer`, who may not ask for everything; `config` is what the daemon uses.
 ///
 /// # Errors
 ///
 /// In words, why it is not done.
-pub(super) fn read(line: &[u8], peer: Peer, config: &[String]) -> Result<Wanted, String> {
+pub fn read(line: &[u8], peer: Peer, config: &[String]) -> Result<Wanted, String> {
+    // A list of the values alone would be read as well, and say `yes` by its place.
+    if line.trim_ascii_start().first().is_some_and(|first| *first != b'{') {
+        return Err("this is no request: it is no JSON object".to_owned());
+    }
     let wire: WireRequest =
         serde_json::from_slice(line).map_err(|error| format!("this is no request: {error}"))?;
     if wire.version != REPORT_VERSION {
@@ -130,6 +226,10 @@ mod tests {
         for (line, said) in [
             (b"".as_slice(), "this is no request: EOF"),
             (b"\xff\xfe", "this is no request: "),
+            (
+                br#"[1,"reconcile",["100"],false,true,true]"#,
+                "this is no request: it is no JSON object",
+            ),
             (br#"{"version":2,"op":"status"}"#, "version 2 is not spoken here, 1 is"),
             (br#"{"version":1,"op":"status","x":1}"#, "this is no request: unknown field `x`"),
             (br#"{"version":1,"op":"status","keys":["12"]}"#, "this is no request: "),
@@ -139,7 +239,9 @@ mod tests {
             assert!(refused.starts_with(said), "{refused}");
         }
         // serde_json ends at a depth that no stack minds.
-        read(&b"[".repeat(100_000), Peer::Root, &[]).unwrap_err();
+        let deep =
+            [br#"{"version":1,"op":"status","keys":"#.as_slice(), &b"[".repeat(100_000)].concat();
+        read(&deep, Peer::Root, &[]).unwrap_err();
     }
 
     #[test]
