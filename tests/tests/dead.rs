@@ -197,3 +197,36 @@ fn a_configuration_that_never_answers_holds_up_no_container_and_no_end() {
     daemon.stop();
     assert!(begun.elapsed() < Duration::from_secs(5), "{:?}", begun.elapsed());
 }
+
+#[test]
+fn a_configuration_that_does_not_answer_from_the_start_holds_up_neither_guests_nor_the_end() {
+    let Some(world) = World::new(env!("CARGO_BIN_EXE_pctd-tests")) else { return };
+    world.container(100, &[UNPRIVILEGED]);
+    world.dir("/tank/fine", 0, 0o755);
+    world.volumes("", &volume("fine", 100));
+    let Some(dead) = Dead::mount(&world, "/etc/pctd/conf.d") else { return };
+    // Told while it waits for the first answer.
+    let mut daemon = world.pctd.spawn(&[]);
+    eventually("it has started", || daemon.log().contains("started"));
+    let begun = Instant::now();
+    daemon.signal(rustix::process::Signal::TERM);
+    let status = daemon.wait();
+    assert!(status.success(), "{status}");
+    assert!(begun.elapsed() < Duration::from_secs(3), "{:?}", begun.elapsed());
+    // Starting waits for READY, which guests wait for.
+    let begun = Instant::now();
+    let daemon = world.pctd.start();
+    assert!(begun.elapsed() < Duration::from_secs(9), "{:?}", begun.elapsed());
+    let status = daemon.status();
+    assert_eq!(status["config"]["valid"], false, "{status:#}");
+    let error = status["config"]["error"].to_string();
+    assert!(error.contains("conf.d") && error.contains("has not answered"), "{error}");
+    assert_eq!((world.calls(), world.owner("/tank/fine")), (vec![], "0:0 0755".to_owned()));
+    // It answers.
+    drop(dead);
+    daemon.until("it is in force", |status| {
+        status["config"]["valid"] == true && status["containers"]["100"]["state"] == "Converged"
+    });
+    assert!(world.conf(100).contains("mp0: /tank/fine"));
+    daemon.stop();
+}

@@ -19,7 +19,7 @@ use std::time::Duration;
 use pctd_core::config::Severity;
 use pctd_core::desired::Desired;
 use pctd_core::ledger::Memory;
-use pctd_node::{LockError, NodeLock};
+use pctd_node::{LockError, NodeLock, PATIENCE};
 use tokio::sync::{mpsc, watch};
 use tokio::time::timeout;
 use tracing::{debug, info, warn};
@@ -113,12 +113,13 @@ pub(crate) fn run(engine: Engine, config: ConfigPaths) -> Result<(), DaemonError
 async fn serve(
     engine: Engine,
     config: ConfigPaths,
-    signals: mpsc::Receiver<Signal>,
+    mut signals: mpsc::Receiver<Signal>,
 ) -> Result<(), DaemonError> {
     info!("pctd {} started", env!("CARGO_PKG_VERSION"));
-    // Before it is put in force: what changes in between is then seen to have changed.
-    let seen = config_poll::look(&config);
-    let first = read(&config);
+    let Some((seen, first)) = read_first(&config, &mut signals).await else {
+        info!("stopped");
+        return Ok(());
+    };
     let desired = match &first {
         ConfigEvent::Accepted { desired, .. } => Arc::clone(desired),
         ConfigEvent::Rejected { .. } => Arc::new(Desired::default()),
@@ -138,8 +139,7 @@ async fn serve(
     let listener = socket::listen(&engine.node().paths().socket())
         .map_err(system("cannot listen on the socket"))?;
     let (rereads, reread) = mpsc::channel(REREADS);
-    let shown = config.paths().iter().map(|path| path.display().to_string()).collect();
-    let reach = Reach { config: shown, events: events_tx.clone(), rereads };
+    let reach = Reach { config: shown(&config), events: events_tx.clone(), rereads };
     tokio::spawn(socket::serve(listener, reach));
     let (reloaded, reloaded_rx) = watch::channel(());
     tokio::spawn(socket::admit(Arc::clone(&engine), desired_rx.clone(), reloaded_rx));
@@ -160,7 +160,7 @@ async fn serve(
         stop: stop_tx,
     };
     let (found_tx, found) = mpsc::channel(FINDINGS);
-    let wanted = wanted_watches(&engine, &desired, &feed.config);
+    let wanted = wanted_watches(&engine, &desired);
     tokio::spawn(config_poll::run(feed.config.clone(), seen, desired_rx, found_tx.clone()));
     let watches = Watches::new(wanted, found_tx)?;
     tokio::spawn(poller.run(watches));
@@ -190,22 +190,61 @@ async fn pass_on(mut doubts: mpsc::UnboundedReceiver<Event>, events: mpsc::Sende
     }
 }
 
-/// Returns the directories to be watched.
-fn wanted_watches(
-    engine: &Engine,
-    desired: &Desired,
+/// Reads the configuration for the first time, or says why there is none yet; `None` where it is the
+/// end before that.
+///
+/// A file system that does not answer is not waited for, as guests wait for READY; `config_poll` goes
+/// on waiting, and finds it when it answers.
+async fn read_first(
     config: &ConfigPaths,
-) -> Vec<(PathBuf, Role)> {
+    signals: &mut mpsc::Receiver<Signal>,
+) -> Option<(config_poll::Look, ConfigEvent)> {
+    let files = config.clone();
+    // Looked at before it is put in force: what changes in between is then seen to have changed.
+    let reading = tokio::task::spawn_blocking(move || (config_poll::look(&files), read(&files)));
+    let why = tokio::select! {
+        read = timeout(PATIENCE, reading) => match read {
+            Ok(Ok(read)) => return Some(read),
+            Ok(Err(panic)) => format!("reading it ended unexpectedly: {panic}"),
+            Err(_elapsed) => format!(
+                "it has not answered for {} s (a server that is down, or a file system that hangs?); \
+                 it is read when it does",
+                PATIENCE.as_secs()
+            ),
+        },
+        () = stop(signals) => return None,
+    };
+    let files = shown(config);
+    let error = format!("the configuration ({}): {why}", files.join(", "));
+    Some((Err(error.clone()), ConfigEvent::Rejected { error, files }))
+}
+
+/// Waits for the signal to stop.
+async fn stop(signals: &mut mpsc::Receiver<Signal>) {
+    loop {
+        match signals.recv().await {
+            Some(Signal::Stop) => return,
+            // It is being read.
+            Some(Signal::Reload) => {}
+            None => std::future::pending().await,
+        }
+    }
+}
+
+/// Returns the paths of the configuration as they are shown.
+fn shown(config: &ConfigPaths) -> Vec<String> {
+    config.paths().iter().map(|path| path.display().to_string()).collect()
+}
+
+/// Returns the directories to be watched, beside those of the configuration.
+fn wanted_watches(engine: &Engine, desired: &Desired) -> Vec<(PathBuf, Role)> {
     let paths = engine.node().paths();
-    let mut wanted: Vec<(PathBuf, Role)> =
-        config.watched_directories().into_iter().map(|path| (path, Role::Config)).collect();
     // Through pmxcfs's own links, so that the name of the node need not be known yet.
-    wanted.push(match &desired.settings.node {
-        Some(node) => (paths.lxc_dir(node), Role::Confs),
-        None => (paths.local().join("lxc"), Role::Confs),
-    });
-    wanted.push((paths.conf_lock_dir(), Role::Locks));
-    wanted
+    let confs = match &desired.settings.node {
+        Some(node) => paths.lxc_dir(node),
+        None => paths.local().join("lxc"),
+    };
+    vec![(confs, Role::Confs), (paths.conf_lock_dir(), Role::Locks)]
 }
 
 /// Turns what the watches and the signals say into events.
