@@ -79,7 +79,7 @@ fn a_clone_whose_configuration_fails_is_configured_as_soon_as_that_works() {
 #[test]
 fn a_pct_that_is_killed_leaves_a_container_that_is_reported_and_made_again_once_cleaned_up() {
     for (command, clone) in [("create", false), ("clone", true)] {
-        let Some(world) = clone_world(slow()) else { return };
+        let Some(world) = clone_world(endless(true)) else { return };
         let id = if clone { 901 } else { 100 };
         if !clone {
             define(&world, "", &format!(r#""100": {{"template": "{TEMPLATE}"}}"#));
@@ -87,6 +87,7 @@ fn a_pct_that_is_killed_leaves_a_container_that_is_reported_and_made_again_once_
         let daemon = world.pctd.start();
         let pct = at_work(&world, command);
         eventually("it is reserved", || world.conf(id).contains("lock: create"));
+        hurry(&world);
         kill_process(pct, Signal::KILL).unwrap();
         held(&daemon, &id.to_string(), "CreateInterrupted");
         let message = message(&world, &id.to_string());
@@ -114,13 +115,14 @@ fn a_pct_that_is_killed_leaves_a_container_that_is_reported_and_made_again_once_
 
 #[test]
 fn a_creation_that_is_cut_off_after_its_conf_was_written_is_not_taken_for_whole() {
-    let Some(world) = World::with_timings(PROGRAM, slow()) else { return };
+    let Some(world) = World::with_timings(PROGRAM, endless(false)) else { return };
     define(&world, "", &format!(r#""100": {{"template": "{TEMPLATE}", "memory_mb": 256}}"#));
     let daemon = world.pctd.start();
     let pct = at_work(&world, "create");
     eventually("it looks complete", || {
         world.conf(100).contains("rootfs") && !world.conf(100).contains("lock:")
     });
+    hurry(&world);
     kill_process(pct, Signal::KILL).unwrap();
     held(&daemon, "100", "CreateInterrupted");
     world.pct(&["destroy", "100"]);
@@ -131,10 +133,11 @@ fn a_creation_that_is_cut_off_after_its_conf_was_written_is_not_taken_for_whole(
 
 #[test]
 fn a_pct_that_is_terminated_cleans_up_and_the_container_is_made_again() {
-    let Some(world) = clone_world(slow()) else { return };
+    let Some(world) = clone_world(endless(true)) else { return };
     let daemon = world.pctd.start();
     let pct = at_work(&world, "clone");
     eventually("it copies", || world.conf(901).contains("lock: create"));
+    hurry(&world);
     kill_process(pct, Signal::TERM).unwrap();
     daemon.until_all("Converged");
     daemon.stop();

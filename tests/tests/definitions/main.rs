@@ -61,6 +61,21 @@ fn slow() -> Timings {
     }
 }
 
+/// A node on which what is to be cut off takes for ever, until [`hurry`]: the test may be late.
+fn endless(unpack: bool) -> Timings {
+    let timings = Timings { clone_copy_ms: 60_000, ..Timings::default() };
+    if unpack {
+        Timings { create_unpack_ms: 60_000, ..timings }
+    } else {
+        Timings { create_setup_ms: 60_000, ..timings }
+    }
+}
+
+/// Lets everything that begins from now on be immediate.
+fn hurry(world: &World) {
+    world.node.update_settings(|settings| settings.timings = Timings::default()).unwrap();
+}
+
 /// Returns a property of a container's conf.
 fn property(world: &World, id: u32, name: &str) -> Option<String> {
     let conf = world.conf(id);
