@@ -6,6 +6,7 @@
     reason = "a harness of tests: whatever is not as it should be ends the test"
 )]
 
+pub mod clock;
 pub mod daemon;
 pub mod machine;
 pub mod statistics;

@@ -3,6 +3,7 @@
 //! Only data here; `pctd-node` keeps it on disk, atomic and synced.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
@@ -215,6 +216,17 @@ pub struct PairRecord {
     pub days: u32,
     /// When it expires, in seconds since 1970.
     pub expires: u64,
+}
+
+/// A certificate counts from a little earlier than it was made, for clocks that are a little behind.
+pub const BACKDATED: Duration = Duration::from_hours(1);
+
+impl PairRecord {
+    /// Returns from when on it is valid, in seconds since 1970.
+    pub fn valid_from(&self) -> u64 {
+        let before = Duration::from_hours(24) * self.days + BACKDATED;
+        self.expires.saturating_sub(before.as_secs())
+    }
 }
 
 /// A change of the ledger.

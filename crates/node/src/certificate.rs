@@ -16,7 +16,7 @@ use std::time::{Duration, SystemTime};
 
 use pctd_core::desired::Certificate;
 use pctd_core::ids::HostIds;
-use pctd_core::ledger::PairRecord;
+use pctd_core::ledger::{BACKDATED, PairRecord};
 use pctd_core::observed::{ObservedCertificates, ObservedPair, PairFile};
 use pctd_core::ownership::{EntryKind, OwnershipRule};
 use rcgen::{
@@ -45,8 +45,6 @@ const CERTIFICATE_MODE: u32 = 0o644;
 const OTHERS: u32 = 0o007;
 /// Longer names are no common names (RFC 5280, `ub-common-name`).
 const MAX_COMMON_NAME: usize = 64;
-/// A certificate counts from a little earlier, for clocks that are a little behind.
-const BACKDATED: Duration = Duration::from_hours(1);
 /// Tries to find a free name for a new file: two in a row are taken by intent only.
 const NAME_TRIES: usize = 8;
 

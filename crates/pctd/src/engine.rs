@@ -18,6 +18,7 @@ use pctd_core::request::Asked;
 use pctd_node::{Node, NodeOptions, NodePaths, Trace, Watcher};
 use tracing::debug;
 
+use crate::engine::restarts::Restarts;
 use crate::reconciler::{Job, Outcome, Reconciler, Verdict, View};
 
 mod apply;
@@ -28,6 +29,7 @@ mod making;
 mod observe;
 mod remove;
 mod restart;
+mod restarts;
 mod watch;
 
 pub(crate) use observe::{Depth, Scope};
@@ -67,6 +69,8 @@ struct Memory {
     shared: BTreeSet<VolumeName>,
     /// Containers that a run clones right now.
     cloning: BTreeSet<Ctid>,
+    /// The restarts that the ledger knows of, and when they were.
+    restarts: Restarts,
     /// Containers that did not come back from a restart.
     restart_failed: BTreeMap<Ctid, String>,
 }

@@ -128,10 +128,11 @@ fn judge(
     }
 }
 
-/// Returns whether a pair of pctd's own is to be made anew: it expires soon, or another one is
-/// declared.
+/// Returns whether a pair of pctd's own is to be made anew: it expires soon, a clock that was ahead
+/// made it so that it is not valid yet, or another one is declared.
 fn is_due(certificate: &Certificate, made: &PairRecord, at: u64) -> bool {
     made.names != certificate.names()
         || made.days != certificate.days
         || at.saturating_add(certificate.renew_before.as_secs()) >= made.expires
+        || at < made.valid_from()
 }

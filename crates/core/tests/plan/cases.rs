@@ -883,6 +883,16 @@ fn certificates() -> Vec<Case> {
             &renew,
         ),
         case(
+            "its own pair is in place from the first day on",
+            plain().pair(Some("k"), Some("c")).made("k", "c", true, 365),
+            &[],
+        ),
+        case(
+            "its own pair that is not valid yet is renewed: the clock was ahead",
+            plain().pair(Some("k"), Some("c")).made("k", "c", true, 366),
+            &renew,
+        ),
+        case(
             "somebody else's pair is not renewed",
             plain().pair(Some("k2"), Some("c")).made("k", "c", true, 1),
             &[],

@@ -15,7 +15,7 @@ use std::os::fd::AsFd;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::{Builder, Scope};
-use std::time::{Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use rustix::io::Errno;
 
@@ -76,11 +76,11 @@ pub(super) struct Crew<'a> {
     pub(super) ask_first: bool,
     /// `Walk::since`, as a stat has it.
     pub(super) since: Option<(i64, u32)>,
-    /// When it began, likewise.
-    start: (i64, u32),
     /// How many workers there are to be.
     pub(super) hands: Hands,
     begun: Instant,
+    /// The same, as the clock had it.
+    start: SystemTime,
     queue: Mutex<Queue>,
     /// Somebody waits for a piece, or for the end.
     news: Condvar,
@@ -118,9 +118,9 @@ impl<'a> Crew<'a> {
             procfs: ProcFds::open()?,
             ask_first: MountTable::read().map_or(true, |table| table.may_automount(volume.mount())),
             since: walk.since.map(as_in_a_stat),
-            start: as_in_a_stat(SystemTime::now()),
             hands,
             begun: Instant::now(),
+            start: SystemTime::now(),
             queue: Mutex::default(),
             news: Condvar::new(),
             queued: AtomicUsize::new(0),
@@ -134,11 +134,11 @@ impl<'a> Crew<'a> {
     }
 
     /// Returns whether the watch of the volume will have put an entry right, which was changed at
-    /// this time. Not so what seems to come from the future: then a clock was set back.
+    /// this time.
     pub(super) fn is_the_watchs(&self, changed: (i64, u32)) -> bool {
         let is_audit = self.walk.mode == WalkMode::Audit;
-        let now = || as_in_a_stat(SystemTime::now());
-        is_audit && self.walk.watched && changed > self.start && changed <= now()
+        let length = || self.begun.elapsed();
+        is_audit && self.walk.watched && is_within(changed, self.start, length)
     }
 
     /// Notes a directory before its entries are read.
@@ -312,8 +312,34 @@ impl Drop for Presence<'_, '_> {
         self.0.news.notify_all();
     }
 }
+/// Returns whether a time is within a walk that began then and has lasted so long.
+///
+/// How long is measured, not read from the clock: that may be set meanwhile, and what it jumps over
+/// was changed before the walk, if ever.
+fn is_within(time: (i64, u32), start: SystemTime, length: impl FnOnce() -> Duration) -> bool {
+    time > as_in_a_stat(start) && time <= as_in_a_stat(start + length())
+}
+
 /// Returns a time as `stx_ctime` has it.
 fn as_in_a_stat(time: SystemTime) -> (i64, u32) {
     let time = time.duration_since(UNIX_EPOCH).unwrap_or_default();
     (i64::try_from(time.as_secs()).unwrap_or(i64::MAX), time.subsec_nanos())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_clock_jumped_over_is_not_within_the_walk() {
+        let start = UNIX_EPOCH + Duration::from_secs(1000);
+        let is_within = |at: u64, nanos| {
+            let at = start + Duration::from_secs(at);
+            let (seconds, _) = as_in_a_stat(at);
+            is_within((seconds, nanos), start, || Duration::from_secs(5))
+        };
+        assert!(is_within(0, 1) && is_within(3, 0) && is_within(5, 0));
+        // Whatever the clock says now: the walk has lasted five seconds.
+        assert!(!is_within(0, 0) && !is_within(5, 1) && !is_within(3600, 0));
+    }
 }

@@ -9,7 +9,7 @@
 //! ledger keeps it until there is another or an admin says so: the disks may be gone.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::time::{Instant, SystemTime};
+use std::time::Instant;
 
 use pctd_core::conf::{Conf, MountClass};
 use pctd_core::desired::Desired;
@@ -284,8 +284,7 @@ impl Engine {
     }
 
     fn owe_start(&self, ctid: Ctid, end: LedgerEntry) -> Result<(), String> {
-        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-        let restarted = LedgerEntry::Restarted { ctid, at: now.as_secs() };
+        let restarted = self.memory().restarts.begin(ctid);
         self.enter([end, restarted, LedgerEntry::StartOwed(ctid)])
     }
 

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
 use pctd_core::conf::Conf;
 use pctd_core::desired::{Desired, Volume};
@@ -237,7 +237,7 @@ impl Engine {
             debug!("users and groups cannot be read: {error}");
             Accounts::default()
         });
-        let restarted = restarted(&ledger.restarted);
+        let restarted = self.memory().restarts.ago(&ledger.restarted);
         let converting = self.convert_facts(desired, &node, &containers);
         let missing_sources = self.missing_sources(&containers, &ledger, &converting);
         let mut snapshot = Snapshot {
@@ -418,11 +418,4 @@ pub(super) fn walk_request<'a>(
 ) -> WalkRequest<'a> {
     let (cancel, threads, goes_on) = (&*job.cancel, desired.settings.walk_threads, job.goes_on);
     WalkRequest { cancel, progress, threads, goes_on, ..WalkRequest::new(volume, rule) }
-}
-
-/// Returns how long ago each restart was; a clock that was set back makes it "just now".
-fn restarted(ledger: &BTreeMap<Ctid, u64>) -> BTreeMap<Ctid, Duration> {
-    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-    let ago = |at: u64| now.checked_sub(Duration::from_secs(at)).unwrap_or_default();
-    ledger.iter().map(|(ctid, at)| (*ctid, ago(*at))).collect()
 }

@@ -7,7 +7,7 @@
 //! ledger outlives a crash and a start that fails, and goes when the container is seen running.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
 use pctd_core::conf::{Conf, MountClass, MountLine, RawLine};
 use pctd_core::desired::Desired;
@@ -49,9 +49,8 @@ impl Engine {
         if self.missing_source(&container.conf).is_some() {
             return StepEnd::Refused;
         }
-        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
         // Entered first: a crash in between must not make two restarts out of one.
-        let entry = LedgerEntry::Restarted { ctid, at: now.as_secs() };
+        let entry = self.memory().restarts.begin(ctid);
         if let Err(error) = self.enter([entry, LedgerEntry::StartOwed(ctid)]) {
             return StepEnd::Failed(error);
         }
