@@ -424,6 +424,11 @@ impl Node {
         self.pmxcfs().ask(&Request::Hide(path.map(Into::into)))
     }
 
+    /// Lets everything below `/etc/pve` fail with an input/output error, or no longer.
+    pub fn fail_pmxcfs(&self, fails: bool) -> Result<(), NodeError> {
+        self.pmxcfs().ask(&Request::Fail(fails))
+    }
+
     pub(crate) fn aside(&self) -> PathBuf {
         self.root.path().join("etc/.pve-stopped")
     }

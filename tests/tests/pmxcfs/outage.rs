@@ -57,6 +57,14 @@ fn dead_and_unmounted_it_is_no_empty_cluster_either() {
 }
 
 #[test]
+fn while_it_answers_with_errors_nothing_is_known_or_done_and_then_everything() {
+    survives(
+        |world| world.node.fail_pmxcfs(true).unwrap(),
+        |world| world.node.fail_pmxcfs(false).unwrap(),
+    );
+}
+
+#[test]
 fn a_restart_between_two_polls_leaves_no_dead_watch() {
     let Some(served) = Served::new() else { return };
     let daemon = served.converged(UNHURRIED);

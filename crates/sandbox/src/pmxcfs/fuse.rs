@@ -7,6 +7,7 @@
 use std::ffi::OsStr;
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use fuser::{
@@ -71,11 +72,18 @@ impl Kernel {
         &self,
         change: impl FnOnce(&mut Cfs) -> Result<T, rustix::io::Errno>,
     ) -> Result<T, Errno> {
+        self.answers()?;
         self.0.change(change).map_err(errno)
     }
 
     fn ask<T>(&self, ask: impl FnOnce(&Cfs) -> Result<T, rustix::io::Errno>) -> Result<T, Errno> {
+        self.answers()?;
         self.0.ask(ask).map_err(errno)
+    }
+
+    /// Fails where it is to answer with nothing but errors.
+    fn answers(&self) -> Result<(), Errno> {
+        if self.0.fails.load(Ordering::Relaxed) { Err(Errno::EIO) } else { Ok(()) }
     }
 }
 

@@ -10,6 +10,7 @@ use std::os::linux::net::SocketAddrExt as _;
 use std::os::unix::net::{SocketAddr, UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -42,6 +43,8 @@ pub(crate) enum Request {
     Rename(PathBuf, PathBuf),
     /// Opening this file fails until something else is said, as while somebody renames over it.
     Hide(Option<PathBuf>),
+    /// Whatever the kernel asks is answered with `EIO`, or no longer.
+    Fail(bool),
 }
 
 /// The number of the error, or none.
@@ -52,6 +55,8 @@ type Answer = Result<(), i32>;
 pub(super) struct Shared {
     cfs: Mutex<Cfs>,
     store: Store,
+    /// Whether the kernel gets nothing but errors.
+    pub(super) fails: AtomicBool,
 }
 
 impl Shared {
@@ -79,6 +84,10 @@ impl Shared {
     }
 
     fn serve(&self, request: Request) -> Answer {
+        if let Request::Fail(fails) = request {
+            self.fails.store(fails, Ordering::Relaxed);
+            return Ok(());
+        }
         let done = self.change(|cfs| match request {
             Request::Quorum(quorate) => {
                 cfs.set_quorate(quorate);
@@ -91,6 +100,7 @@ impl Shared {
                 cfs.hide(path);
                 Ok(())
             }
+            Request::Fail(_) => Ok(()),
         });
         done.map_err(Errno::raw_os_error)
     }
@@ -138,7 +148,7 @@ fn serve(root: &Root) -> io::Result<()> {
     let mut cfs = Cfs::new(&settings.node, &settings.peers, start_time(root)?);
     store.load(&mut cfs)?;
     cfs.begin();
-    let shared = Arc::new(Shared { cfs: Mutex::new(cfs), store });
+    let shared = Arc::new(Shared { cfs: Mutex::new(cfs), store, fails: AtomicBool::new(false) });
     let mount_point = root.etc_pve();
     // What a killed predecessor left mounted (`main` of pmxcfs); mostly there is nothing.
     let _nothing = unmount(&mount_point, UnmountFlags::DETACH);
