@@ -8,6 +8,7 @@
 
 pub mod clock;
 pub mod daemon;
+pub mod disk;
 pub mod machine;
 pub mod statistics;
 pub mod table;

@@ -2,6 +2,8 @@
 //!
 //! Medians and percentiles only: a mean lets one disturbed round speak for all.
 
+use std::io::{self, Write as _};
+
 /// Returns the median; the mean of the middle two of an even number.
 ///
 /// # Panics
@@ -43,6 +45,15 @@ fn sorted(values: &[f64]) -> Vec<f64> {
     let mut sorted = values.to_vec();
     sorted.sort_by(f64::total_cmp);
     sorted
+}
+
+/// Prints what a long test counted, for the table at the end of `.ci/run`, which adds it up.
+pub fn counted(counts: &[(u64, &str)]) {
+    // Past the harness, which shows what a test printed only when it fails.
+    let mut out = io::stderr().lock();
+    for (count, what) in counts {
+        let _unwritable = writeln!(out, "counted: {count} {what}");
+    }
 }
 
 #[cfg(test)]

@@ -41,13 +41,17 @@ pub(crate) enum Event {
     Drift,
     /// The disk that has the ledger is full, or has room again.
     FullDisk,
+    /// The disk that a volume lies on answers every n-th request with an error, or works again.
+    BadDisk(u64),
+    /// The clock is so many seconds off from now on.
+    Clock(i64),
 }
 
 impl Event {
     /// Returns one of them.
     pub(crate) fn any(random: &mut Rng) -> Self {
         let ctid = CONTAINERS[random.usize(..CONTAINERS.len())];
-        match random.u32(..36) {
+        match random.u32(..42) {
             0..8 => Self::Edit,
             8 => Self::BadEdit,
             9..12 => Self::OthersEdit(ctid),
@@ -63,7 +67,33 @@ impl Event {
             30 => Self::Quorum,
             31 => Self::SpoiltList,
             32 | 33 => Self::FullDisk,
+            34..37 => Self::BadDisk([1, 2, 7][random.usize(..3)]),
+            37..40 => Self::Clock(random.i64(-50..=50) * 60 * 60 + random.i64(0..60)),
             _ => Self::Drift,
+        }
+    }
+
+    /// Returns whether something goes wrong, and not only otherwise than before.
+    pub(crate) const fn is_fault(&self) -> bool {
+        match self {
+            Self::Edit
+            | Self::OthersEdit(_)
+            | Self::Lock(_)
+            | Self::Power(_)
+            | Self::Existence(_)
+            | Self::Restart
+            | Self::Reload
+            | Self::Drift => false,
+            Self::BadEdit
+            | Self::Fault(..)
+            | Self::KillPct
+            | Self::Kill
+            | Self::Pmxcfs
+            | Self::Quorum
+            | Self::SpoiltList
+            | Self::FullDisk
+            | Self::BadDisk(_)
+            | Self::Clock(_) => true,
         }
     }
 
@@ -86,6 +116,8 @@ impl Event {
             Self::SpoiltList => "spoilt lists",
             Self::Drift => "drift",
             Self::FullDisk => "full disks",
+            Self::BadDisk(_) => "bad disks",
+            Self::Clock(_) => "clock jumps",
         }
     }
 }

@@ -3,9 +3,9 @@
 //!
 //! A sequence of random events meets the real daemon on a simulated node: edits of the configuration
 //! and of confs, locks, starts and stops, containers that go and come back, calls of `pct` that
-//! fail, hang, lie or are killed, a full disk, a cluster file system that goes away, a lost quorum,
-//! drift, and kills of the daemon. `world` is what is declared and what has to hold, `events` what
-//! happens, `rules` what is looked at all the while.
+//! fail, hang, lie or are killed, a full disk and one with errors, a clock that jumps, a cluster
+//! file system that goes away, a lost quorum, drift, and kills of the daemon. `stage` is what is
+//! declared and what has to hold, `events` what happens, `rules` what is looked at all the while.
 //!
 //! `PCTD_SEQUENCES=N` runs so many, `PCTD_SEED=N` one of them alone.
 
@@ -17,6 +17,8 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
+
+use pctd_tests::statistics::counted;
 
 use crate::events::Event;
 use crate::stage::Stage;
@@ -43,6 +45,8 @@ struct Tally {
     events: BTreeMap<&'static str, u64>,
     calls: usize,
     looks: u64,
+    errors: u64,
+    faults: u64,
 }
 
 /// Runs one sequence; `None` where this machine does not permit it.
@@ -53,6 +57,7 @@ fn sequence(seed: u64) -> Option<Tally> {
     for _ in 0..random.usize(EVENTS) {
         let event = Event::any(&mut random);
         *tally.events.entry(event.name()).or_default() += 1;
+        tally.faults += u64::from(event.is_fault());
         stage.happens(event, &mut random);
         std::thread::sleep(Duration::from_millis(random.u64(..PAUSE_MS)));
         stage.nothing_is_broken();
@@ -60,6 +65,7 @@ fn sequence(seed: u64) -> Option<Tally> {
     stage.settle();
     tally.calls = stage.calls();
     tally.looks = stage.looks();
+    tally.errors = stage.errors();
     Some(tally)
 }
 
@@ -89,6 +95,8 @@ fn whatever_happens_nothing_is_broken_and_all_is_as_declared_in_the_end() {
                             }
                             all.calls += tally.calls;
                             all.looks += tally.looks;
+                            all.errors += tally.errors;
+                            all.faults += tally.faults;
                         }
                         Ok(None) => return,
                         Err(_) => failed.lock().unwrap().push(seed),
@@ -102,12 +110,21 @@ fn whatever_happens_nothing_is_broken_and_all_is_as_declared_in_the_end() {
     // Past the harness, which shows what a test printed only when it fails.
     let _unwritable = writeln!(
         io::stderr(),
-        "{} sequences, {events} events, {} calls of pct, {} looks, in {:.0?}: {:?}",
-        seeds.count(),
+        "{} sequences, {events} events, {} calls of pct, {} errors of a disk, {} looks, in {:.0?}: {:?}",
+        seeds.clone().count(),
         all.calls,
+        all.errors,
         all.looks,
         begun.elapsed(),
         all.events
     );
+    counted(&[
+        (seeds.end() - seeds.start() + 1, "random sequences"),
+        (events, "events in them"),
+        (all.faults, "faults injected"),
+        (all.errors, "errors of a disk"),
+        (all.looks, "looks at what must never be seen"),
+        (failed.len().try_into().unwrap(), "sequences in which something was lost or wrong"),
+    ]);
     assert_eq!(failed, Vec::<u64>::new(), "these seeds failed; PCTD_SEED=N repeats one");
 }

@@ -8,7 +8,9 @@ use std::time::{Duration, Instant, SystemTime};
 
 use fastrand::Rng;
 use pctd_sandbox::Fault;
-use pctd_tests::daemon::{Daemon, eventually, states};
+use pctd_tests::clock::Clock;
+use pctd_tests::daemon::{Daemon, states, text};
+use pctd_tests::disk::Disk;
 use pctd_tests::world::{HURRIED, Tmpfs, UNPRIVILEGED, World, conf, ctid};
 use rustix::fs::chmod;
 use rustix::process::{Pid, Signal, kill_process};
@@ -91,12 +93,14 @@ impl Wanted {
         };
         let (a, b, c) = (mounts("a"), mounts("b"), mounts("c"));
         format!(
-            r#"{{"settings": {{{HURRIED}, "restart_timeout": "1s", "restart_limit": "0s"}},
+            r#"{{"settings": {{{HURRIED}, "restart_timeout": "1s", "restart_limit": "1s",
+                             "resync_interval": "2s"}},
             "shared_volumes": {{
               "a": {{"host_path": "/tank/a", "owner": "container:{a_uid}", "owner_ctid": "100",
                      "file_mode": "keep", "mounts": {{{a}}}}},
               "b": {{"host_path": "/tank/b", "owner": "container_root", "owner_ctid": "103",
-                     "enforce": "always", "dir_mode": "{b_mode}", "file_mode": "0640", "mounts": {{{b}}}}},
+                     "enforce": "always", "dir_mode": "{b_mode}", "file_mode": "0640", "mounts": {{{b}}},
+                     "certificates": [{{"domain": "b.local", "days": 2, "renew_before": "12h"}}]}},
               "c": {{"host_path": "/tank/c", "owner": "{c_uid}:{c_uid}", "dir_mode": "0755",
                      "file_mode": "0644", "mounts": {{{c}}}}}}}}}"#
         )
@@ -114,7 +118,9 @@ pub(crate) struct Stage {
     is_pmxcfs_up: bool,
     is_quorate: bool,
     sampler: Sampler,
-    /// Dropped before the directory they are mounted in.
+    clock: Clock,
+    /// Has volume `c`; dropped, as the next one, before the directory it is mounted in.
+    disk: Disk,
     _ledger_disk: Tmpfs,
     world: World,
 }
@@ -125,6 +131,8 @@ impl Stage {
         let world = World::new(env!("CARGO_BIN_EXE_pctd-tests"))?;
         let state = world.dir("/var/lib/pctd", 0, 0o755);
         let ledger_disk = Tmpfs::small(&state)?;
+        let disk = Disk::mount(&world.dir("/tank/c", 0, 0o755))?;
+        let clock = Clock::new(&world);
         world.node.update_settings(|settings| settings.timings.second_ms = 20).unwrap();
         world.dir("/srv/foreign", 0, 0o755);
         for name in ["a", "b", "c"] {
@@ -158,7 +166,8 @@ impl Stage {
         ]);
         let wanted = Wanted::new(random);
         world.config(&wanted.text());
-        let daemon = world.pctd.start();
+        let daemon = world.pctd.spawn(&clock.variables());
+        daemon.wait_for("READY=1");
         Some(Self {
             wanted,
             daemon,
@@ -167,6 +176,8 @@ impl Stage {
             is_pmxcfs_up: true,
             is_quorate: true,
             sampler,
+            clock,
+            disk,
             _ledger_disk: ledger_disk,
             world,
         })
@@ -213,6 +224,8 @@ impl Stage {
             }
             Event::Drift => self.drift(random),
             Event::FullDisk => self.toggle_disk(),
+            Event::BadDisk(every) => self.disk.fail(if self.disk.fails() { 0 } else { every }),
+            Event::Clock(seconds) => self.clock.set(seconds),
         }
     }
 
@@ -286,7 +299,7 @@ impl Stage {
         // Told before it listens, it ends as any program does.
         let is_early = status.signal() == Some(15) && !self.daemon.log().contains("ready");
         assert!(kill || status.success() || is_early, "{status}\n{}", self.context());
-        self.daemon = self.world.pctd.spawn(&[]);
+        self.daemon = self.world.pctd.spawn(&self.clock.variables());
     }
 
     fn toggle_pmxcfs(&mut self) {
@@ -350,6 +363,8 @@ impl Stage {
         node.set_quorum(true).unwrap();
         node.clear_faults().unwrap();
         let _gone = fs::remove_file(self.world.host("/var/lib/pctd/filler"));
+        self.disk.fail(0);
+        self.clock.set(0);
         for id in CONTAINERS {
             self.try_pct(&["unlock", &id.to_string()]);
             if self.world.conf(id).is_empty() {
@@ -364,7 +379,11 @@ impl Stage {
             self.try_pct(&["set", &id.to_string(), "--revert", "mp8"]);
         }
         self.world.config(&self.wanted.text());
-        eventually("the daemon is there", || self.ask().is_some());
+        let begun = Instant::now();
+        while self.ask().is_none() {
+            assert!(begun.elapsed() < PATIENCE, "the daemon is not there\n{}", self.context());
+            std::thread::sleep(Duration::from_millis(20));
+        }
         // A restart that failed is tried again when somebody says so.
         let _held = self.world.pctd.run(&["apply"]);
         let begun = Instant::now();
@@ -374,6 +393,7 @@ impl Stage {
         }
         self.nothing_is_broken();
         self.is_as_declared();
+        self.is_valid();
     }
 
     fn ask(&self) -> Option<serde_json::Value> {
@@ -422,6 +442,21 @@ impl Stage {
                 assert!(!is_roots, "{name}/{path} is {owner}\n{}", self.context());
             }
         }
+    }
+
+    /// The certificate is one of now, whatever the clock was when it was made.
+    fn is_valid(&self) {
+        let ledger = text(&self.world.host("/var/lib/pctd/ledger.json"));
+        let ledger: serde_json::Value = serde_json::from_str(&ledger).unwrap();
+        let expires = ledger["certificates"]["b"]["b.local"]["made"]["expires"].as_u64();
+        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap().as_secs();
+        let left = expires.unwrap().saturating_sub(now) / (60 * 60);
+        assert!((12..=49).contains(&left), "{left} h\n{}", self.context());
+    }
+
+    /// Returns how many requests of pctd the disk failed.
+    pub(crate) fn errors(&self) -> u64 {
+        self.disk.failed()
     }
 
     /// Returns how many calls of `pct` the daemon made.

@@ -1,0 +1,405 @@
+//! A disk that fails when a test says so: a small file system in memory that answers `EIO`.
+//!
+//! Its owners and modes are real to everybody who looks. While it fails it fails for others: what
+//! the test itself does on it, and looks at, goes on.
+
+use std::collections::BTreeMap;
+use std::ffi::{OsStr, OsString};
+use std::fs;
+use std::os::unix::ffi::OsStrExt as _;
+use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, SystemTime};
+
+use fuser::{
+    BackgroundSession, BsdFileFlags, Config, Errno, FileAttr, FileHandle, FileType, Filesystem,
+    FopenFlags, Generation, INodeNo, LockOwner, MountOption, OpenFlags, ReplyAttr, ReplyCreate,
+    ReplyData, ReplyDirectory, ReplyEmpty, ReplyEntry, ReplyOpen, ReplyWrite, Request, Session,
+    SessionACL, TimeOrNow, WriteFlags,
+};
+
+use crate::world::skip;
+
+/// The kernel believes nothing: it asks anew each time.
+const TTL: Duration = Duration::ZERO;
+const GENERATION: Generation = Generation(0);
+const ROOT: u64 = 1;
+
+/// The disk; unmounted when dropped.
+#[derive(Debug)]
+pub struct Disk {
+    state: Arc<State>,
+    _session: BackgroundSession,
+}
+
+impl Disk {
+    /// Mounts an empty one, or says that this machine does not permit it.
+    pub fn mount(at: &Path) -> Option<Self> {
+        let state = Arc::new(State::default());
+        let mut config = Config::default();
+        config.mount_options =
+            vec![MountOption::FSName("disk".to_owned()), MountOption::DefaultPermissions];
+        config.acl = SessionACL::All;
+        let session = Session::new(Kernel(Arc::clone(&state)), at, &config);
+        match session.and_then(Session::spawn) {
+            Ok(session) => Some(Self { state, _session: session }),
+            Err(error) => {
+                skip("a scenario with a disk that fails", &format!("FUSE: {error}"));
+                None
+            }
+        }
+    }
+
+    /// Lets every n-th request of others fail from now on; with 0 none.
+    pub fn fail(&self, every: u64) {
+        self.state.every.store(every, Ordering::Relaxed);
+    }
+
+    /// Returns whether it fails at times.
+    pub fn fails(&self) -> bool {
+        self.state.every.load(Ordering::Relaxed) != 0
+    }
+
+    /// Returns how many requests of programs called `pctd` it failed so far.
+    pub fn failed(&self) -> u64 {
+        self.state.failed.load(Ordering::Relaxed)
+    }
+}
+
+#[derive(Debug)]
+struct State {
+    tree: Mutex<Tree>,
+    /// Every which request fails.
+    every: AtomicU64,
+    asked: AtomicU64,
+    failed: AtomicU64,
+}
+
+impl Default for State {
+    fn default() -> Self {
+        let tree = Mutex::new(Tree::new());
+        let [every, asked, failed] = [0; 3].map(AtomicU64::new);
+        Self { tree, every, asked, failed }
+    }
+}
+
+impl State {
+    /// Returns the tree for a request, or that it fails.
+    fn tree(&self, request: &Request) -> Result<MutexGuard<'_, Tree>, Errno> {
+        let every = self.every.load(Ordering::Relaxed);
+        if every != 0 && !is_own(request) {
+            let turn = self.asked.fetch_add(1, Ordering::Relaxed);
+            if turn.is_multiple_of(every) {
+                if is_pctd(request) {
+                    self.failed.fetch_add(1, Ordering::Relaxed);
+                }
+                return Err(Errno::EIO);
+            }
+        }
+        Ok(self.tree.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+/// Returns whether a thread of this process asks.
+fn is_own(request: &Request) -> bool {
+    Path::new("/proc/self/task").join(request.pid().to_string()).exists()
+}
+
+fn is_pctd(request: &Request) -> bool {
+    let argv = fs::read(format!("/proc/{}/cmdline", request.pid())).unwrap_or_default();
+    argv.split(|byte| *byte == 0).next().is_some_and(|program| program.ends_with(b"/pctd"))
+}
+
+#[derive(Debug)]
+struct Tree {
+    inodes: BTreeMap<u64, Inode>,
+    next: u64,
+}
+
+#[derive(Debug, Clone)]
+struct Inode {
+    kind: FileType,
+    mode: u32,
+    uid: u32,
+    gid: u32,
+    changed: SystemTime,
+    /// What a file holds, or where a link leads.
+    data: Vec<u8>,
+    /// What a directory has.
+    names: BTreeMap<OsString, u64>,
+}
+
+impl Tree {
+    fn new() -> Self {
+        let mut tree = Self { inodes: BTreeMap::new(), next: ROOT };
+        tree.add(FileType::Directory, 0o755, Vec::new());
+        tree
+    }
+
+    /// Adds what has no name yet; it is root's, as everything the tests make.
+    fn add(&mut self, kind: FileType, mode: u32, data: Vec<u8>) -> u64 {
+        let ino = self.next;
+        self.next += 1;
+        let changed = SystemTime::now();
+        let names = BTreeMap::new();
+        self.inodes.insert(ino, Inode { kind, mode, uid: 0, gid: 0, changed, data, names });
+        ino
+    }
+
+    fn make(
+        &mut self,
+        parent: INodeNo,
+        name: &OsStr,
+        kind: FileType,
+        mode: u32,
+        data: Vec<u8>,
+    ) -> Result<FileAttr, Errno> {
+        if self.get(parent)?.names.contains_key(name) {
+            return Err(Errno::EEXIST);
+        }
+        let ino = self.add(kind, mode & 0o7777, data);
+        let parent = self.change(parent)?;
+        parent.names.insert(name.to_owned(), ino);
+        self.attr(INodeNo(ino))
+    }
+
+    fn get(&self, ino: INodeNo) -> Result<&Inode, Errno> {
+        self.inodes.get(&ino.0).ok_or(Errno::ENOENT)
+    }
+
+    fn change(&mut self, ino: INodeNo) -> Result<&mut Inode, Errno> {
+        let inode = self.inodes.get_mut(&ino.0).ok_or(Errno::ENOENT)?;
+        inode.changed = SystemTime::now();
+        Ok(inode)
+    }
+
+    fn lookup(&self, parent: INodeNo, name: &OsStr) -> Result<FileAttr, Errno> {
+        let ino = self.get(parent)?.names.get(name).ok_or(Errno::ENOENT)?;
+        self.attr(INodeNo(*ino))
+    }
+
+    fn attr(&self, ino: INodeNo) -> Result<FileAttr, Errno> {
+        let inode = self.get(ino)?;
+        let size = u64::try_from(inode.data.len()).unwrap_or(u64::MAX);
+        Ok(FileAttr {
+            ino,
+            size,
+            blocks: size.div_ceil(512),
+            atime: inode.changed,
+            mtime: inode.changed,
+            ctime: inode.changed,
+            crtime: inode.changed,
+            kind: inode.kind,
+            perm: u16::try_from(inode.mode).unwrap_or_default(),
+            nlink: if inode.kind == FileType::Directory { 2 } else { 1 },
+            uid: inode.uid,
+            gid: inode.gid,
+            rdev: 0,
+            blksize: 4096,
+            flags: 0,
+        })
+    }
+}
+
+/// What the kernel asks.
+#[derive(Debug)]
+struct Kernel(Arc<State>);
+
+impl Kernel {
+    fn ask<T>(
+        &self,
+        request: &Request,
+        ask: impl FnOnce(&mut Tree) -> Result<T, Errno>,
+    ) -> Result<T, Errno> {
+        ask(&mut *self.0.tree(request)?)
+    }
+}
+
+fn entry(answer: Result<FileAttr, Errno>, reply: ReplyEntry) {
+    match answer {
+        Ok(attr) => reply.entry(&TTL, &attr, GENERATION),
+        Err(errno) => reply.error(errno),
+    }
+}
+
+fn attributes(answer: Result<FileAttr, Errno>, reply: ReplyAttr) {
+    match answer {
+        Ok(attr) => reply.attr(&TTL, &attr),
+        Err(errno) => reply.error(errno),
+    }
+}
+
+impl Filesystem for Kernel {
+    fn lookup(&self, request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
+        entry(self.ask(request, |tree| tree.lookup(parent, name)), reply);
+    }
+
+    fn getattr(&self, request: &Request, ino: INodeNo, _: Option<FileHandle>, reply: ReplyAttr) {
+        attributes(self.ask(request, |tree| tree.attr(ino)), reply);
+    }
+
+    fn setattr(
+        &self,
+        request: &Request,
+        ino: INodeNo,
+        mode: Option<u32>,
+        uid: Option<u32>,
+        gid: Option<u32>,
+        size: Option<u64>,
+        _: Option<TimeOrNow>,
+        _: Option<TimeOrNow>,
+        _: Option<SystemTime>,
+        _: Option<FileHandle>,
+        _: Option<SystemTime>,
+        _: Option<SystemTime>,
+        _: Option<SystemTime>,
+        _: Option<BsdFileFlags>,
+        reply: ReplyAttr,
+    ) {
+        let changed = self.ask(request, |tree| {
+            let inode = tree.change(ino)?;
+            inode.mode = mode.map_or(inode.mode, |mode| mode & 0o7777);
+            inode.uid = uid.unwrap_or(inode.uid);
+            inode.gid = gid.unwrap_or(inode.gid);
+            if let Some(size) = size {
+                inode.data.resize(usize::try_from(size).unwrap_or(0), 0);
+            }
+            tree.attr(ino)
+        });
+        attributes(changed, reply);
+    }
+
+    fn readlink(&self, request: &Request, ino: INodeNo, reply: ReplyData) {
+        match self.ask(request, |tree| tree.get(ino).map(|inode| inode.data.clone())) {
+            Ok(target) => reply.data(&target),
+            Err(errno) => reply.error(errno),
+        }
+    }
+
+    fn symlink(
+        &self,
+        request: &Request,
+        parent: INodeNo,
+        name: &OsStr,
+        target: &Path,
+        reply: ReplyEntry,
+    ) {
+        let target = target.as_os_str().as_bytes().to_vec();
+        let kind = FileType::Symlink;
+        entry(self.ask(request, |tree| tree.make(parent, name, kind, 0o777, target)), reply);
+    }
+
+    fn open(&self, request: &Request, ino: INodeNo, _: OpenFlags, reply: ReplyOpen) {
+        match self.ask(request, |tree| tree.get(ino).map(|_| ())) {
+            Ok(()) => reply.opened(FileHandle(0), FopenFlags::FOPEN_DIRECT_IO),
+            Err(errno) => reply.error(errno),
+        }
+    }
+
+    fn read(
+        &self,
+        request: &Request,
+        ino: INodeNo,
+        _: FileHandle,
+        offset: u64,
+        size: u32,
+        _: OpenFlags,
+        _: Option<LockOwner>,
+        reply: ReplyData,
+    ) {
+        let read = self.ask(request, |tree| {
+            let data = &tree.get(ino)?.data;
+            let from = usize::try_from(offset).unwrap_or(usize::MAX).min(data.len());
+            let to = from.saturating_add(usize::try_from(size).unwrap_or(0)).min(data.len());
+            Ok(data[from..to].to_vec())
+        });
+        match read {
+            Ok(data) => reply.data(&data),
+            Err(errno) => reply.error(errno),
+        }
+    }
+
+    fn write(
+        &self,
+        request: &Request,
+        ino: INodeNo,
+        _: FileHandle,
+        offset: u64,
+        data: &[u8],
+        _: WriteFlags,
+        _: OpenFlags,
+        _: Option<LockOwner>,
+        reply: ReplyWrite,
+    ) {
+        let written = self.ask(request, |tree| {
+            let inode = tree.change(ino)?;
+            let from = usize::try_from(offset).map_err(|_| Errno::EFBIG)?;
+            let to = from.checked_add(data.len()).ok_or(Errno::EFBIG)?;
+            let length = inode.data.len().max(to);
+            inode.data.resize(length, 0);
+            inode.data[from..to].copy_from_slice(data);
+            Ok(())
+        });
+        match written {
+            Ok(()) => reply.written(u32::try_from(data.len()).unwrap_or(u32::MAX)),
+            Err(errno) => reply.error(errno),
+        }
+    }
+
+    fn flush(&self, request: &Request, _: INodeNo, _: FileHandle, _: LockOwner, reply: ReplyEmpty) {
+        match self.ask(request, |_| Ok(())) {
+            Ok(()) => reply.ok(),
+            Err(errno) => reply.error(errno),
+        }
+    }
+
+    fn readdir(
+        &self,
+        request: &Request,
+        ino: INodeNo,
+        _: FileHandle,
+        offset: u64,
+        mut reply: ReplyDirectory,
+    ) {
+        let listed = self.ask(request, |tree| {
+            let dots = [".", ".."].map(|name| (ino.0, FileType::Directory, OsString::from(name)));
+            let mut all = dots.to_vec();
+            for (name, ino) in &tree.get(ino)?.names {
+                all.push((*ino, tree.get(INodeNo(*ino))?.kind, name.clone()));
+            }
+            Ok(all)
+        });
+        let all = match listed {
+            Ok(all) => all,
+            Err(errno) => return reply.error(errno),
+        };
+        let from = usize::try_from(offset).unwrap_or(usize::MAX);
+        for (at, (ino, kind, name)) in (1..).zip(all).skip(from) {
+            if reply.add(INodeNo(ino), at, kind, name) {
+                break;
+            }
+        }
+        reply.ok();
+    }
+
+    fn create(
+        &self,
+        request: &Request,
+        parent: INodeNo,
+        name: &OsStr,
+        mode: u32,
+        umask: u32,
+        _: i32,
+        reply: ReplyCreate,
+    ) {
+        let (kind, mode) = (FileType::RegularFile, mode & !umask);
+        match self.ask(request, |tree| tree.make(parent, name, kind, mode, Vec::new())) {
+            Ok(attr) => {
+                let flags = FopenFlags::FOPEN_DIRECT_IO;
+                reply.created(&TTL, &attr, GENERATION, FileHandle(0), flags);
+            }
+            Err(errno) => reply.error(errno),
+        }
+    }
+}
