@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use pctd_sandbox::{Fault, FaultKind};
 use pctd_tests::daemon::{Daemon, eventually, states};
+use pctd_tests::statistics::counted;
 use pctd_tests::town::{STORAGE, Town};
 use pctd_tests::world::{UNPRIVILEGED, ctid, holds};
 use rustix::process::Signal;

@@ -6,6 +6,9 @@ use super::*;
 /// How many seeds the ordinary test run takes; `PCTD_SEEDS` asks for others.
 const SEEDS: u64 = 4;
 
+/// How much happens to a cluster.
+const EVENTS: u64 = 14;
+
 const NODES: [&str; 3] = ["pve1", "pve2", "pve3"];
 const IDS: std::ops::Range<u32> = 100..106;
 
@@ -168,7 +171,7 @@ fn survive(seed: u64) -> Option<()> {
     town.volumes("pve1", "", &config(false));
     let daemons = NODES.map(|name| Some(town.pctd(name).spawn(&[]))).into();
     let mut state = State { daemons, is_up: [true; 3], cut: None, read_only: false };
-    for _ in 0..14 {
+    for _ in 0..EVENTS {
         disturb(&town, &mut state, &mut random);
         std::thread::sleep(Duration::from_millis(random.u64(..100)));
     }
@@ -236,5 +239,11 @@ fn whatever_happens_to_a_cluster_everything_is_in_place_in_the_end() {
         }
     });
     let failed = failed.into_inner().unwrap();
+    let sequences = seeds.len().try_into().unwrap();
+    counted(&[
+        (sequences, "random sequences"),
+        (EVENTS * sequences, "events in them"),
+        (failed.len().try_into().unwrap(), "sequences in which something was lost or wrong"),
+    ]);
     assert_eq!(failed, Vec::<u64>::new(), "these seeds failed");
 }

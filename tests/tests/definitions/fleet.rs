@@ -242,6 +242,7 @@ fn thirty_containers_of_the_authors_shape_come_about_whatever_is_killed_on_the_w
     };
     let next = std::sync::atomic::AtomicUsize::new(0);
     let failed = std::sync::Mutex::new(Vec::new());
+    let killed = std::sync::atomic::AtomicU64::new(0);
     std::thread::scope(|scope| {
         for _ in 0..3 {
             scope.spawn(|| {
@@ -250,7 +251,14 @@ fn thirty_containers_of_the_authors_shape_come_about_whatever_is_killed_on_the_w
                     let Some(seed) = seeds.get(at) else { return };
                     let begun = Instant::now();
                     match std::panic::catch_unwind(|| converge_under_fire(*seed)) {
-                        Ok(kills) => eprintln!("seed {seed}: {kills:?} in {:?}", begun.elapsed()),
+                        Ok(kills) => {
+                            eprintln!("seed {seed}: {kills:?} in {:?}", begun.elapsed());
+                            let (of_pctd, of_pct) = kills.unwrap_or_default();
+                            killed.fetch_add(
+                                u64::from(of_pctd + of_pct),
+                                std::sync::atomic::Ordering::Relaxed,
+                            );
+                        }
                         Err(_) => failed.lock().unwrap().push(*seed),
                     }
                 }
@@ -258,5 +266,10 @@ fn thirty_containers_of_the_authors_shape_come_about_whatever_is_killed_on_the_w
         }
     });
     let failed = failed.into_inner().unwrap();
+    counted(&[
+        (seeds.len().try_into().unwrap(), "random sequences"),
+        (killed.into_inner(), "faults injected"),
+        (failed.len().try_into().unwrap(), "sequences in which something was lost or wrong"),
+    ]);
     assert_eq!(failed, Vec::<u64>::new(), "these seeds failed");
 }

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use pctd_sandbox::{Fault, FaultKind, Timings};
 use pctd_tests::daemon::{Daemon, eventually};
+use pctd_tests::statistics::counted;
 use pctd_tests::world::{HURRIED, UNPRIVILEGED, World, ctid, holds};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
