@@ -271,7 +271,7 @@ fn allow_sub_ids() {
     let _held = ONE_AT_A_TIME.lock().unwrap();
     for file in ["/etc/subuid", "/etc/subgid"] {
         let there = fs::read_to_string(file).unwrap_or_default();
-        for line in ["root:100000:65536", "root:1000:1"] {
+        for line in ["root:100000:65536", "root:200000:65536", "root:1000:1"] {
             if !there.lines().any(|it| it == line) {
                 let mut file = fs::File::options().append(true).create(true).open(file).unwrap();
                 file.write_all(format!("{line}\n").as_bytes()).unwrap();

@@ -371,7 +371,7 @@ mod tests {
                 memory: Memory::Whole,
                 waited: BTreeMap::new(),
                 restarted: BTreeMap::new(),
-                missing_sources: BTreeMap::new(),
+                bad_sources: BTreeMap::new(),
                 sub_ids: crate::subids::SubIds::default(),
                 boot: String::new(),
                 accounts: Accounts::default(),

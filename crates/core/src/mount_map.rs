@@ -240,10 +240,19 @@ fn check_size(own: &[&IdRange], named: &[&IdRange]) -> Result<(), NoOption> {
 
 /// Returns whether a version of pve-container knows the option; none for what is no version.
 pub fn is_known_to(version: &str) -> Option<bool> {
+    is_at_least(version, &[6, 1, 6])
+}
+
+/// Returns whether a version of LXC knows `idmap=` in a raw line; none for what is no version.
+pub fn is_known_to_lxc(version: &str) -> Option<bool> {
+    is_at_least(version, &[5])
+}
+
+fn is_at_least(version: &str, least: &[u64]) -> Option<bool> {
     let upstream = version.split_once(':').map_or(version, |(_epoch, rest)| rest);
     let upstream = upstream.split(['-', '+', '~']).next().unwrap_or_default();
     let parts: Option<Vec<u64>> = upstream.split('.').map(|part| part.parse().ok()).collect();
-    Some(parts? >= vec![6, 1, 6])
+    Some(parts?.as_slice() >= least)
 }
 
 /// Returns in words where ids are on disk, for the ids an admin knows: those of root, of `www-data`

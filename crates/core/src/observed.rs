@@ -33,9 +33,9 @@ pub struct Snapshot {
     pub waited: BTreeMap<Ctid, Duration>,
     /// How long ago pctd restarted each container, where it did.
     pub restarted: BTreeMap<Ctid, Duration>,
-    /// A bind source that is no directory, for containers that would not start because of it; looked
-    /// for only where a restart or a start of pctd's may be due.
-    pub missing_sources: BTreeMap<Ctid, String>,
+    /// What containers would not start with of what they mount; looked for only where a restart or a
+    /// start of pctd's may be due.
+    pub bad_sources: BTreeMap<Ctid, BadSource>,
     /// The host ids that containers may have.
     pub sub_ids: SubIds,
     /// The boot of the host, which no other has had.
@@ -89,11 +89,37 @@ pub enum Obstacle {
     },
 }
 
+/// Why a container would not start, of what it mounts from the host.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum BadSource {
+    /// There is nothing that could be mounted.
+    #[error("{0}, which it mounts, is not a directory")]
+    Missing(String),
+    /// In a user namespace a mount cannot be had without those below it (`mount_namespaces(7)`).
+    #[error("{below} is mounted below {path}, which LXC is to mount in it without that")]
+    Nested {
+        /// The source.
+        path: String,
+        /// The first mount below it.
+        below: String,
+    },
+    /// It is to be mounted with mapped ids.
+    #[error("{path}, which LXC is to mount in it, does not let ids be mapped ({why})")]
+    Unmappable {
+        /// The source.
+        path: String,
+        /// What the kernel said.
+        why: String,
+    },
+}
+
 /// What is known for maps of single mounts; looked at only where some are declared.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct MappingFacts {
     /// Whether Proxmox knows them.
     pub proxmox: MappingSupport,
+    /// Whether LXC knows them in raw lines.
+    pub lxc: MappingSupport,
 }
 
 /// Whether ids can be mapped for single mounts, as far as one party to it goes.
@@ -257,6 +283,10 @@ pub struct ObservedVolume {
     pub certificates: ObservedCertificates,
     /// Whether its file system can be mounted with mapped ids.
     pub mapping: MappingSupport,
+    /// Whether it can with everything that is mounted below; asked where a mount includes that.
+    pub mapping_whole: MappingSupport,
+    /// The first mount below it, if there is any; looked for where LXC mounts it.
+    pub nested: Option<String>,
 }
 
 impl ObservedVolume {
@@ -264,8 +294,16 @@ impl ObservedVolume {
     pub fn new(source: SourceState) -> Self {
         let watch = Watch::Walks("nobody watches it".to_owned());
         let (assurance, certificates) = (Assurance::Ledger, ObservedCertificates::default());
-        let mapping = MappingSupport::NotAsked;
-        Self { source, audit: None, watch, assurance, certificates, mapping }
+        Self {
+            source,
+            audit: None,
+            watch,
+            assurance,
+            certificates,
+            mapping: MappingSupport::NotAsked,
+            mapping_whole: MappingSupport::NotAsked,
+            nested: None,
+        }
     }
 }
 

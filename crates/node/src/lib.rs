@@ -49,6 +49,7 @@ pub mod pct;
 mod process;
 pub mod procfs;
 pub mod pve;
+mod raw_source;
 pub mod source;
 mod stat;
 mod storages;
@@ -69,11 +70,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
-use pctd_core::conf::{Conf, Digest, RawEdit};
-use pctd_core::desired::{Certificate, Settings, Volume};
+use pctd_core::conf::{Conf, Digest, MountLine, RawEdit};
+use pctd_core::desired::{Certificate, Mechanism, Settings, Volume};
 use pctd_core::ids::Ctid;
 use pctd_core::observed::{
-    Accounts, ConvertFacts, MakingFacts, MappingFacts, MappingSupport, NodeState,
+    Accounts, BadSource, ConvertFacts, MakingFacts, MappingFacts, MappingSupport, NodeState,
     ObservedCertificates, ObservedContainer, ObservedEntry, ObservedPair, ObservedVolume, Presence,
     Running, SourceState, TemplateState,
 };
@@ -290,8 +291,19 @@ impl Node {
             let (place, require_mount) = (path.clone(), volume.require_mount.clone());
             let declared = volume.certificates.clone();
             let mapping = volume.maps_ids().then(|| Arc::clone(&self.mapping));
+            let made = |by: Mechanism| volume.mounts.values().any(|mount| mount.mechanism == by);
+            let whole = made(Mechanism::Lxc { recursive: true });
+            let by_lxc = whole || made(Mechanism::Lxc { recursive: false });
             let look = move || {
                 let (source, open) = source::open_at(&paths, &place, &require_mount);
+                let opened = open.as_ref().filter(|_| by_lxc);
+                let nested = opened.and_then(|open| raw_source::nested(open, &place));
+                let mapping_whole = match &open {
+                    Some(open) if whole && mapping.is_some() && nested.is_some() => {
+                        mapping::of_tree(open.fd())
+                    }
+                    _ => MappingSupport::NotAsked,
+                };
                 let mapping = mapping.map_or(MappingSupport::NotAsked, |known| {
                     mapping_of(&known, &paths, &place, &source, open.as_ref())
                 });
@@ -299,7 +311,8 @@ impl Node {
                     Some(open) if !declared.is_empty() => certificate::observe(open, &declared),
                     _ => ObservedCertificates::default(),
                 };
-                ObservedVolume { certificates, mapping, ..ObservedVolume::new(source) }
+                let found = ObservedVolume::new(source);
+                ObservedVolume { certificates, mapping, mapping_whole, nested, ..found }
             };
             (path, Box::new(look))
         };
@@ -505,10 +518,12 @@ impl Node {
         self.answers.ask(path, move || source::is_directory(&paths, &place)).unwrap_or(false)
     }
 
-    /// Returns whether there is something at this path, wherever it leads.
-    pub fn is_there(&self, path: &str) -> bool {
-        let place = self.paths.host(path);
-        self.answers.ask(path, move || place.exists()).unwrap_or(false)
+    /// Returns why a container would not start with the mount of a raw line.
+    pub fn fault_of(&self, line: &MountLine, is_unprivileged: bool) -> Option<BadSource> {
+        let (paths, place, path) = (self.paths.clone(), line.clone(), line.source.to_string());
+        let found =
+            self.answers.ask(&path, move || raw_source::fault(&paths, &place, is_unprivileged));
+        found.unwrap_or(Some(BadSource::Missing(path)))
     }
 
     /// Returns the node's `pct`, as the settings have it by now.

@@ -1,4 +1,5 @@
-//! Whether ids can be mapped for single mounts here: by Proxmox, and by the file system of a volume.
+//! Whether ids can be mapped for single mounts here: by Proxmox, by LXC, and by the file system of a
+//! volume.
 //!
 //! All of it is found out before anything is written: a container whose mount cannot be mapped does
 //! not start. Nothing is tried on a mount that anybody sees.
@@ -11,7 +12,7 @@ use std::path::Path;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use bstr::ByteSlice as _;
-use pctd_core::mount_map::is_known_to;
+use pctd_core::mount_map::{is_known_to, is_known_to_lxc};
 use pctd_core::observed::{FileSystem, MappingFacts, MappingSupport};
 use pctd_sys::idmapped;
 use rustix::io::Errno;
@@ -26,8 +27,8 @@ const TRIAL_MAP: &str = "0 100000 65536\n";
 pub(crate) struct Mapping {
     /// By the name of a file system. Its driver does not change while this process runs.
     file_systems: Mutex<BTreeMap<String, MappingSupport>>,
-    /// What the list of packages said, and the file that was read: it has megabytes.
-    proxmox: Mutex<Option<(Stamp, MappingSupport)>>,
+    /// What is installed, and the list of packages that said so, which has megabytes.
+    installed: Mutex<Option<(Stamp, MappingFacts)>>,
 }
 
 /// Inode, size and time of the last change: a package manager writes a new file each time.
@@ -36,23 +37,23 @@ type Stamp = (u64, u64, i64, i64);
 impl Mapping {
     /// Returns what is known of the node.
     pub(crate) fn facts(&self, paths: &NodePaths) -> MappingFacts {
-        MappingFacts { proxmox: self.proxmox(paths) }
-    }
-
-    fn proxmox(&self, paths: &NodePaths) -> MappingSupport {
         let list = paths.host("/var/lib/dpkg/status");
-        let stamp = std::fs::metadata(&list).map_or((0, 0, 0, 0), |meta| {
-            (meta.ino(), meta.size(), meta.mtime(), meta.mtime_nsec())
-        });
-        let mut known = lock(&self.proxmox);
-        match &*known {
-            Some((then, support)) if *then == stamp => support.clone(),
-            _ => {
-                let support = installed(&list);
-                *known = Some((stamp, support.clone()));
-                support
-            }
+        let stamp = stamp(&list).unwrap_or_default();
+        let mut known = lock(&self.installed);
+        if let Some((then, facts)) = &*known
+            && *then == stamp
+        {
+            return facts.clone();
         }
+        let packages = Packages::read(&list);
+        let facts = MappingFacts {
+            proxmox: packages
+                .knows("pve-container", is_known_to)
+                .unwrap_or_else(MappingSupport::No),
+            lxc: packages.knows("lxc-pve", is_known_to_lxc).unwrap_or_else(MappingSupport::No),
+        };
+        *known = Some((stamp, facts.clone()));
+        facts
     }
 
     /// Returns whether a directory can be mounted with mapped ids.
@@ -60,24 +61,36 @@ impl Mapping {
         if let Some(known) = lock(&self.file_systems).get(&on.id) {
             return known.clone();
         }
-        let support = match try_on(dir) {
-            Ok(()) => MappingSupport::Yes,
-            Err(error) => {
-                let support = MappingSupport::No(error.to_string());
-                let is_final = matches!(
-                    Errno::from_io_error(&error),
-                    Some(Errno::INVAL | Errno::NOSYS | Errno::OPNOTSUPP)
-                );
-                if !is_final {
-                    // A lack of something else, such as of fds, may pass.
-                    return support;
-                }
-                support
-            }
-        };
-        lock(&self.file_systems).insert(on.id.clone(), support.clone());
+        let tried = try_on(dir, false);
+        let support = support(&tried);
+        if tried.as_ref().err().is_none_or(is_final) {
+            // A lack of something else, such as of fds, may pass.
+            lock(&self.file_systems).insert(on.id.clone(), support.clone());
+        }
         support
     }
+}
+
+/// Returns whether a directory can be mounted with mapped ids with everything that is mounted below.
+pub(crate) fn of_tree(dir: BorrowedFd<'_>) -> MappingSupport {
+    support(&try_on(dir, true))
+}
+
+/// Returns with what the kernel refuses to mount a directory or file with mapped ids, if it does.
+pub(crate) fn refusal(at: BorrowedFd<'_>, whole: bool) -> Option<String> {
+    let error = try_on(at, whole).err()?;
+    is_final(&error).then(|| error.to_string())
+}
+
+fn support(tried: &io::Result<()>) -> MappingSupport {
+    tried
+        .as_ref()
+        .map_or_else(|error| MappingSupport::No(error.to_string()), |()| MappingSupport::Yes)
+}
+
+/// Returns whether it is the file system that says so.
+fn is_final(error: &io::Error) -> bool {
+    matches!(Errno::from_io_error(error), Some(Errno::INVAL | Errno::NOSYS | Errno::OPNOTSUPP))
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -86,32 +99,54 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 /// Maps the ids of a mount that is never attached.
-fn try_on(dir: BorrowedFd<'_>) -> io::Result<()> {
-    let mount = idmapped::detached_clone(dir)?;
-    let namespace = idmapped::user_namespace(TRIAL_MAP, TRIAL_MAP)?;
-    Ok(idmapped::map_ids(mount, namespace)?)
-}
-
-/// Reads from dpkg's list (deb-status(5)) whether the installed Proxmox knows maps of mounts.
-fn installed(list: &Path) -> MappingSupport {
-    let text = match std::fs::read(list) {
-        Ok(text) => text,
-        Err(error) => return MappingSupport::No(format!("{}: {error}", list.display())),
-    };
-    match version(&text) {
-        None => MappingSupport::No(format!("no pve-container in {}", list.display())),
-        Some(version) => match is_known_to(&version) {
-            Some(true) => MappingSupport::Yes,
-            Some(false) => MappingSupport::No(format!("pve-container is {version}")),
-            None => MappingSupport::No(format!("pve-container is of no known version: {version}")),
-        },
+fn try_on(dir: BorrowedFd<'_>, whole: bool) -> io::Result<()> {
+    let namespace = || idmapped::user_namespace(TRIAL_MAP, TRIAL_MAP);
+    if whole {
+        Ok(idmapped::map_ids_of_tree(idmapped::detached_tree(dir)?, namespace()?)?)
+    } else {
+        Ok(idmapped::map_ids(idmapped::detached_clone(dir)?, namespace()?)?)
     }
 }
 
-/// Returns the version of pve-container that is installed.
-fn version(status: &[u8]) -> Option<String> {
+fn stamp(file: &Path) -> io::Result<Stamp> {
+    let meta = std::fs::metadata(file)?;
+    Ok((meta.ino(), meta.size(), meta.mtime(), meta.mtime_nsec()))
+}
+
+/// dpkg's list of packages (deb-status(5)), or why it cannot be read.
+struct Packages(Result<Vec<u8>, String>);
+
+impl Packages {
+    fn read(list: &Path) -> Self {
+        Self(std::fs::read(list).map_err(|error| format!("{}: {error}", list.display())))
+    }
+
+    /// Returns whether the installed version of a package knows maps of mounts.
+    ///
+    /// # Errors
+    ///
+    /// In words, why its version is not known.
+    fn knows(
+        &self,
+        package: &str,
+        knows: impl Fn(&str) -> Option<bool>,
+    ) -> Result<MappingSupport, String> {
+        let list = self.0.as_ref().map_err(Clone::clone)?;
+        let version = version(list, package)
+            .ok_or_else(|| format!("{package} is not in the list of packages"))?;
+        match knows(&version) {
+            Some(true) => Ok(MappingSupport::Yes),
+            Some(false) => Ok(MappingSupport::No(format!("{package} is {version}"))),
+            None => Err(format!("{package} is of no known version: {version}")),
+        }
+    }
+}
+
+/// Returns the version of a package that is installed.
+fn version(status: &[u8], package: &str) -> Option<String> {
     let mut stanzas = status.split_str("\n\n");
-    let is_it = |stanza: &&[u8]| stanza.lines().any(|line| line == b"Package: pve-container");
+    let first = format!("Package: {package}");
+    let is_it = |stanza: &&[u8]| stanza.lines().any(|line| line == first.as_bytes());
     let fields = stanzas.find(is_it)?;
     let field = |name: &[u8]| fields.lines().find_map(|line| line.strip_prefix(name));
     // Removed packages with conf files stay in the list.
@@ -129,10 +164,11 @@ Package: zlib1g\nStatus: install ok installed\nVersion: 1\n";
 
     #[test]
     fn the_installed_version_is_found_among_the_packages() {
-        assert_eq!(version(STATUS).as_deref(), Some("6.1.10"));
+        assert_eq!(version(STATUS, "pve-container").as_deref(), Some("6.1.10"));
+        assert_eq!(version(STATUS, "zlib1g").as_deref(), Some("1"));
         let removed =
             STATUS.replace("install ok installed\nPriority", "deinstall ok config-files\nPriority");
-        assert_eq!(version(&removed), None);
-        assert_eq!(version(b""), None);
+        assert_eq!(version(&removed, "pve-container"), None);
+        assert_eq!(version(b"", "pve-container"), None);
     }
 }

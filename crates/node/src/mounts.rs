@@ -63,6 +63,18 @@ impl MountTable {
         chain.take(self.entries.len()).map(|entry| entry.kind.as_str()).collect()
     }
 
+    /// Returns what is mounted on this mount below a directory of it, by its path from there; the first
+    /// of several.
+    pub(crate) fn first_below(&self, mount: u64, directory: &[u8]) -> Option<&[u8]> {
+        let mut above = directory.to_vec();
+        if !above.ends_with(b"/") {
+            above.push(b'/');
+        }
+        let on_it = self.entries.values().filter(|entry| entry.parent == mount);
+        let below = on_it.filter_map(|entry| entry.mount_point.strip_prefix(above.as_slice()));
+        below.filter(|rest| !rest.is_empty()).min()
+    }
+
     /// Returns whether looking up a name below this mount may mount something.
     pub(crate) fn may_automount(&self, mount: u64) -> bool {
         let Some(own) = self.get(mount) else { return true };
@@ -175,6 +187,24 @@ not a line
         assert_eq!(table.kinds_above(99), Vec::<&str>::new());
         let circle = b"1 2 8:1 / /a rw - ext4 a rw\n2 1 8:2 / /b rw - fuse.b b rw\n";
         assert_eq!(MountTable::parse(circle).kinds_above(1), ["ext4", "fuse.b"]);
+    }
+
+    #[test]
+    fn what_is_mounted_below_a_directory_is_on_its_mount() {
+        let table = MountTable::parse(
+            b"27 1 8:1 / / rw - ext4 a rw\n36 27 0:1 / /tank/a rw - zfs b rw\n\
+              37 36 0:2 / /tank/a/x/y rw - zfs c rw\n38 36 0:3 / /tank/a/b rw - zfs d rw\n\
+              39 27 0:4 / /tank/ab rw - zfs e rw\n",
+        );
+        let first = |mount, directory: &str| {
+            table.first_below(mount, directory.as_bytes()).map(|rest| rest.to_str().unwrap())
+        };
+        assert_eq!(first(36, "/tank/a"), Some("b"));
+        assert_eq!(first(36, "/tank/a/x"), Some("y"));
+        assert_eq!(first(36, "/tank/a/b"), None);
+        assert_eq!(first(27, "/tank/a"), None);
+        assert_eq!(first(27, "/tank"), Some("a"));
+        assert_eq!(first(27, "/"), Some("tank/a"));
     }
 
     #[test]

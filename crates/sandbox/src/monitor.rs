@@ -187,7 +187,9 @@ pub(crate) fn pre_start(
         eprint!("{warnings}");
         mounts.extend(mounted?);
     }
-    mounts.extend(mounting::raw_entries(&cx.root, &conf.current)?);
+    // Where LXC runs it, that judges.
+    let judged_by = (!cx.settings.real_containers).then_some(map.as_slice());
+    mounts.extend(mounting::raw_entries(&cx.root, judged_by, &conf.current)?);
     if !map.is_empty() {
         id_maps::install(&cx.root, &map).map_err(|refused| refused.output + &refused.error)?;
     }

@@ -36,9 +36,6 @@ const GUEST_NO_DIRECTORIES: &[&str] = &[
     "etc/mtab",
 ];
 
-/// `FUSE_SUPER_MAGIC` (statfs(2)).
-const FUSE: rustix::fs::FsWord = 0x6573_5546;
-
 /// As many links as the kernel follows (`path_resolution(7)`).
 const MAX_LINKS: u32 = 40;
 
@@ -168,7 +165,8 @@ impl Site<'_> {
             return Ok(None);
         }
         if options.iter().any(|option| option == "idmapped") {
-            check_mappable(&self.root.host(&source))?;
+            check_mappable(&self.root.host(&source), false)
+                .map_err(|()| "mount_setattr: Invalid argument\n".to_owned())?;
         }
         if mount.is_on("quota") && !ro {
             warnings.push_str("cannot enable quota control for bind mounts\n");
@@ -206,23 +204,31 @@ impl Site<'_> {
 /// Checks that the file system of a source lets ids be mapped, as `mount_setattr` finds out.
 ///
 /// Where this machine does not permit the attempt it is not known, and nothing is refused.
-fn check_mappable(source: &Path) -> Result<(), String> {
+fn check_mappable(source: &Path, whole: bool) -> Result<(), ()> {
     const ANY_MAP: &str = "0 100000 65536\n";
     let attempt = || -> io::Result<()> {
-        let clone = idmapped::detached_clone(fs::File::open(source)?)?;
-        let namespace = idmapped::user_namespace(ANY_MAP, ANY_MAP)?;
-        Ok(idmapped::map_ids(clone, namespace)?)
+        let (source, namespace) =
+            (fs::File::open(source)?, idmapped::user_namespace(ANY_MAP, ANY_MAP)?);
+        let mapped = if whole {
+            idmapped::map_ids_of_tree(idmapped::detached_tree(source)?, namespace)
+        } else {
+            idmapped::map_ids(idmapped::detached_clone(source)?, namespace)
+        };
+        Ok(mapped?)
     };
     match attempt() {
-        Err(error) if error.kind() == io::ErrorKind::InvalidInput => {
-            Err("mount_setattr: Invalid argument\n".to_owned())
-        }
+        Err(error) if error.kind() == io::ErrorKind::InvalidInput => Err(()),
         _ => Ok(()),
     }
 }
 
-/// Returns what the raw `lxc.mount.entry` lines mount, or why lxc fails.
-pub(crate) fn raw_entries(root: &Root, section: &Section) -> Result<Vec<Mounted>, String> {
+/// Returns what the raw `lxc.mount.entry` lines mount, or why lxc fails in a container with this id
+/// map, where one is given.
+pub(crate) fn raw_entries(
+    root: &Root,
+    own: Option<&[IdRange]>,
+    section: &Section,
+) -> Result<Vec<Mounted>, String> {
     let mut mounted = Vec::new();
     for (_, value) in section.lxc().iter().filter(|(key, _)| key == "lxc.mount.entry") {
         let text = from_file(value);
@@ -239,8 +245,8 @@ pub(crate) fn raw_entries(root: &Root, section: &Section) -> Result<Vec<Mounted>
             return Err(format!("No such file or directory - Failed to mount \"{source}\"\n"));
         }
         let mut shown = shown(Some(&line.options.join(",")), ',');
-        if line.has(MountLine::IDMAP) {
-            detached(root, &line)?;
+        own.map_or(Ok(()), |own| check_line(&root.host(&source), own, &line))?;
+        if line.is_mapped() {
             shown.push("idmapped".into());
         }
         let (ro, target) = (line.has("ro"), line.target.to_string());
@@ -249,22 +255,25 @@ pub(crate) fn raw_entries(root: &Root, section: &Section) -> Result<Vec<Mounted>
     Ok(mounted)
 }
 
-/// Checks what LXC needs to map the ids of a mount: a file system that can, and nothing mounted
-/// below that would not be part of it.
-fn detached(root: &Root, line: &MountLine) -> Result<(), String> {
-    let host = root.host(&line.source.to_string());
+/// Checks what LXC needs to make a mount from within a user namespace, where what is mounted below
+/// cannot be left out, and to map its ids: a namespace that has others, which is the container's
+/// (that of another cannot be opened from there), and file systems that can.
+fn check_line(host: &Path, own: &[IdRange], line: &MountLine) -> Result<(), String> {
     let below = format!("{}/", host.display());
     let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
     let is_below = |entry: &str| entry.split(' ').nth(4).is_some_and(|at| at.starts_with(&below));
-    if !line.has("rbind") && mounts.lines().any(is_below) {
-        return Err("Invalid argument - Failed to create detached mount\n".into());
+    if !own.is_empty() && !line.is_recursive() && mounts.lines().any(is_below) {
+        let what = if line.is_mapped() { "create detached mount" } else { "mount" };
+        return Err(format!("Invalid argument - Failed to {what}\n"));
     }
-    match rustix::fs::statfs(&host) {
-        Ok(found) if found.f_type == FUSE => {
-            Err("Invalid argument - Failed to idmap detached mount\n".into())
-        }
-        _ => Ok(()),
+    if line.is_mapped() && line.idmap().is_none() {
+        return Err("Permission denied - Failed to open user namespace\n".into());
     }
+    if line.is_mapped() && own.is_empty() {
+        return Err("Operation not permitted - Failed to idmap detached mount\n".into());
+    }
+    let mapped = if line.is_mapped() { check_mappable(host, line.is_recursive()) } else { Ok(()) };
+    mapped.map_err(|()| "Invalid argument - Failed to idmap detached mount\n".into())
 }
 
 fn shown(list: Option<&str>, separator: char) -> Vec<String> {

@@ -39,8 +39,18 @@ const PATIENCE: Duration = Duration::from_secs(5);
 /// The ids root may map (subuid(5)): Proxmox's default, and one more as an admin adds for a hole.
 const SUB_IDS: &str = "root:100000:65536\nroot:1000:1\n";
 
-/// What dpkg says of the installed Proxmox (deb-status(5)): the version the rules are of.
-const PACKAGES: &str = "Package: pve-container\nStatus: install ok installed\nVersion: 6.1.10\n\n";
+/// What dpkg says of the installed Proxmox (deb-status(5)): the version the rules are of, and an LXC
+/// of its time.
+const PACKAGES: &str = "\
+Package: lxc-pve
+Status: install ok installed
+Version: 6.0.5-4
+
+Package: pve-container
+Status: install ok installed
+Version: 6.1.10
+
+";
 
 /// The templates of a new node.
 const TEMPLATES: [&str; 2] = ["tiny.tar.gz", "tiny.tar.zst"];

@@ -13,6 +13,10 @@ use rustix::io::Errno;
 use rustix::mount::{OpenTreeFlags, open_tree};
 use rustix::process::{Pid, Signal, WaitOptions, kill_process, waitpid};
 
+const CLONE: OpenTreeFlags = OpenTreeFlags::OPEN_TREE_CLONE
+    .union(OpenTreeFlags::OPEN_TREE_CLOEXEC)
+    .union(OpenTreeFlags::AT_EMPTY_PATH);
+
 /// Returns a mount of the directory that `dir` is open on (`O_PATH` will do), without what is
 /// mounted below it.
 ///
@@ -20,10 +24,17 @@ use rustix::process::{Pid, Signal, WaitOptions, kill_process, waitpid};
 ///
 /// `EPERM` without `CAP_SYS_ADMIN`; else as `open_tree(2)`.
 pub fn detached_clone(dir: impl AsFd) -> Result<OwnedFd, Errno> {
-    let flags = OpenTreeFlags::OPEN_TREE_CLONE
-        | OpenTreeFlags::OPEN_TREE_CLOEXEC
-        | OpenTreeFlags::AT_EMPTY_PATH;
-    open_tree(dir, c"", flags)
+    open_tree(dir, c"", CLONE)
+}
+
+/// Returns a mount of the directory that `dir` is open on, and of everything that is mounted below
+/// it.
+///
+/// # Errors
+///
+/// As [`detached_clone`].
+pub fn detached_tree(dir: impl AsFd) -> Result<OwnedFd, Errno> {
+    open_tree(dir, c"", CLONE | OpenTreeFlags::AT_RECURSIVE)
 }
 
 /// Maps the ids of a detached mount: those on disk to those of the host, as `namespace` has them
@@ -34,6 +45,19 @@ pub fn detached_clone(dir: impl AsFd) -> Result<OwnedFd, Errno> {
 /// `EINVAL` where the file system does not let its ids be mapped; `EPERM` where they are already;
 /// `ENOSYS` before Linux 5.12.
 pub fn map_ids(mount: impl AsFd, namespace: impl AsFd) -> Result<(), Errno> {
+    set_map(mount, namespace, libc::AT_EMPTY_PATH)
+}
+
+/// Maps the ids of a detached mount and of all mounts below it.
+///
+/// # Errors
+///
+/// As [`map_ids`], where one of them cannot; none is mapped then.
+pub fn map_ids_of_tree(mount: impl AsFd, namespace: impl AsFd) -> Result<(), Errno> {
+    set_map(mount, namespace, libc::AT_EMPTY_PATH | libc::AT_RECURSIVE)
+}
+
+fn set_map(mount: impl AsFd, namespace: impl AsFd, flags: c_int) -> Result<(), Errno> {
     let namespace = u64::try_from(namespace.as_fd().as_raw_fd()).map_err(|_| Errno::BADF)?;
     let attributes = libc::mount_attr {
         attr_set: libc::MOUNT_ATTR_IDMAP,
@@ -41,7 +65,7 @@ pub fn map_ids(mount: impl AsFd, namespace: impl AsFd) -> Result<(), Errno> {
         propagation: 0,
         userns_fd: namespace,
     };
-    let (mount, path, flags) = (mount.as_fd().as_raw_fd(), c"".as_ptr(), libc::AT_EMPTY_PATH);
+    let (mount, path) = (mount.as_fd().as_raw_fd(), c"".as_ptr());
     let (attributes, size) = (&raw const attributes, size_of::<libc::mount_attr>());
     // SAFETY: the path is a static NUL-terminated string and `attributes` points to a whole
     // `struct mount_attr` of the size that is given; the kernel only reads both. The other arguments

@@ -5,7 +5,7 @@
 use std::fs::File;
 use std::os::fd::OwnedFd;
 
-use pctd_sys::idmapped::{detached_clone, map_ids, user_namespace};
+use pctd_sys::idmapped::{detached_clone, detached_tree, map_ids, map_ids_of_tree, user_namespace};
 use rustix::fs::{AtFlags, CWD, Gid, Mode, OFlags, Uid, chownat, openat, statat};
 use rustix::io::Errno;
 use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
@@ -97,4 +97,28 @@ fn a_map_with_an_id_twice_is_refused() {
     let twice = "100005 100000 1\n100001 100001 65535\n";
     let error = user_namespace(MAP, twice).unwrap_err();
     assert_eq!(Errno::from_io_error(&error), Some(Errno::INVAL));
+}
+
+#[test]
+fn a_tree_is_mapped_with_all_that_is_mounted_below_or_not_at_all() {
+    if !is_permitted() {
+        return;
+    }
+    let dir = directory();
+    let below = dir.path().join("below");
+    std::fs::create_dir(&below).unwrap();
+    let namespace = || user_namespace(MAP, MAP).unwrap();
+    let tree = || detached_tree(File::open(dir.path()).unwrap()).unwrap();
+    mount("tmpfs", &below, "tmpfs", MountFlags::empty(), None).unwrap();
+    chownat(CWD, &below, Some(Uid::from_raw(5033)), None, AtFlags::empty()).unwrap();
+    let mapped = tree();
+    map_ids_of_tree(&mapped, namespace()).unwrap();
+    assert_eq!(owner(&mapped, "below").0, 100_033);
+    unmount(&below, UnmountFlags::DETACH).unwrap();
+    // `ramfs` does not let its ids be mapped.
+    mount("ramfs", &below, "ramfs", MountFlags::empty(), None).unwrap();
+    let refused = tree();
+    assert_eq!(map_ids_of_tree(&refused, namespace()), Err(Errno::INVAL));
+    assert_eq!(owner(&refused, "zero"), (5000, 5000));
+    unmount(&below, UnmountFlags::DETACH).unwrap();
 }

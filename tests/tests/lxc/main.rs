@@ -11,6 +11,7 @@ use pctd_tests::world::{HURRIED, Tmpfs, UNPRIVILEGED, World, ctid};
 
 mod drift;
 mod inside;
+mod lines;
 mod start;
 
 /// A map with a hole: 1000 is the host's 1000, and nobody is the host's 101000.

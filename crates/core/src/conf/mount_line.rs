@@ -3,7 +3,7 @@
 
 use bstr::{BString, ByteSlice as _};
 
-use crate::conf::mount::normalise_path;
+use crate::conf::mount::{MountIdMap, normalise_path};
 use crate::conf::raw_line::RawLine;
 use crate::conf::section::Section;
 use crate::conf::text::is_space;
@@ -21,8 +21,9 @@ pub struct MountLine {
 }
 
 impl MountLine {
-    /// Makes the ids inside those on disk (PROXMOX.md 11); on file systems that cannot, the
-    /// container does not start.
+    /// Makes the ids inside those on disk (`lxc_idmapped_mounts_parent`). LXC has the namespace of
+    /// the container for it and knows no other map that is still there at the next start. Where the
+    /// file system cannot, and in a privileged container, the container does not start.
     pub const IDMAP: &str = "idmap=container";
 
     /// Reads the value of a line; `None` for what is no bind mount.
@@ -48,15 +49,35 @@ impl MountLine {
         })
     }
 
+    /// Returns the bind mount that a raw line makes, if it makes one.
+    pub fn made_by(line: &RawLine) -> Option<Self> {
+        Self::parse(line.value().as_bytes()).filter(|_| line.key() == RawLine::MOUNT_ENTRY)
+    }
+
     /// Returns whether it has an option.
     pub fn has(&self, option: &str) -> bool {
         self.options.iter().any(|has| has == option)
     }
 
+    /// Returns whether it includes what is mounted below the source.
+    pub fn is_recursive(&self) -> bool {
+        self.has("rbind")
+    }
+
+    /// Returns whether the mount gets a map of ids, of whatever namespace.
+    pub fn is_mapped(&self) -> bool {
+        self.options.iter().any(|option| option.starts_with("idmap="))
+    }
+
+    /// Returns the map of ids that the mount gets, where it is known.
+    pub fn idmap(&self) -> Option<MountIdMap> {
+        self.has(Self::IDMAP).then_some(MountIdMap::Passthrough)
+    }
+
     /// Returns whether a container does not start where the source is missing.
     pub fn needs_source(&self) -> bool {
         // `optional` does not help where a detached mount is made.
-        !self.has("optional") || self.has(Self::IDMAP)
+        !self.has("optional") || self.is_mapped()
     }
 
     /// Returns the line.
@@ -125,6 +146,19 @@ mod tests {
             (line.source.to_string(), line.target.to_string()),
             ("/srv/a".into(), "/mnt/x".into())
         );
-        assert!(!line.needs_source() && line.has("rbind"));
+        assert!(!line.needs_source() && line.is_recursive());
+    }
+
+    #[test]
+    fn a_map_of_ids_is_that_of_the_container_or_not_known() {
+        let line =
+            |options: &str| MountLine::parse(format!("/a a none {options}").as_bytes()).unwrap();
+        let own = line("bind,optional,idmap=container");
+        assert!(own.needs_source() && own.is_mapped());
+        assert_eq!(own.idmap(), Some(MountIdMap::Passthrough));
+        let other = line("bind,optional,idmap=/run/ns");
+        assert!(other.needs_source() && other.is_mapped() && other.idmap().is_none());
+        let none = line("bind,optional");
+        assert!(!none.is_mapped() && none.idmap().is_none());
     }
 }

@@ -88,22 +88,6 @@ fn volume(
             mount_spots.insert(ctid, key_spot);
         }
     }
-    // What LXC could map is the container's own map, and that is not what is declared here.
-    let is_mapped = |mount: &Mount| match mount.idmap {
-        Some(MountIds::Plain) => false,
-        Some(MountIds::Disk(_)) => true,
-        None => disk_ids.is_some(),
-    };
-    for (ctid, mount) in &mounts {
-        let by_lxc = matches!(mount.mechanism, Mechanism::Lxc { .. });
-        if let Some(spot) = mount_spots.get(ctid).filter(|_| by_lxc && is_mapped(mount)) {
-            report.problem(
-                spot,
-                Complaint::new("a mount that LXC makes has no ids of its own on disk")
-                    .or("write \"mechanism\": \"pct\", or \"idmap\": \"none\""),
-            );
-        }
-    }
     let modes = Modes::read(node, &name, seed_defaults);
     let enforce = match node.get("enforce").and_then(|node| node.text()) {
         Some("adopt") => Enforce::Adopt,

@@ -258,8 +258,7 @@ fn plan_start(
     } else if let Some(lock) = container.conf.lock() {
         Some(owed(format!("it is locked ({lock})")))
     } else {
-        let missing = snapshot.missing_sources.get(&ctid);
-        missing.map(|path| owed(format!("{path}, which it mounts, is not a directory")))
+        snapshot.bad_sources.get(&ctid).map(|bad| owed(bad.to_string()))
     };
     match hold {
         Some(hold) if plan.holds.contains(&hold) => {}
@@ -394,11 +393,9 @@ fn plan_restart(
     } else if let Some(why) = snapshot.requests.restart_failed.get(&ctid) {
         // What stood in the way would be met again, at once and without end.
         plan.holds.push(Hold::NeedsRestart { ctid, what, why: failed_before(ctid, why) });
-    } else if let Some(path) = snapshot.missing_sources.get(&ctid) {
+    } else if let Some(bad) = snapshot.bad_sources.get(&ctid) {
         // It would not start again.
-        let why = format!(
-            "{path}, which it mounts, is not a directory; it is restarted when that is back"
-        );
+        let why = format!("{bad}; it is restarted when that is put right");
         plan.holds.push(Hold::NeedsRestart { ctid, what, why });
     } else if let Some(missing) = unpermitted(snapshot, conf) {
         // Nor with this map.

@@ -8,7 +8,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::conf::{Conf, MountClass, MountPoint};
+use crate::conf::{Conf, MountClass, MountLine, MountPoint};
 use crate::desired::{Convert, Desired, Restart};
 use crate::idmap::IdMap;
 use crate::ids::{Ctid, VolumeName};
@@ -224,10 +224,8 @@ fn may_not_stop(desired: &Desired, snapshot: &Snapshot, ctid: Ctid) -> Option<St
             "`restart` is \"never\"; `pct shutdown {ctid}` when it suits, and it is converted"
         ));
     }
-    if let Some(path) = snapshot.missing_sources.get(&ctid) {
-        return Some(format!(
-            "{path}, which it mounts, is not a directory, and it would not start again without"
-        ));
+    if let Some(bad) = snapshot.bad_sources.get(&ctid) {
+        return Some(format!("{bad}, and it would not start again"));
     }
     // Whoever names it means it now.
     let is_named = snapshot.requests.named.contains(&ctid);
@@ -352,6 +350,12 @@ fn of_conf(ctid: Ctid, conf: &Conf, to_unprivileged: bool) -> Vec<String> {
     }
     if conf.is_protected() {
         losses.push(format!("it is protected (`pct set {ctid} --protection 0`)"));
+    }
+    let mapped = MountLine::of(&conf.current).find(|(line, _)| line.is_mapped());
+    if let (false, Some((_, line))) = (to_unprivileged, mapped) {
+        losses.push(format!(
+            "its mount `{line}`, with which a privileged container does not start; take the map of ids out of it, by `\"idmap\": \"none\"` where it is declared"
+        ));
     }
     if !to_unprivileged && conf.has_custom_idmap() {
         losses.push(

@@ -3,8 +3,8 @@
 
 use std::collections::BTreeSet;
 
-use crate::conf::{Conf, MountClass, MountPoint, normalise_path};
-use crate::desired::{Desired, DiskIds, Mount, MountIds, Volume};
+use crate::conf::{Conf, MountClass, MountIdMap, MountLine, MountPoint, normalise_path};
+use crate::desired::{Desired, DiskIds, Mechanism, Mount, MountIds, Volume};
 use crate::idmap::IdMap;
 use crate::ids::{Ctid, HostIds};
 use crate::ledger::{DiskRoot, LedgerEntry, Memory};
@@ -13,6 +13,9 @@ use crate::observed::{MappingSupport, ObservedContainer, Presence, Snapshot, Sou
 use crate::plan::hold::{Hold, NoMap, NotReady, Unmappable};
 use crate::plan::owner;
 use crate::plan::volume::source_hold;
+
+/// What is the same inside and on disk, in Proxmox's words.
+const PASSTHROUGH: &str = "passthrough";
 
 /// What the `idmap=` of a mount is to be.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -233,12 +236,16 @@ pub(crate) fn decide(
     let image = mount_map::image(&own, &space).map_err(impossible)?;
     let option = mount_map::option(&own, &image).map_err(impossible)?;
     if let Some(option) = &option {
-        if let Some(why) = unsupported(snapshot, volume) {
+        if option != PASSTHROUGH && mount.mechanism != Mechanism::Pct {
+            let why = NoMap::ByLxc { ctid, target: mount.target.clone() };
+            return Err(Hold::IdmapImpossible { why });
+        }
+        if let Some(why) = unsupported(snapshot, volume, mount.mechanism) {
             return Err(Hold::IdmapUnsupported { why });
         }
         // The container's own map serves for that word, without any tool.
         let missing = snapshot.sub_ids.missing(&own);
-        if option != "passthrough" && !missing.is_empty() {
+        if option != PASSTHROUGH && !missing.is_empty() {
             return Err(Hold::IdmapUnsupported { why: Unmappable::SubIds { ctid, missing } });
         }
     }
@@ -247,29 +254,36 @@ pub(crate) fn decide(
     Ok(MountIdmap::Declared(DeclaredIdmap { own, image, option, reaches_root, is_stale, words }))
 }
 
-/// Returns what stands in the way of any `idmap=` on the mounts of a volume.
-fn unsupported(snapshot: &Snapshot, volume: &Volume) -> Option<Unmappable> {
-    let not_known = || "nobody looked yet".to_owned();
-    match &snapshot.mapping.proxmox {
-        MappingSupport::Yes => {}
-        MappingSupport::No(why) => return Some(Unmappable::Proxmox { why: why.clone() }),
-        MappingSupport::NotAsked => return Some(Unmappable::Proxmox { why: not_known() }),
-    }
-    let observed = snapshot.volumes.get(&volume.name);
-    let why = match observed.map(|observed| &observed.mapping) {
+/// Returns what stands in the way of any `idmap=` on mounts of a volume that are made so.
+fn unsupported(snapshot: &Snapshot, volume: &Volume, by: Mechanism) -> Option<Unmappable> {
+    let lacks = |support: Option<&MappingSupport>| match support {
         Some(MappingSupport::Yes) => None,
         Some(MappingSupport::No(why)) => Some(why.clone()),
-        Some(MappingSupport::NotAsked) | None => Some(not_known()),
+        Some(MappingSupport::NotAsked) | None => Some("nobody looked yet".to_owned()),
     };
-    if let Some(why) = why {
-        let kind = match observed.map(|observed| &observed.source) {
-            Some(SourceState::Directory(dir)) => dir.file_system.kind.clone(),
-            Some(SourceState::Missing { file_system }) => file_system.kind.clone(),
-            _ => "the file system".to_owned(),
-        };
-        return Some(Unmappable::FileSystem { path: volume.host_path.clone(), kind, why });
-    }
-    None
+    let of_maker = match by {
+        Mechanism::Pct => {
+            lacks(Some(&snapshot.mapping.proxmox)).map(|why| Unmappable::Proxmox { why })
+        }
+        Mechanism::Lxc { .. } => {
+            lacks(Some(&snapshot.mapping.lxc)).map(|why| Unmappable::Lxc { why })
+        }
+    };
+    let observed = snapshot.volumes.get(&volume.name);
+    let of_file_system = || {
+        let why = lacks(observed.map(|observed| &observed.mapping))?;
+        let file_system = observed.and_then(|observed| observed.source.file_system());
+        let kind = file_system.map_or("the file system", |found| found.kind.as_str());
+        let path = volume.host_path.clone();
+        Some(Unmappable::FileSystem { path, kind: kind.to_owned(), why })
+    };
+    let of_whole = || {
+        let is_whole = by == Mechanism::Lxc { recursive: true };
+        let nested = observed.filter(|observed| is_whole && observed.nested.is_some())?;
+        let why = lacks(Some(&nested.mapping_whole))?;
+        Some(Unmappable::Whole { path: volume.host_path.clone(), why })
+    };
+    of_maker.or_else(of_file_system).or_else(of_whole)
 }
 
 /// Returns why owners may not be set by the ids of a volume, if so: below mounts that cannot have a
@@ -280,8 +294,9 @@ pub(crate) fn blocked(desired: &Desired, snapshot: &Snapshot, volume: &Volume) -
         decide(desired, snapshot, volume, (*ctid, mount), container).err()
     });
     let is_of_volume = |hold: &Hold| {
+        // The other kind is one container's.
         let Hold::IdmapUnsupported { why } = hold else { return false };
-        matches!(why, Unmappable::Proxmox { .. } | Unmappable::FileSystem { .. })
+        !matches!(why, Unmappable::SubIds { .. })
     };
     holds.into_iter().find(is_of_volume)
 }
@@ -306,17 +321,48 @@ pub(crate) fn reaching_root(
         .collect()
 }
 
-/// Returns the mount of a volume in a conf, where it is in force at the declared target.
-pub(crate) fn mounted<'c>(
-    conf: &'c Conf,
+/// How a volume is mounted at its declared target.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum InForce {
+    /// It is not.
+    NotMounted,
+    /// With this map of ids, if with any.
+    Mounted(Option<MountIdMap>),
+}
+
+impl InForce {
+    /// Returns where the ids of a container with this map are on disk.
+    pub(crate) fn image(&self, own: &IdMap, conf: &Conf) -> IdMap {
+        match self {
+            // Proxmox ignores it in privileged containers.
+            Self::Mounted(Some(option)) if conf.is_effectively_unprivileged() => {
+                mount_map::through(own, option)
+            }
+            Self::Mounted(_) | Self::NotMounted => own.clone(),
+        }
+    }
+}
+
+/// Returns how a volume is mounted in a container by a mount point of its conf, or by one of these
+/// lines.
+pub(crate) fn in_force(
+    conf: &Conf,
+    lines: impl IntoIterator<Item = MountLine>,
     volume: &Volume,
     mount: &Mount,
-) -> Option<&'c MountPoint> {
+) -> InForce {
     let is_it = |mp: &&MountPoint| {
         mp.class == MountClass::Bind
             && normalise_path(&mp.volume) == volume.host_path.as_bytes()
             && normalise_path(&mp.target) == mount.target.as_bytes()
     };
     let mut mounts = conf.mounts().values().filter_map(|entry| entry.parsed.as_ref().ok());
-    mounts.find(is_it)
+    if let Some(mp) = mounts.find(is_it) {
+        return InForce::Mounted(mp.idmap());
+    }
+    let is_line = |line: &MountLine| {
+        line.source == volume.host_path.as_str() && line.target == mount.target.as_str()
+    };
+    let line = lines.into_iter().find(is_line);
+    line.map_or(InForce::NotMounted, |line| InForce::Mounted(line.idmap()))
 }

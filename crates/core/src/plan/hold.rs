@@ -369,6 +369,18 @@ pub enum Hold {
         /// Where.
         target: String,
     },
+    /// Something is mounted below a directory that LXC is to mount without it.
+    #[error(
+        "{below} is mounted below {path}, and container {ctid} does not start with a mount of LXC's that leaves it out; include it with `\"recursive\": true`, or mount with `\"mechanism\": \"pct\"`"
+    )]
+    NestedMount {
+        /// The container.
+        ctid: Ctid,
+        /// The host path.
+        path: String,
+        /// The first mount below it.
+        below: String,
+    },
     /// Something else is mounted at the target of a mount, by the other mechanism or by somebody.
     #[error(
         "{by} already mounts at {target} in container {ctid}, so nothing else is mounted there; remove it, or declare that mount with the mechanism it has"
@@ -535,6 +547,16 @@ pub enum NoMap {
         /// The container.
         ctid: Ctid,
     },
+    /// LXC has no other map than the container's own.
+    #[error(
+        "a mount that LXC makes can only have the same ids on disk as inside, and those of container {ctid} at {target} are to be others there; declare `\"disk_ids\": \"passthrough\"`, or mount with `\"mechanism\": \"pct\"`"
+    )]
+    ByLxc {
+        /// The container.
+        ctid: Ctid,
+        /// The target inside.
+        target: String,
+    },
     /// The ids do not fit.
     #[error(
         "container {ctid} cannot have the declared ids on disk at {target}: {why}; correct `disk_ids` so that it has one id on disk for every id inside"
@@ -610,6 +632,24 @@ pub enum Unmappable {
     )]
     Proxmox {
         /// What was found.
+        why: String,
+    },
+    /// LXC does not know them.
+    #[error(
+        "this LXC cannot map ids for one mount ({why}); upgrade lxc-pve to 5.0 or later, or take `disk_ids` out"
+    )]
+    Lxc {
+        /// What was found.
+        why: String,
+    },
+    /// Something below does not let its ids be mapped, and is to be included.
+    #[error(
+        "what is mounted below {path} does not all let ids be mapped ({why}), and a container that mounts it so would not start; mount it with `\"mechanism\": \"pct\"`, which leaves that out, or take `disk_ids` out"
+    )]
+    Whole {
+        /// The host path.
+        path: String,
+        /// What the kernel said.
         why: String,
     },
     /// The file system does not let its ids be mapped.
@@ -778,6 +818,7 @@ reasons! {
     CertificateBlocked: Calm,
     ForeignMount: Calm,
     DuplicateMount: Calm,
+    NestedMount: Calm,
     TargetTaken: Calm,
     PendingForeign: Calm,
     NoFreeKey: Calm,

@@ -64,7 +64,7 @@ impl<'a> Site<'a> {
             return None;
         }
         let after_restart = self.is_running();
-        Some(EditConf { remove, add, after_restart, after_volume: false, finishes: self.making })
+        Some(EditConf { remove, add, after_restart, finishes: self.making, ..EditConf::default() })
     }
 }
 
@@ -131,8 +131,7 @@ fn targets(site: &Site<'_>) -> BTreeSet<BString> {
 
 /// Returns whether a line mounts at one of these targets.
 fn is_at(line: &RawLine, targets: &BTreeSet<BString>) -> bool {
-    let mount = MountLine::parse(line.value().as_bytes());
-    line.key() == RawLine::MOUNT_ENTRY && mount.is_some_and(|mount| targets.contains(&mount.target))
+    MountLine::made_by(line).is_some_and(|mount| targets.contains(&mount.target))
 }
 
 /// Plans what pctd added and is no longer declared.
@@ -235,6 +234,25 @@ pub(super) fn waiting(plan: &mut ContainerPlan, site: &Site<'_>) -> Vec<RawLine>
         return Vec::new();
     }
     lines
+}
+
+/// Returns the mounts that a container has by raw lines: while it runs with those it was started with,
+/// what pctd edited since does not count.
+pub(crate) fn mounts_in_force(
+    snapshot: &Snapshot,
+    ctid: Ctid,
+    container: &ObservedContainer,
+) -> Vec<MountLine> {
+    let current = MountLine::of(&container.conf.current).map(|(line, _)| line);
+    let edited =
+        snapshot.ledger.edited.get(&ctid).filter(|edited| {
+            container.running != Running::No && may_wait(edited, snapshot, container)
+        });
+    let Some(edited) = edited else { return current.collect() };
+    let made_by = |lines: &[RawLine]| lines.iter().filter_map(MountLine::made_by).collect();
+    let (added, removed): (Vec<MountLine>, Vec<MountLine>) =
+        (made_by(&edited.added), made_by(&edited.removed));
+    current.filter(|line| !added.contains(line)).chain(removed).collect()
 }
 
 /// Returns whether a container was not seen to run since the run in which it was edited. An init that

@@ -3,17 +3,17 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use crate::conf::{Conf, MountPoint};
+use crate::conf::{Conf, MountLine, MountPoint};
 use crate::desired::{Desired, IdmapFallback, IdmapSource, Mount, Owner, Volume};
 use crate::idmap::IdMap;
 use crate::ids::{Ctid, HostIds, MpKey};
 use crate::ledger::Memory;
-use crate::mount_map;
 use crate::observed::{ObservedContainer, Presence, Running, Snapshot};
 use crate::plan::convert;
-use crate::plan::disk_ids;
+use crate::plan::disk_ids::{self, InForce};
 use crate::plan::hold::{Hold, NoMap, NotReady};
 use crate::plan::id_map;
+use crate::plan::lines;
 use crate::plan::sharing;
 
 /// `nobody:nogroup` of Debian, the seed's fallback.
@@ -117,14 +117,19 @@ pub(crate) fn maps_of(
             }
             Some(Presence::Here(container)) => {
                 let map = written_map_of(desired, snapshot, *ctid, container);
-                let conf = &container.conf;
-                let map = map.map(|map| as_declared(desired, snapshot, volume, (mount, map), conf));
+                let mounted = || in_force_here(snapshot, *ctid, container, (volume, mount));
+                let map = map.map(|map| {
+                    disk_ids::declared_image(desired, snapshot, volume, mount, &map)
+                        .unwrap_or_else(|| mounted().image(&map, &container.conf))
+                });
                 maps.insert(*ctid, map);
             }
             Some(Presence::OnNode(node)) if is_shared && volume.is_on(node) => {
                 let map = match snapshot.elsewhere.get(ctid) {
-                    Some(Ok(conf)) => map_elsewhere(desired, *ctid, conf)
-                        .map(|map| as_declared(desired, snapshot, volume, (mount, map), conf)),
+                    Some(Ok(conf)) => map_elsewhere(desired, *ctid, conf).map(|map| {
+                        disk_ids::declared_image(desired, snapshot, volume, mount, &map)
+                            .unwrap_or_else(|| by_conf(conf, volume, mount).image(&map, conf))
+                    }),
                     Some(Err(_)) | None => Err(NotReady::Unknown),
                 };
                 maps.insert(*ctid, map);
@@ -161,36 +166,28 @@ pub(crate) fn map_elsewhere(desired: &Desired, ctid: Ctid, conf: &Conf) -> Resul
     declared_map(desired, ctid, conf)
 }
 
-/// Returns where a container has its ids on the disk below a volume: as is declared for the mount, or
-/// else as the mount in its conf has it.
-fn as_declared(
-    desired: &Desired,
+/// Returns how a volume is mounted in a container here; that mount may have a map of its own.
+fn in_force_here(
     snapshot: &Snapshot,
-    volume: &Volume,
-    (mount, map): (&Mount, IdMap),
-    conf: &Conf,
-) -> IdMap {
-    disk_ids::declared_image(desired, snapshot, volume, mount, &map)
-        .unwrap_or_else(|| on_disk(&map, conf, volume, mount))
+    ctid: Ctid,
+    container: &ObservedContainer,
+    (volume, mount): (&Volume, &Mount),
+) -> InForce {
+    let lines = lines::mounts_in_force(snapshot, ctid, container);
+    disk_ids::in_force(&container.conf, lines, volume, mount)
 }
 
-/// Returns the map as it is on the disk below a volume, by the mount of it that is in force: that
-/// may carry an `idmap=` of its own.
-fn on_disk(map: &IdMap, conf: &Conf, volume: &Volume, mount: &Mount) -> IdMap {
-    through(map, conf, disk_ids::mounted(conf, volume, mount))
+/// Returns how a volume is mounted by a conf.
+fn by_conf(conf: &Conf, volume: &Volume, mount: &Mount) -> InForce {
+    let lines = MountLine::of(&conf.current).map(|(line, _)| line);
+    disk_ids::in_force(conf, lines, volume, mount)
 }
 
 /// Returns the map as it is on the disk behind the mount point at `key`.
 pub(crate) fn behind_mount(map: &IdMap, conf: &Conf, key: MpKey) -> IdMap {
     let mount = conf.mounts().get(&key).or_else(|| conf.pending_mounts().get(&key));
-    through(map, conf, mount.and_then(|entry| entry.parsed.as_ref().ok()))
-}
-
-fn through(map: &IdMap, conf: &Conf, mount: Option<&MountPoint>) -> IdMap {
-    match mount.and_then(MountPoint::idmap).filter(|_| conf.is_effectively_unprivileged()) {
-        None => map.clone(),
-        Some(option) => mount_map::through(map, &option),
-    }
+    let mount = mount.and_then(|entry| entry.parsed.as_ref().ok());
+    InForce::Mounted(mount.and_then(MountPoint::idmap)).image(map, conf)
 }
 
 /// Returns the maps of everybody who may have files of their own below a volume: of the containers
@@ -204,21 +201,24 @@ pub(crate) fn owning_maps(
     let mut all = Vec::new();
     for (ctid, map) in maps_of(desired, snapshot, volume) {
         let mount = volume.mounts.get(&ctid)?;
-        let (conf, own) = match snapshot.containers.get(&ctid) {
-            Some(Presence::Here(container)) => (&container.conf, map_of(desired, ctid, container)),
+        let (conf, own, mounted) = match snapshot.containers.get(&ctid) {
+            Some(Presence::Here(container)) => {
+                let mounted = in_force_here(snapshot, ctid, container, (volume, mount));
+                (&container.conf, map_of(desired, ctid, container), mounted)
+            }
             Some(Presence::OnNode(_)) => {
                 let conf = snapshot.elsewhere.get(&ctid)?.as_ref().ok()?;
-                (conf, map_elsewhere(desired, ctid, conf))
+                (conf, map_elsewhere(desired, ctid, conf), by_conf(conf, volume, mount))
             }
             _ => return None,
         };
         let is_declared = disk_ids::is_declared(volume, mount);
-        let is_mounted = disk_ids::mounted(conf, volume, mount).is_some();
+        let is_mounted = mounted != InForce::NotMounted;
         match map {
             Ok(map) => {
                 all.push(map);
                 if is_declared && is_mounted {
-                    all.push(on_disk(&own.ok()?, conf, volume, mount));
+                    all.push(mounted.image(&own.ok()?, conf));
                 }
             }
             // One that never had it mounted has nothing in it.

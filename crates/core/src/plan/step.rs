@@ -111,6 +111,9 @@ pub struct EditConf {
     /// Whether a running container has to be restarted for it.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub after_restart: bool,
+    /// In words, which ids inside are which on disk, where a mount among them declares that.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ids: Option<String>,
     /// Whether the volume of a mount among them has to be made or owned first.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub after_volume: bool,

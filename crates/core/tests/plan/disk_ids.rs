@@ -4,7 +4,7 @@ use pctd_core::desired::Owner;
 use pctd_core::idmap::IdMap;
 use pctd_core::ids::HostIds;
 use pctd_core::ledger::{DiskRoot, LedgerEntry, Memory};
-use pctd_core::observed::{MappingSupport, Presence, SourceState};
+use pctd_core::observed::{BadSource, MappingSupport, Presence, SourceState};
 use pctd_core::ownership::Scope;
 use pctd_core::plan::{Notice, Step};
 
@@ -37,6 +37,7 @@ pub(crate) fn all() -> Vec<Case> {
     let mut cases = declarations();
     cases.extend(changes());
     cases.extend(obstacles());
+    cases.extend(by_lxc());
     cases
 }
 
@@ -296,6 +297,168 @@ fn obstacles() -> Vec<Case> {
     ]
 }
 
+/// The volume in both, mounted by LXC.
+fn lines(fields: &str) -> World {
+    shared(&format!(r#""mechanism": "lxc", {fields}"#))
+}
+
+/// 901 alone, mounted by LXC, with a line in its conf.
+fn line(fields: &str, line: &str) -> World {
+    alone(&format!(r#""mechanism": "lxc", {fields}"#), line)
+}
+
+const PASSTHROUGH: &str = r#""disk_ids": "passthrough","#;
+const PLAIN: &str = "lxc.mount.entry: /tank/data data none bind,create=dir 0 0";
+const SAME: &str =
+    "lxc.mount.entry: /tank/data data none bind,nosuid,create=dir,idmap=container 0 0";
+
+fn by_lxc() -> Vec<Case> {
+    let whole = || {
+        with_mounts(
+            r#""mechanism": "lxc", "disk_ids": "passthrough","#,
+            r#""901": {"path": "/data", "recursive": true}"#,
+        )
+    };
+    let nested = |world: World| {
+        world.with(|world| {
+            let data = world.snapshot.volumes.get_mut(&volume("data")).unwrap();
+            data.nested = Some("/tank/data/below".to_owned());
+        })
+    };
+    let unmappable = |why: MappingSupport| {
+        move |world: &mut World| {
+            let data = world.snapshot.volumes.get_mut(&volume("data")).unwrap();
+            data.mapping_whole = why;
+        }
+    };
+    vec![
+        case(
+            "LXC has the same ids inside and on disk",
+            lines(PASSTHROUGH),
+            &[
+                "900 edit lines: +lxc.mount.entry: /tank/data data none bind,nosuid,create=dir,idmap=container 0 0",
+                "901 edit lines: +lxc.mount.entry: /tank/data data none bind,nosuid,create=dir,idmap=container 0 0",
+            ],
+        ),
+        case(
+            "or those of the container, and no others",
+            lines(BASE),
+            &[
+                "900 edit lines: +lxc.mount.entry: /tank/data data none bind,create=dir 0 0",
+                "901 ! IdmapImpossible",
+            ],
+        ),
+        case(
+            "a privileged container has the same ids without a map, with which it would not start",
+            with_mounts(r#""mechanism": "lxc", "disk_ids": "passthrough","#, r#""902": "/data""#)
+                .here(902, &format!("{PRIVILEGED}{SAME}\n"))
+                .wrote_lines(902, &[SAME]),
+            &[
+                "902 edit lines: -lxc.mount.entry: /tank/data data none bind,nosuid,create=dir,idmap=container 0 0 +lxc.mount.entry: /tank/data data none bind,create=dir 0 0",
+            ],
+        ),
+        case(
+            "a line that is there is left",
+            line(PASSTHROUGH, SAME).wrote_lines(901, &[SAME]),
+            &[],
+        ),
+        case(
+            "a running container has it after a restart",
+            line(PASSTHROUGH, PLAIN).wrote_lines(901, &[PLAIN]).running(901),
+            &[
+                "901 edit lines: -lxc.mount.entry: /tank/data data none bind,create=dir 0 0 +lxc.mount.entry: /tank/data data none bind,nosuid,create=dir,idmap=container 0 0 after restart",
+            ],
+        ),
+        case(
+            "without a declaration the map of a line of pctd's goes",
+            line("", SAME)
+                .wrote_lines(901, &[SAME])
+                .dir("data", |dir| dir.ids = HostIds::new(0, 0)),
+            &[
+                "901 edit lines: -lxc.mount.entry: /tank/data data none bind,nosuid,create=dir,idmap=container 0 0 +lxc.mount.entry: /tank/data data none bind,create=dir 0 0",
+            ],
+        ),
+        case(
+            "that of somebody else's line stays, and says whose the directory is",
+            line("", SAME).dir("data", |dir| dir.ids = HostIds::new(0, 0)),
+            &[],
+        ),
+        case(
+            "where one is declared, somebody else's line without it is in the way",
+            line(PASSTHROUGH, PLAIN),
+            &["901 ! TargetTaken"],
+        ),
+        case(
+            "nor is another namespace the container's",
+            line(PASSTHROUGH, &SAME.replace("container", "/run/ns")),
+            &["901 ! TargetTaken"],
+        ),
+        case(
+            "LXC does not know it: owners and mounts are left",
+            lines(PASSTHROUGH).with(|world| {
+                world.snapshot.mapping.lxc = MappingSupport::No("lxc-pve is 4.0.12".to_owned());
+            }),
+            &["data ! IdmapUnsupported", "900 ! IdmapUnsupported", "901 ! IdmapUnsupported"],
+        ),
+        case(
+            "nor does Proxmox have to know it",
+            line(PASSTHROUGH, "").with(|world| {
+                world.snapshot.mapping.proxmox = MappingSupport::No("it is 5.2".to_owned());
+            }),
+            &[
+                "901 edit lines: +lxc.mount.entry: /tank/data data none bind,nosuid,create=dir,idmap=container 0 0",
+            ],
+        ),
+        case(
+            "what is mounted below is mapped as well, where it is included",
+            nested(whole()),
+            &[
+                "901 edit lines: +lxc.mount.entry: /tank/data data none rbind,nosuid,create=dir,idmap=container 0 0",
+            ],
+        ),
+        case(
+            "and held where that cannot be",
+            nested(whole()).with(unmappable(MappingSupport::No("Invalid argument".to_owned()))),
+            &["data ! IdmapUnsupported", "901 ! IdmapUnsupported"],
+        ),
+        case(
+            "nobody asks where nothing is mounted below",
+            whole().with(unmappable(MappingSupport::NotAsked)),
+            &[
+                "901 edit lines: +lxc.mount.entry: /tank/data data none rbind,nosuid,create=dir,idmap=container 0 0",
+            ],
+        ),
+        case(
+            "LXC cannot leave out what is mounted below in an unprivileged container",
+            nested(line("", PLAIN).wrote_lines(901, &[PLAIN]))
+                .dir("data", |dir| dir.ids = HostIds::new(200_000, 200_000)),
+            &["901 ! NestedMount"],
+        ),
+        case(
+            "in a privileged one it can",
+            nested(
+                with_mounts(r#""mechanism": "lxc","#, r#""902": "/data""#)
+                    .here(902, PRIVILEGED)
+                    .dir("data", |dir| dir.ids = HostIds::new(0, 0)),
+            ),
+            &["902 edit lines: +lxc.mount.entry: /tank/data data none bind,create=dir 0 0"],
+        ),
+        case(
+            "a container that would not start with it is not restarted",
+            line(PASSTHROUGH, SAME)
+                .wrote_lines(901, &[SAME])
+                .running(901)
+                .edited(901, 1, &[SAME], &[])
+                .with(|world| {
+                    let (path, why) = ("/tank/data".to_owned(), "Invalid argument".to_owned());
+                    let bad = BadSource::Unmappable { path, why };
+                    world.snapshot.bad_sources.insert(ctid(901), bad);
+                }),
+            &["901 ! NeedsRestart"],
+        ),
+    ]
+}
+
 /// The maps that say whose the entries of `data` are.
 fn scope(world: &World) -> Scope {
     world.plans().volumes.remove(&volume("data")).unwrap().rule.unwrap().scope
@@ -312,6 +475,32 @@ fn what_lies_outside_of_the_declared_ids_is_nobodys() {
     let waiting = alone(BASE, "mp0: /tank/data,mp=/data");
     assert_eq!(scope(&waiting), Scope::Foreign(vec![space.clone(), shifted]));
     assert_eq!(scope(&alone(BASE, MAPPED)), Scope::Foreign(vec![space]));
+}
+
+#[test]
+fn a_line_counts_for_the_ids_on_disk_once_the_container_was_started_with_it() {
+    let by = |host: u64| {
+        let ranges = IdMap::default_unprivileged();
+        let ranges = ranges.ranges().iter();
+        IdMap::new(ranges.map(|r| pctd_core::idmap::IdRange { host, ..*r }).collect())
+    };
+    let waiting = line(PASSTHROUGH, SAME).wrote_lines(901, &[SAME]).running(901).edited(
+        901,
+        1,
+        &[SAME],
+        &[PLAIN],
+    );
+    assert_eq!(scope(&waiting), Scope::Foreign(vec![by(0), by(200_000)]));
+    let started = waiting.container(901, |container| {
+        let map = container.conf.effective_idmap().ok();
+        container.running = pctd_core::observed::Running::Yes { init: Some(2), map };
+    });
+    assert_eq!(scope(&started), Scope::Foreign(vec![by(0)]));
+    // The same without a declaration, where only what is in force counts.
+    let undeclared = line("", SAME).running(901);
+    assert_eq!(scope(&undeclared), Scope::Foreign(vec![by(0)]));
+    let undeclared = undeclared.edited(901, 1, &[SAME], &[PLAIN]);
+    assert_eq!(scope(&undeclared), Scope::Foreign(vec![by(200_000)]));
 }
 
 #[test]
@@ -337,6 +526,9 @@ fn a_step_says_which_id_is_which() {
     let Step::SetMount(set) = &plans.containers[&ctid(901)].steps[0] else { panic!() };
     let words = "root inside is 100000:100000 on disk, 33 is 100033:100033, 1000 is 101000:101000";
     assert_eq!(set.ids.as_deref(), Some(words));
+    let plans = lines(PASSTHROUGH).plans();
+    let Step::EditConf(edit) = &plans.containers[&ctid(901)].steps[0] else { panic!() };
+    assert_eq!(edit.ids.as_deref(), Some("every id inside is the same on disk"));
 }
 
 #[test]

@@ -10,8 +10,7 @@ use std::collections::BTreeSet;
 
 use bstr::BString;
 use pctd_core::conf::{
-    Conf, IdLine, MountClass, MountEntry, MountIdMap, MountLine, MountPoint, RawLine,
-    normalise_path,
+    Conf, IdLine, MountClass, MountEntry, MountIdMap, MountLine, RawLine, normalise_path,
 };
 use pctd_core::desired::{Desired, DiskIds, Enforce, Mechanism, Mount, MountIds, Volume};
 use pctd_core::idmap::{IdKind, IdMap};
@@ -53,7 +52,7 @@ fn is_in_place(entry: &MountEntry, volume: &Volume, mount: &Mount) -> bool {
 
 /// Checks for some ids of a container that they are on disk where the volume declares them, by
 /// Proxmox's rule and not the planner's.
-fn check_ids(volume: &Volume, mount: &Mount, mp: &MountPoint, own: &IdMap) {
+fn check_ids(volume: &Volume, mount: &Mount, map: Option<&MountIdMap>, own: &IdMap) {
     let at = |id: u32| match (&mount.idmap, &volume.disk_ids) {
         (Some(MountIds::Plain), _) => own.host_id(IdKind::User, id),
         (Some(MountIds::Disk(DiskIds::Passthrough)), _) | (None, Some(DiskIds::Passthrough)) => {
@@ -63,7 +62,7 @@ fn check_ids(volume: &Volume, mount: &Mount, mp: &MountPoint, own: &IdMap) {
         | (None, Some(DiskIds::Ranges(space))) => space.host_id(IdKind::User, id),
         _ => None,
     };
-    let is_map = |id| match mp.idmap() {
+    let is_map = |id| match map {
         None => own.host_id(IdKind::User, id),
         Some(MountIdMap::Passthrough) => Some(id),
         Some(MountIdMap::Lines(lines)) => {
@@ -260,6 +259,9 @@ fn check_in_place(node: &mut Node) {
                         let lines: Vec<_> = MountLine::of(&conf.current).filter(at).collect();
                         assert_eq!(lines.len(), 1, "{} in {ctid}", volume.name);
                         assert_eq!(lines[0].0.source, volume.host_path.as_str());
+                        if let (Ok(own), true) = (conf.effective_idmap(), plan.holds.is_empty()) {
+                            check_ids(volume, mount, lines[0].0.idmap().as_ref(), &own);
+                        }
                         continue;
                     }
                     let found: Vec<_> =
@@ -268,7 +270,7 @@ fn check_in_place(node: &mut Node) {
                     if let (Ok(mp), Ok(own), true) =
                         (&found[0].parsed, conf.effective_idmap(), plan.holds.is_empty())
                     {
-                        check_ids(volume, mount, mp, &own);
+                        check_ids(volume, mount, mp.idmap().as_ref(), &own);
                     }
                 }
             }

@@ -11,9 +11,10 @@ use pctd_core::idmap::IdMap;
 use pctd_core::ids::{Ctid, HostIds, VolumeName};
 use pctd_core::ledger::{Edited, Ledger, LedgerEntry, Memory, PairRecord};
 use pctd_core::observed::{
-    Accounts, Audit, Cluster, ConvertFacts, FileSystem, MakingFacts, MapConsent, MappingFacts,
-    MappingSupport, NodeState, ObservedContainer, ObservedPair, ObservedVolume, PairFile, Presence,
-    Removal, Requests, Running, Snapshot, SourceDir, SourceState, TemplateState,
+    Accounts, Audit, BadSource, Cluster, ConvertFacts, FileSystem, MakingFacts, MapConsent,
+    MappingFacts, MappingSupport, NodeState, ObservedContainer, ObservedPair, ObservedVolume,
+    PairFile, Presence, Removal, Requests, Running, Snapshot, SourceDir, SourceState,
+    TemplateState,
 };
 use pctd_core::plan::{Effective, Hold, Plans, Step, plan};
 use pctd_core::subids::{SubIds, SubRanges};
@@ -57,7 +58,7 @@ pub(crate) fn file_system(id: &str) -> FileSystem {
 
 /// A node that can map ids for mounts.
 pub(crate) fn mappable() -> MappingFacts {
-    MappingFacts { proxmox: MappingSupport::Yes }
+    MappingFacts { proxmox: MappingSupport::Yes, lxc: MappingSupport::Yes }
 }
 
 impl World {
@@ -70,6 +71,7 @@ impl World {
         let directory = |_: &VolumeName| ObservedVolume {
             audit: Some(Audit { entries: 10, ..Audit::default() }),
             mapping: MappingSupport::Yes,
+            mapping_whole: MappingSupport::Yes,
             ..ObservedVolume::new(SourceState::Directory(SourceDir {
                 ids,
                 mode: 0o755,
@@ -96,7 +98,7 @@ impl World {
             memory: Memory::Whole,
             waited: BTreeMap::new(),
             restarted: BTreeMap::new(),
-            missing_sources: BTreeMap::new(),
+            bad_sources: BTreeMap::new(),
             sub_ids: SubIds::default(),
             boot: BOOT.to_owned(),
             accounts: Accounts { users, groups },
@@ -298,7 +300,7 @@ impl World {
 
     /// It mounts what is not there.
     pub(crate) fn missing_source(mut self, id: u32) -> Self {
-        self.snapshot.missing_sources.insert(ctid(id), "/srv/gone".to_owned());
+        self.snapshot.bad_sources.insert(ctid(id), BadSource::Missing("/srv/gone".to_owned()));
         self
     }
 

@@ -249,7 +249,7 @@ impl Engine {
         }
         match self.owe_start(ctid, end) {
             // The next plan says what it waits for.
-            Ok(()) if self.missing_source(&container.conf).is_some() => StepEnd::Refused,
+            Ok(()) if self.bad_source(&container.conf).is_some() => StepEnd::Refused,
             Ok(()) => self.start_again(ctid),
             Err(error) => StepEnd::Failed(error),
         }

@@ -239,7 +239,7 @@ impl Engine {
         });
         let restarted = self.memory().restarts.ago(&ledger.restarted);
         let converting = self.convert_facts(desired, &node, &containers);
-        let missing_sources = self.missing_sources(&containers, &ledger, &converting);
+        let bad_sources = self.bad_sources(&containers, &ledger, &converting);
         let mut snapshot = Snapshot {
             node,
             containers,
@@ -249,7 +249,7 @@ impl Engine {
             memory,
             waited: BTreeMap::new(),
             restarted,
-            missing_sources,
+            bad_sources,
             sub_ids: self.node.sub_ids(),
             boot: self.node.boot_id(),
             accounts,

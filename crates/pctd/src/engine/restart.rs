@@ -13,7 +13,9 @@ use pctd_core::conf::{Conf, MountClass, MountLine, RawLine};
 use pctd_core::desired::Desired;
 use pctd_core::ids::{Ctid, MpKey};
 use pctd_core::ledger::{Ledger, LedgerEntry};
-use pctd_core::observed::{ConvertFacts, ObservedContainer, Presence, Running, Snapshot};
+use pctd_core::observed::{
+    BadSource, ConvertFacts, ObservedContainer, Presence, Running, Snapshot,
+};
 use tracing::{error, info};
 
 use super::{Engine, StepEnd};
@@ -46,7 +48,7 @@ impl Engine {
             return StepEnd::Refused;
         };
         // Gone since the plan was made; the next one says so.
-        if self.missing_source(&container.conf).is_some() {
+        if self.bad_source(&container.conf).is_some() {
             return StepEnd::Refused;
         }
         // Entered first: a crash in between must not make two restarts out of one.
@@ -129,13 +131,13 @@ impl Engine {
     }
 
     /// Returns what keeps containers from starting, for those whose start may be due.
-    pub(super) fn missing_sources(
+    pub(super) fn bad_sources(
         &self,
         containers: &BTreeMap<Ctid, Presence>,
         ledger: &Ledger,
         converting: &BTreeMap<Ctid, ConvertFacts>,
-    ) -> BTreeMap<Ctid, String> {
-        let missing = |(ctid, presence): (&Ctid, &Presence)| {
+    ) -> BTreeMap<Ctid, BadSource> {
+        let bad = |(ctid, presence): (&Ctid, &Presence)| {
             let Presence::Here(container) = presence else { return None };
             let is_due = match container.running {
                 Running::No => ledger.start_owed.contains(ctid),
@@ -145,14 +147,14 @@ impl Engine {
                         || converting.contains_key(ctid)
                 }
             };
-            let path = is_due.then(|| self.missing_source(&container.conf)).flatten()?;
-            Some((*ctid, path))
+            let found = is_due.then(|| self.bad_source(&container.conf)).flatten()?;
+            Some((*ctid, found))
         };
-        containers.iter().filter_map(missing).collect()
+        containers.iter().filter_map(bad).collect()
     }
 
-    /// Returns a bind source the container would not start with.
-    pub(super) fn missing_source(&self, conf: &Conf) -> Option<String> {
+    /// Returns what the container would not start with of what it mounts.
+    pub(super) fn bad_source(&self, conf: &Conf) -> Option<BadSource> {
         let mut after: BTreeMap<MpKey, _> = conf.mounts().iter().map(|(k, m)| (*k, m)).collect();
         after.extend(conf.pending_mounts().iter().map(|(k, m)| (*k, m)));
         let binds = after.into_iter().filter(|(key, _)| !conf.pending_delete(*key));
@@ -161,12 +163,11 @@ impl Engine {
             (mp.class == MountClass::Bind).then(|| mp.volume.to_string())
         });
         let missing = sources.into_iter().find(|source| !self.node.is_bind_source(source));
-        missing.or_else(|| {
+        missing.map(BadSource::Missing).or_else(|| {
             let entries = MountLine::of(&conf.current).map(|(line, _)| line);
-            let needed =
-                entries.filter(|line| line.needs_source() && line.source.starts_with(b"/"));
-            // LXC mounts files as well, and follows links.
-            needed.map(|line| line.source.to_string()).find(|source| !self.node.is_there(source))
+            let is_unprivileged = conf.is_effectively_unprivileged();
+            let mut of_host = entries.filter(|line| line.source.starts_with(b"/"));
+            of_host.find_map(|line| self.node.fault_of(&line, is_unprivileged))
         })
     }
 

@@ -280,9 +280,7 @@ fn any_volume(path: &'static str, target: &'static str) -> impl Strategy<Value =
             }
             let certificates = domains.into_iter().map(|domain| json!({"domain": domain}));
             volume["certificates"] = certificates.collect();
-            let is_mapped = volume.get("disk_ids").is_some()
-                || mounts.values().any(|mount| mount.get("idmap").is_some());
-            if by_lxc && !is_mapped {
+            if by_lxc {
                 volume["mechanism"] = json!("lxc");
             }
             volume["mounts"] = json!(mounts);

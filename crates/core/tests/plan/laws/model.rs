@@ -22,7 +22,7 @@ use pctd_core::ledger::{
     Memory, PairRecord,
 };
 use pctd_core::observed::{
-    Accounts, Audit, Cluster, ConvertFacts, MakingFacts, MappingSupport, NodeState,
+    Accounts, Audit, BadSource, Cluster, ConvertFacts, MakingFacts, MappingSupport, NodeState,
     ObservedCertificates, ObservedContainer, ObservedPair, ObservedVolume, PairFile, Presence,
     Removal, Requests, Running, Snapshot, SourceDir, SourceState, TemplateState,
 };
@@ -229,7 +229,8 @@ impl Node {
             };
             let certificates = self.certificates(name);
             let mapping = MappingSupport::Yes;
-            ObservedVolume { certificates, mapping, ..ObservedVolume::new(source) }
+            let mapping_whole = mapping.clone();
+            ObservedVolume { certificates, mapping, mapping_whole, ..ObservedVolume::new(source) }
         };
         let waited = |ctid: &Ctid| Some((*ctid, self.since(*self.not_ready_since.get(ctid)?)));
         let restarted = self.ledger.restarted.iter();
@@ -252,9 +253,9 @@ impl Node {
             restarted: restarted
                 .map(|(c, at)| (*c, self.since(Duration::from_secs(*at))))
                 .collect(),
-            missing_sources: containers
+            bad_sources: containers
                 .iter()
-                .filter_map(|ctid| Some((*ctid, self.missing_source(*ctid)?)))
+                .filter_map(|ctid| Some((*ctid, BadSource::Missing(self.missing_source(*ctid)?))))
                 .collect(),
             sub_ids: SubIds::default(),
             boot: BOOT.to_owned(),
@@ -506,6 +507,8 @@ impl Node {
             assert_eq!(line.source, volume.host_path.as_str());
             let ready = directories.contains(&volume.name);
             assert!(ready, "a source that is not there keeps the container from starting");
+            let may_map = container.conf.is_effectively_unprivileged() || !line.is_mapped();
+            assert!(may_map, "a map keeps a privileged container from starting");
         }
         for line in &edit.remove {
             let adopted =

@@ -164,6 +164,13 @@ fn edited(text: &mut String, edit: &EditConf, palette: Palette) {
     let after = if edit.after_volume { ", once the volume is ready" } else { "" };
     let note = format!("    raw lines of the conf; {when}{after}");
     line(text, format_args!("{}", palette.paint(Tone::Dim, note)));
+    ids_on_disk(text, edit.ids.as_ref(), palette);
+}
+
+fn ids_on_disk(text: &mut String, ids: Option<&String>, palette: Palette) {
+    if let Some(ids) = ids {
+        line(text, format_args!("{}", palette.paint(Tone::Dim, format!("    {ids}"))));
+    }
 }
 
 fn mount(text: &mut String, set: &SetMount, palette: Palette) {
@@ -183,9 +190,7 @@ fn mount(text: &mut String, set: &SetMount, palette: Palette) {
     let after = if set.after_volume { ", once the volume is ready" } else { "" };
     let note = format!("    volume {}; {when}{after}", set.volume);
     line(text, format_args!("{}", palette.paint(Tone::Dim, note)));
-    if let Some(ids) = &set.ids {
-        line(text, format_args!("{}", palette.paint(Tone::Dim, format!("    {ids}"))));
-    }
+    ids_on_disk(text, set.ids.as_ref(), palette);
 }
 
 fn removal(text: &mut String, remove: &RemoveMount, palette: Palette) {
@@ -338,6 +343,7 @@ mod tests {
                 }),
                 Step::EditConf(EditConf {
                     add: vec!["lxc.cap.drop: x".parse().unwrap()],
+                    ids: Some("every id inside is the same on disk".to_owned()),
                     ..EditConf::default()
                 }),
                 set(0, "/tank/data,mp=/data", None, Effective::Now),
@@ -401,6 +407,7 @@ container 100
     raw lines of the conf; seen after a restart
   + lxc.cap.drop: x
     raw lines of the conf; seen at the next start
+    every id inside is the same on disk
   + mp0: /tank/data,mp=/data
     volume data; plugged in at once, once the volume is ready
   - mp1: /tank/data,mp=/b
