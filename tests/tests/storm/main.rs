@@ -7,12 +7,13 @@
 //! file system that goes away, a lost quorum, drift, and kills of the daemon. `stage` is what is
 //! declared and what has to hold, `events` what happens, `rules` what is looked at all the while.
 //!
-//! `PCTD_SEQUENCES=N` runs so many, `PCTD_SEED=N` one of them alone.
+//! `PCTD_SEQUENCES=N` runs so many, `M-N` these, `PCTD_SEED=N` one of them alone.
 
 #![expect(clippy::unwrap_used, reason = "what fails in a helper ends the test")]
 
 use std::collections::BTreeMap;
 use std::io::{self, Write as _};
+use std::ops::RangeInclusive;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -69,13 +70,25 @@ fn sequence(seed: u64) -> Option<Tally> {
     Some(tally)
 }
 
+/// Returns the seeds that are asked for.
+fn seeds() -> RangeInclusive<u64> {
+    let text = |name| std::env::var(name).ok();
+    let number = |text: &str| text.parse::<u64>().expect("a number");
+    if let Some(seed) = text("PCTD_SEED") {
+        return number(&seed)..=number(&seed);
+    }
+    match text("PCTD_SEQUENCES") {
+        Some(range) => match range.split_once('-') {
+            Some((first, last)) => number(first)..=number(last),
+            None => 1..=number(&range),
+        },
+        None => 1..=SEQUENCES,
+    }
+}
+
 #[test]
 fn whatever_happens_nothing_is_broken_and_all_is_as_declared_in_the_end() {
-    let number = |name: &str| std::env::var(name).ok().and_then(|text| text.parse::<u64>().ok());
-    let seeds = match number("PCTD_SEED") {
-        Some(seed) => seed..=seed,
-        None => 1..=number("PCTD_SEQUENCES").unwrap_or(SEQUENCES),
-    };
+    let seeds = seeds();
     let next = AtomicU64::new(*seeds.start());
     let (all, failed) = (Mutex::new(Tally::default()), Mutex::new(Vec::new()));
     let begun = Instant::now();
