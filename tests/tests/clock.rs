@@ -2,31 +2,36 @@
 
 #![expect(clippy::unwrap_used, reason = "what fails in a helper ends the test")]
 
+use std::fs;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use pctd_sandbox::{Fault, FaultKind};
+use pctd_sandbox::{Fault, FaultKind, Guest};
 use pctd_tests::clock::Clock;
 use pctd_tests::daemon::{eventually, text};
 use pctd_tests::world::{UNPRIVILEGED, World, ctid};
 
 const HOUR: i64 = 60 * 60;
 
-/// A running container that mounts `/tank/a`, and a clock.
+/// A running container, and a clock.
 fn world() -> Option<(World, Clock)> {
     let world = World::new(env!("CARGO_BIN_EXE_pctd-tests"))?;
     let clock = Clock::new(&world);
     world.node.update_settings(|settings| settings.timings.second_ms = 20).unwrap();
     world.dir("/tank/a", 100_000, 0o755);
-    world.running(100, &[UNPRIVILEGED, "mp0: /tank/a,mp=/a"]);
+    world.running(100, &[UNPRIVILEGED]);
     Some((world, clock))
 }
 
 /// Declares the mount; another `read_only` needs a restart.
 fn declare(world: &World, read_only: bool) {
+    declare_at(world, "/tank/a", read_only);
+}
+
+fn declare_at(world: &World, source: &str, read_only: bool) {
     world.volumes(
         r#""restart_timeout": "1s", "restart_limit": "1s", "resync_interval": "1s""#,
         &format!(
-            r#""a": {{"host_path": "/tank/a", "owner": "container_root",
+            r#""a": {{"host_path": "{source}", "owner": "container_root", "create": false,
                 "mounts": {{"100": {{"path": "/a", "read_only": {read_only}}}}},
                 "certificates": [{{"domain": "a.b", "days": 1, "renew_before": "1h"}}]}}"#
         ),
@@ -52,8 +57,11 @@ fn now() -> i64 {
 fn a_restart_by_a_clock_that_was_ahead_puts_off_no_later_one() {
     let Some((world, clock)) = world() else { return };
     clock.set(5 * HOUR);
-    declare(&world, true);
+    declare(&world, false);
     let daemon = world.pctd.spawn(&clock.variables());
+    daemon.wait_for("READY=1");
+    daemon.until_all("Converged");
+    declare(&world, true);
     eventually("it was restarted", || ran(&world, "reboot") == 1);
     daemon.until_all("Converged");
     clock.set(0);
@@ -66,16 +74,22 @@ fn a_restart_by_a_clock_that_was_ahead_puts_off_no_later_one() {
 #[test]
 fn a_start_that_is_owed_is_owed_after_a_jump_of_the_clock() {
     let Some((world, clock)) = world() else { return };
-    declare(&world, true);
-    let fault = FaultKind::Fail { exit: 255, stderr: "no such device".into() };
-    world.node.inject(Fault::next(fault.clone()).on("start").times(3)).unwrap();
-    let stop = FaultKind::FailAfterwards { exit: 255, stderr: "start failed".into() };
-    world.node.inject(Fault::next(stop).on("reboot")).unwrap();
+    declare(&world, false);
     let daemon = world.pctd.spawn(&clock.variables());
-    eventually("it is being restarted", || ran(&world, "reboot") == 1);
-    clock.set(3 * HOUR);
+    daemon.wait_for("READY=1");
     daemon.until_all("Converged");
-    assert!(world.node.is_running(ctid(100)), "{}", daemon.log());
+    // Another source for the mount, which goes away while the container is down for it.
+    let gone = world.dir("/tank/new", 100_000, 0o755);
+    world.node.set_guest(ctid(100), Guest::Slow(400)).unwrap();
+    declare_at(&world, "/tank/new", false);
+    eventually("it is being restarted", || ran(&world, "reboot") == 1);
+    let fault = FaultKind::Fail { exit: 255, stderr: "no such device".into() };
+    world.node.inject(Fault::next(fault).on("start").times(3)).unwrap();
+    fs::remove_dir_all(gone).unwrap();
+    clock.set(3 * HOUR);
+    eventually("it is started again", || {
+        ran(&world, "start") > 3 && world.node.is_running(ctid(100))
+    });
     daemon.stop();
 }
 
