@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use pctd_sandbox::{Fault, FaultKind};
 use pctd_tests::daemon::{PATIENCE, eventually};
+use pctd_tests::disk::Disk;
 use pctd_tests::world::{UNPRIVILEGED, World, conf, ctid, holds};
 
 const MOUNTS: [&str; 3] = ["mp0: /tank/a,mp=/a", "mp1: /tank/b,mp=/b", "mp2: /tank/c,mp=/c"];
@@ -243,4 +244,40 @@ fn after_a_lost_ledger_nothing_is_rewritten_or_made_again_unasked() {
     assert_eq!(world.owner("/tank/disk"), "100000:100000 0755");
     daemon.until_all("Converged");
     assert_eq!(reasons(&daemon.status(), "notices"), Vec::<String>::new());
+}
+
+#[test]
+fn a_disk_with_errors_is_neither_missing_nor_done_with_until_it_works() {
+    let Some(world) = World::new(env!("CARGO_BIN_EXE_pctd-tests")) else { return };
+    world.container(100, &[UNPRIVILEGED]);
+    let Some(disk) = Disk::mount(&world.dir("/tank/a", 0, 0o755)) else { return };
+    for n in 0..60 {
+        world.file(&format!("/tank/a/{n}"), 0, 0o644);
+    }
+    world.volumes(
+        "",
+        r#""a": {"host_path": "/tank/a", "owner": "container_root", "mounts": {"100": "/a"}}"#,
+    );
+    disk.fail(1);
+    let daemon = world.pctd.start();
+    daemon.until("the source is held", |status| {
+        holds(status, "volumes", "a") == ["SourceUnreadable"]
+            && holds(status, "containers", "100") == ["VolumeHeld"]
+    });
+    // Mostly it answers, so that walks begin; no file can be looked at without a request, so each of
+    // them comes to an error.
+    disk.fail(50);
+    let (begun, before) = (Instant::now(), disk.failed());
+    while begun.elapsed() < Duration::from_secs(1) || disk.failed() < before + 5 {
+        let status = daemon.status();
+        assert_ne!(status["volumes"]["a"]["state"], "Converged", "{status:#}");
+        assert!(begun.elapsed() < Duration::from_secs(20), "{} errors", disk.failed());
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    disk.fail(0);
+    daemon.until_all("Converged");
+    assert!(world.conf(100).contains("mp0: /tank/a,mp=/a"));
+    let wrong = |(_, owner): &(String, String)| !owner.starts_with("100000:100000 ");
+    assert_eq!(world.owners("/tank/a").into_iter().find(wrong), None);
+    daemon.stop();
 }
