@@ -353,7 +353,12 @@ impl Node {
                 paths.push(dir);
             }
             for path in paths {
-                let file = File::open(&path).map_err(|error| NodeError::io(&path, error))?;
+                let file = match File::open(&path) {
+                    Ok(file) => file,
+                    // The temporary file of somebody who is just writing a conf.
+                    Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+                    Err(error) => return Err(NodeError::io(&path, error)),
+                };
                 let is_dir = file.metadata().is_ok_and(|meta| meta.is_dir());
                 let mode = Mode::from_raw_mode(if is_dir { dirs } else { files });
                 rustix::fs::fchmod(&file, mode)
