@@ -63,9 +63,11 @@ pub enum BackupError {
     },
     /// Something in it belongs to an id that no unprivileged container has.
     #[error(
-        "{entry} belongs to {owner}, and an unprivileged container has no ids from {IDS} on; give it another owner"
+        "{entry} in the backup {archive} belongs to {owner}, and an unprivileged container has no ids from {IDS} on; give it another owner"
     )]
     NoSuchId {
+        /// The archive.
+        archive: String,
         /// What `tar` says of the entry.
         entry: String,
         /// Its owner.
@@ -256,7 +258,7 @@ pub fn check(archive: &Path, unprivileged: bool, stop: &AtomicBool) -> Result<u6
             text
         })
     });
-    let mut listing = Listing { entries: 0, has_conf: false, unprivileged };
+    let mut listing = Listing { archive: name(), entries: 0, has_conf: false, unprivileged };
     let listed = match child.stdout.take() {
         Some(stdout) => listing.read(BufReader::new(stdout), stop),
         None => Ok(()),
@@ -284,6 +286,8 @@ pub fn check(archive: &Path, unprivileged: bool, stop: &AtomicBool) -> Result<u6
 
 /// What was seen of a listing by `tar -tv`.
 struct Listing {
+    /// What it is a listing of.
+    archive: String,
     entries: u64,
     has_conf: bool,
     unprivileged: bool,
@@ -320,7 +324,7 @@ impl Listing {
         let fits = |id: &str| id.parse::<u64>().is_ok_and(|id| id < IDS);
         if self.unprivileged && !owner.split('/').all(fits) {
             let (entry, owner) = (line.to_owned(), owner.to_owned());
-            return Err(BackupError::NoSuchId { entry, owner });
+            return Err(BackupError::NoSuchId { archive: self.archive.clone(), entry, owner });
         }
         Ok(())
     }
@@ -358,8 +362,11 @@ mod tests {
     #[test]
     fn an_entry_of_an_id_that_the_map_lacks_is_refused() {
         let refuses = |line: &str, unprivileged| {
-            let mut listing = Listing { entries: 0, has_conf: false, unprivileged };
-            listing.entry(line).is_err()
+            let archive = "/dump/a.tar.zst".to_owned();
+            let mut listing = Listing { archive, entries: 0, has_conf: false, unprivileged };
+            let refused = listing.entry(line).err();
+            // Whoever gives the entry another owner does not need that backup any more.
+            refused.is_some_and(|error| error.to_string().contains("/dump/a.tar.zst"))
         };
         let line = |owner: &str| format!("-rw-r--r-- {owner}  0 2026-11-23 16:27 ./srv/a b");
         assert!(!refuses(&line("0/65535"), true));

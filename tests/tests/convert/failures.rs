@@ -47,7 +47,10 @@ fn a_backup_with_files_of_an_id_that_the_map_lacks_is_not_restored() {
     own(&disk.join("etc/passwd"), 70_000, 0);
     world.apply(&[], 3);
     assert_eq!(commands(&world), ["vzdump"]);
-    assert!(message(&world).contains("./etc/passwd belongs to 70000/0"), "{}", message(&world));
+    let message = message(&world);
+    assert!(message.contains("./etc/passwd in the backup "), "{message}");
+    let names_it = message.contains("/var/lib/vz/dump/vzdump-lxc-100-");
+    assert!(names_it && message.contains(" belongs to 70000/0"), "{message}");
 }
 
 #[test]

@@ -152,6 +152,8 @@ impl Engine {
         let limits = Limits::new(desired.settings.create_timeout, &job.stop);
         let archive = self.node.vzdump().back_up(ctid, storage, &disks, limits)?;
         let version = self.node.conf_version(ctid);
+        // Whatever becomes of it, it stays, and nothing else says where.
+        info!(CTID = %ctid, STEP, PATH = archive, "{ctid}: reading its backup {archive} to its end");
         let entries = self.node.check_backup(&archive, step.unprivileged, &job.stop)?;
         info!(
             CTID = %ctid,
