@@ -14,6 +14,7 @@ use pctd_core::ids::Ctid;
 use pctd_sandbox::{Node, NodeOptions, Served, Timings};
 use rustix::fs::{AtFlags, CWD, Gid, Uid, chmod, chownat};
 use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
+use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -160,6 +161,17 @@ impl World {
             argv => argv.join(" "),
         };
         calls.iter().map(|call| shown(&call.argv)).collect()
+    }
+
+    /// Sends a signal to a `pct` of this node that was at work; its number may be that of any other
+    /// process by now, which is spared.
+    pub fn signal_pct(&self, pid: u32, signal: Signal) {
+        let argv = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+        let own = self.host("/usr/sbin/pct");
+        if argv.split(|byte| *byte == 0).next() == Some(own.as_os_str().as_encoded_bytes()) {
+            let pid = i32::try_from(pid).ok().and_then(Pid::from_raw);
+            let _ended = kill_process(pid.unwrap(), signal);
+        }
     }
 
     /// Makes a directory with this owner and mode, and what is missing above it.

@@ -48,7 +48,7 @@ fn a_daemon_killed_while_a_container_is_cloned_finishes_it_before_guests_start()
         }
         kill(daemon);
         if phase == 2 {
-            kill_process(pct, Signal::KILL).unwrap();
+            world.signal_pct(pct, Signal::KILL);
             assert!(net0(&world, 901).contains(&"ip=10.0.0.100/24".to_owned()));
             assert_eq!(property(&world, 901, "onboot").as_deref(), Some("1"));
         }
@@ -88,7 +88,7 @@ fn a_pct_that_is_killed_leaves_a_container_that_is_reported_and_made_again_once_
         let pct = at_work(&world, command);
         eventually("it is reserved", || world.conf(id).contains("lock: create"));
         hurry(&world);
-        kill_process(pct, Signal::KILL).unwrap();
+        world.signal_pct(pct, Signal::KILL);
         held(&daemon, &id.to_string(), "CreateInterrupted");
         let message = message(&world, &id.to_string());
         assert!(
@@ -123,7 +123,7 @@ fn a_creation_that_is_cut_off_after_its_conf_was_written_is_not_taken_for_whole(
         world.conf(100).contains("rootfs") && !world.conf(100).contains("lock:")
     });
     hurry(&world);
-    kill_process(pct, Signal::KILL).unwrap();
+    world.signal_pct(pct, Signal::KILL);
     held(&daemon, "100", "CreateInterrupted");
     world.pct(&["destroy", "100"]);
     eventually("it is made again", || commands(&world).len() > 1);
@@ -138,7 +138,7 @@ fn a_pct_that_is_terminated_cleans_up_and_the_container_is_made_again() {
     let pct = at_work(&world, "clone");
     eventually("it copies", || world.conf(901).contains("lock: create"));
     hurry(&world);
-    kill_process(pct, Signal::TERM).unwrap();
+    world.signal_pct(pct, Signal::TERM);
     daemon.until_all("Converged");
     daemon.stop();
     is_a_clone_of_its_own(&world);

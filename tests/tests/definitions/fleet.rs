@@ -199,9 +199,7 @@ fn converge_under_fire(seed: u64) -> Option<(u32, u32)> {
                 let among = u64::try_from(open.len()).unwrap();
                 let call = open[usize::try_from(random.u64(..among)).unwrap()];
                 let signal = if random.u64(..4) == 0 { Signal::TERM } else { Signal::KILL };
-                // It may have ended by now.
-                let _ended =
-                    kill_process(Pid::from_raw(i32::try_from(call.pid).unwrap()).unwrap(), signal);
+                world.signal_pct(call.pid, signal);
                 of_pct += 1;
             } else {
                 kill(daemon);

@@ -13,7 +13,7 @@ use pctd_tests::daemon::{Daemon, states, text};
 use pctd_tests::disk::Disk;
 use pctd_tests::world::{HURRIED, Tmpfs, UNPRIVILEGED, World, conf, ctid};
 use rustix::fs::chmod;
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::Signal;
 
 use crate::events::{CONTAINERS, Event};
 use crate::rules::{Sampler, Watched, wrong_calls, wrong_conf};
@@ -283,12 +283,7 @@ impl Stage {
         let Some(call) = (!open.is_empty()).then(|| open[random.usize(..open.len())]) else {
             return;
         };
-        let is_it = fs::read(format!("/proc/{}/cmdline", call.pid)).unwrap_or_default();
-        // Another process may have its number by now.
-        if String::from_utf8_lossy(&is_it).contains("pct") {
-            let pid = Pid::from_raw(i32::try_from(call.pid).unwrap()).unwrap();
-            let _ended = kill_process(pid, Signal::KILL);
-        }
+        self.world.signal_pct(call.pid, Signal::KILL);
     }
 
     fn restart(&mut self, kill: bool) {
