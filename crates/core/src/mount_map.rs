@@ -248,6 +248,15 @@ pub fn is_known_to_lxc(version: &str) -> Option<bool> {
     is_at_least(version, &[5])
 }
 
+/// Returns whether the properties of a mount point have the option, by what `pct help set` says of
+/// them; none where it says nothing.
+pub fn is_known_by(help: &str) -> Option<bool> {
+    // The text is broken into lines between options, never in one.
+    let (_, of_mount) = help.split_once(",mp=")?;
+    let (properties, _) = of_mount.split_once(",size=")?;
+    Some(properties.contains("[,idmap="))
+}
+
 fn is_at_least(version: &str, least: &[u64]) -> Option<bool> {
     let upstream = version.split_once(':').map_or(version, |(_epoch, rest)| rest);
     let upstream = upstream.split(['-', '+', '~']).next().unwrap_or_default();

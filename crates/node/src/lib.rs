@@ -326,7 +326,7 @@ impl Node {
 
     /// Returns what is known for maps of single mounts.
     pub fn mapping_facts(&self) -> MappingFacts {
-        self.mapping.facts(&self.paths)
+        self.mapping.facts(&self.paths, &self.pct())
     }
 
     /// Makes a key and a certificate in memory.

@@ -115,6 +115,7 @@ impl Node {
             ]),
             bridges: BTreeSet::from(["vmbr0".to_owned()]),
             timings: options.timings,
+            before_mount_maps: false,
             real_containers: options.real_containers,
             guests: BTreeMap::new(),
             faults: Vec::new(),

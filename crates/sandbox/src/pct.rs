@@ -62,7 +62,9 @@ fn dispatch(cx: &mut Context, arguments: &[OsString], locale: Locale) -> Result<
         return Err(usage(&format!("unknown command 'pct {name}'")));
     };
     if command.name == "help" {
-        cx.streams.print(&usage::all());
+        let of_set = rest.first().is_some_and(|about| about == "set");
+        let maps = !cx.settings.before_mount_maps;
+        cx.streams.print(&if of_set { usage::set(maps) } else { usage::all() });
         return Ok(());
     }
     let result =
@@ -136,6 +138,9 @@ fn read(
         given.push((name.clone(), values.join(",")));
     }
     let parameters = Parameters::check(command, given)?;
+    if cx.settings.before_mount_maps {
+        parameters.without_mount_maps(command)?;
+    }
     cx.wide = parameters.wide(command);
     Ok(parameters)
 }

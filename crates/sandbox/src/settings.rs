@@ -30,6 +30,9 @@ pub struct Settings {
     /// How long things take.
     #[serde(default)]
     pub timings: Timings,
+    /// Whether its Proxmox is older than maps of single mounts (pve-container 6.1.6).
+    #[serde(default)]
+    pub before_mount_maps: bool,
     /// Whether containers run for real, under lxc.
     #[serde(default)]
     pub real_containers: bool,

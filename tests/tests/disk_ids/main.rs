@@ -211,3 +211,58 @@ fn a_node_that_is_too_old_or_lacks_a_line_is_told_what_to_do() {
     assert!(message(&report).contains("pve-container is 6.1.5"), "{}", message(&report));
     assert_eq!(lines(&world, 901), [""; 0]);
 }
+
+#[test]
+fn where_no_list_of_packages_tells_pct_is_asked_what_it_takes() {
+    let Some(world) = world() else { return };
+    world.volumes("", &shared(r#""disk_ids": "0 100000 65536","#));
+    fs::remove_file(world.host("/var/lib/dpkg/status")).unwrap();
+    world.node.update_settings(|node| node.before_mount_maps = true).unwrap();
+    let report = world.apply(&[], 3);
+    assert_eq!(holds(&report, "containers", "901"), ["IdmapUnsupported"]);
+    assert_eq!(holds(&report, "volumes", "media"), ["IdmapUnsupported"]);
+    let message = report["containers"]["901"]["holds"][0]["message"].as_str().unwrap();
+    assert!(message.contains("pct help set` says so"), "{message}");
+    assert_eq!(lines(&world, 901), [""; 0]);
+    // It would have refused the option, and starts the container without.
+    let refused =
+        world.node.pct(["set", "901", "--mp0", &format!("/tank/media,mp=/media,{MAP}")]).unwrap();
+    assert_eq!(refused.exit, 2);
+    assert_eq!(
+        refused.stderr_text(),
+        "400 Parameter verification failed.\nmp0: invalid format - format error\n\
+         mp0.idmap: property is not defined in schema and the schema does not allow additional properties\n\n\
+         pct set <vmid> [OPTIONS]\n"
+    );
+    world.pct(&["start", "901"]);
+    // A newer one takes it.
+    world.node.update_settings(|node| node.before_mount_maps = false).unwrap();
+    world.apply(&[], 0);
+    assert_eq!(lines(&world, 901), [format!("mp0: /tank/media,mp=/media,{MAP}")]);
+    assert_eq!(world.plan().0, 0);
+}
+
+#[test]
+fn in_a_privileged_container_ids_are_those_on_disk_or_there_is_no_mount() {
+    let Some(world) = world() else { return };
+    world.container(902, &[]);
+    world.file("/tank/media/host", 0, 0o600);
+    let volume = |ids: &str| {
+        format!(
+            r#""media": {{"host_path": "/tank/media", "owner": "container_root",
+                "disk_ids": "{ids}", "mounts": {{"901": "/media", "902": "/media"}}}}"#
+        )
+    };
+    world.volumes("", &volume("0 100000 65536"));
+    let report = world.apply(&[], 3);
+    assert_eq!(holds(&report, "containers", "902"), ["IdmapImpossible"]);
+    assert_eq!(lines(&world, 902), [""; 0]);
+    assert_eq!(lines(&world, 901).len(), 1, "the other one has it all the same");
+    world.pct(&["start", "902"]);
+    world.pct(&["stop", "902"]);
+    world.volumes("", &volume("passthrough"));
+    world.apply(&[], 0);
+    assert_eq!(lines(&world, 902), ["mp0: /tank/media,mp=/media"]);
+    assert!(lines(&world, 901)[0].contains("idmap=passthrough"), "{:?}", lines(&world, 901));
+    assert_eq!(world.owner("/tank/media"), "0:0 0755");
+}

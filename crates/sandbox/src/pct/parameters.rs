@@ -3,13 +3,14 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use bstr::BString;
-use pctd_core::conf::schema;
+use pctd_core::conf::{MountPoint, schema};
 use pctd_core::ids::Ctid;
 
 use crate::context;
 use crate::output::{Die, Errors};
 use crate::pct::commands::Command;
 use crate::perl::{from_file, parse_boolean, split_list, to_file};
+use crate::update::is_numbered;
 
 /// What a parameter must be.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -107,6 +108,20 @@ impl Parameters {
         let properties = self.values.iter().filter(|(name, _)| command.check(name).is_none());
         let wide = properties.filter(|(name, value)| *name != "description" && to_file(value).1);
         wide.map(|(name, _)| name.clone()).collect()
+    }
+
+    /// Refuses maps of single mounts, as a Proxmox does that does not know them.
+    pub(crate) fn without_mount_maps(&self, command: &Command) -> Result<(), Die> {
+        let mut errors = Errors::new();
+        for (name, value) in self.properties(command) {
+            let has_map = MountPoint::parse(&value).is_ok_and(|mount| mount.idmap().is_some());
+            if has_map && (name == "rootfs" || is_numbered(&name, "mp")) {
+                let unknown = "property is not defined in schema and the schema does not allow additional properties";
+                errors.push((name.clone(), "invalid format - format error".to_owned()));
+                errors.push((format!("{name}.idmap"), format!("{unknown}\n")));
+            }
+        }
+        if errors.is_empty() { Ok(()) } else { Err(Die::parameters(errors)) }
     }
 
     /// Returns whether there is none but these.

@@ -5,6 +5,22 @@ pub(crate) fn all() -> String {
     ALL.to_owned()
 }
 
+/// Returns of what is said of `pct set` the part about mount points; `maps` where it knows maps of
+/// single mounts.
+pub(crate) fn set(maps: bool) -> String {
+    let idmap = if maps {
+        "             [,idmap=<type:container:disk:range-size[;type:container:disk:range-size;...]>]\n"
+    } else {
+        ""
+    };
+    format!(
+        "USAGE: pct set <vmid> [OPTIONS]\n\n\
+         \x20 -mp[n]     [volume=]<volume> ,mp=<Path> [,acl=<1|0>] [,backup=<1|0>]\n{idmap}\
+         \x20            [,keepattrs=<1|0>] [,mountoptions=<opt[;opt...]>] [,quota=<1|0>]\n\
+         \x20            [,replicate=<1|0>] [,ro=<1|0>] [,shared=<1|0>] [,size=<DiskSize>]\n"
+    )
+}
+
 const ALL: &str = "\
 USAGE: pct <COMMAND> [ARGS] [OPTIONS]\n\
 \n\
