@@ -4,20 +4,24 @@
 //! planner itself uses: the id map that counts, the map as it is on disk behind a mount, the rule
 //! for one entry. What it says pctd would do is what pctd would do.
 //!
-//! `place` finds out what a path means, `ids` puts an id map into words, `entry` what is at the path.
+//! `binds` are the directories that the container mounts, `place` finds out what a path means, `ids` puts
+//! an id map into words, `entry` what is at the path.
 
+mod binds;
 mod entry;
 mod ids;
 mod place;
 
 use serde::{Deserialize, Serialize};
 
+pub use binds::{Bind, MountMap, MountedBy};
 pub use place::{Located, locate};
 
-use crate::conf::{Conf, MountClass, MountEntry, MountPoint, normalise_path};
+use crate::conf::{MountLine, RawLine};
 use crate::desired::Desired;
 use crate::idmap::IdMap;
 use crate::ids::{Ctid, HostIds, Key, MpKey, VolumeName};
+use crate::mount_map;
 use crate::observed::{ObservedContainer, ObservedEntry, Presence, Snapshot};
 use crate::plan::{Hold, Notice, Plans, Reason, Step, map_of};
 use crate::report::REPORT_VERSION;
@@ -62,8 +66,11 @@ pub struct DoctorReport {
 /// A bind mount of the container.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 pub struct DoctorMount {
-    /// Its key in the conf.
-    pub key: MpKey,
+    /// Its key in the conf; `null` for a raw line.
+    pub key: Option<MpKey>,
+    /// The raw line that LXC mounts it by.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub line: Option<String>,
     /// The directory of the host.
     pub source: String,
     /// Where the container has it.
@@ -76,6 +83,9 @@ pub struct DoctorMount {
     pub going: bool,
     /// Whether it has an id map of its own (`idmap=`).
     pub own_idmap: bool,
+    /// In words, which ids inside are which on disk, where it has one that is known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ids: Option<String>,
 }
 
 /// A path that was asked for.
@@ -87,8 +97,8 @@ pub struct DoctorPath {
     pub host: String,
     /// In the container, where it is there.
     pub inside: Option<String>,
-    /// The mount point it is reached through.
-    pub mount: Option<MpKey>,
+    /// The key of the mount point, or the raw line, that it is reached through.
+    pub mount: Option<String>,
     /// The volume it belongs to.
     pub volume: Option<VolumeName>,
     /// What is there.
@@ -173,18 +183,31 @@ pub fn diagnose(case: &Case<'_>) -> DoctorReport {
     }
     let plan = case.plans.containers.get(&case.ctid);
     for step in plan.into_iter().flat_map(|plan| &plan.steps) {
-        if let Step::SetMount(set) = step {
-            let (ctid, volume, key, value) = (case.ctid, &set.volume, set.key, &set.value);
-            let what = format!(
-                "volume {volume} is not mounted as declared: `pctd apply {ctid}` would set {key}: {value}"
-            );
-            report.warn("MountDiffers", what);
-        }
+        mount_differs(&mut report, case.ctid, step);
     }
     if let Some((located, found)) = case.path {
         entry::explain(&mut report, case, map.as_ref(), located, found);
     }
     report
+}
+
+fn mount_differs(report: &mut DoctorReport, ctid: Ctid, step: &Step) {
+    let (what, would, ids) = match step {
+        Step::SetMount(set) => {
+            (format!("volume {}", set.volume), format!("set {}: {}", set.key, set.value), &set.ids)
+        }
+        Step::EditConf(edit) => {
+            let is_mount = |line: &&RawLine| MountLine::made_by(line).is_some();
+            let Some(line) = edit.add.iter().find(is_mount) else { return };
+            let source =
+                MountLine::made_by(line).map_or_else(String::new, |m| m.source.to_string());
+            (source, format!("add `{line}`"), &edit.ids)
+        }
+        _ => return,
+    };
+    let ids = ids.as_ref().map_or_else(String::new, |ids| format!("; then {ids}"));
+    let what = format!("{what} is not mounted as declared: `pctd apply {ctid}` would {would}{ids}");
+    report.warn("MountDiffers", what);
 }
 
 /// Explains where the container is and what its ids are; returns the map that counts.
@@ -193,8 +216,11 @@ fn container(report: &mut DoctorReport, case: &Case<'_>) -> Option<IdMap> {
     let (presence, why) = match case.snapshot.containers.get(&ctid) {
         Some(Presence::Here(container)) => {
             "here".clone_into(&mut report.presence);
-            report.mounts = mounts(case.desired, &container.conf);
-            return map(report, case, container);
+            let binds = binds::of(case.snapshot, ctid, container);
+            let own = map(report, case, container);
+            let mount = |bind| mount(case.desired, own.as_ref(), bind);
+            report.mounts = binds.into_iter().map(mount).collect();
+            return own;
         }
         Some(Presence::OnNode(node)) => ("on_node", format!("container {ctid} is on node {node}")),
         Some(Presence::Vm) => ("vm", format!("{ctid} is a virtual machine")),
@@ -241,35 +267,19 @@ fn map(report: &mut DoctorReport, case: &Case<'_>, container: &ObservedContainer
     Some(map)
 }
 
-fn mounts(desired: &Desired, conf: &Conf) -> Vec<DoctorMount> {
-    let of = |entries: &std::collections::BTreeMap<MpKey, MountEntry>, pending: bool| {
-        let mount = |(key, entry): (&MpKey, &MountEntry)| {
-            let mp = entry.parsed.as_ref().ok().filter(|mp| mp.class == MountClass::Bind)?;
-            let source = normalise_path(&mp.volume).to_string();
-            let volume = desired.volumes.values().find(|volume| volume.host_path == source);
-            Some(DoctorMount {
-                key: *key,
-                target: normalise_path(&mp.target).to_string(),
-                volume: volume.map(|volume| volume.name.clone()),
-                source,
-                pending,
-                going: !pending && goes(conf, *key, mp),
-                own_idmap: mp.idmap().is_some(),
-            })
-        };
-        entries.iter().filter_map(mount).collect::<Vec<_>>()
-    };
-    let mut all = of(conf.mounts(), false);
-    all.extend(of(conf.pending_mounts(), true));
-    all
-}
-
-/// Returns whether a mount is not there any more after a restart.
-fn goes(conf: &Conf, key: MpKey, mp: &MountPoint) -> bool {
-    let is_other = |entry: &MountEntry| {
-        entry.parsed.as_ref().is_ok_and(|next| {
-            (&next.volume, normalise_path(&next.target)) != (&mp.volume, normalise_path(&mp.target))
-        })
-    };
-    conf.pending_delete(key) || conf.pending_mounts().get(&key).is_some_and(is_other)
+fn mount(desired: &Desired, own: Option<&IdMap>, bind: Bind) -> DoctorMount {
+    let volume = desired.volumes.values().find(|volume| volume.host_path == bind.source);
+    let own_idmap = bind.map != MountMap::None;
+    let image = own.filter(|_| own_idmap).and_then(|own| bind.image(own));
+    DoctorMount {
+        key: bind.by.key(),
+        line: bind.by.line().map(str::to_owned),
+        volume: volume.map(|volume| volume.name.clone()),
+        own_idmap,
+        ids: image.map(|image| mount_map::describe(&image)),
+        source: bind.source,
+        target: bind.target,
+        pending: bind.pending,
+        going: bind.going,
+    }
 }

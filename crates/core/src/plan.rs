@@ -40,7 +40,9 @@ mod sharing;
 pub mod step;
 mod volume;
 
-pub(crate) use owner::{behind_mount, map_of, map_waits_for_restart};
+pub(crate) use disk_ids::space_of;
+pub(crate) use lines::mounts_in_force;
+pub(crate) use owner::{map_of, map_waits_for_restart};
 
 pub use hold::{Hold, MapChange, Missing, NoMap, NotReady, Recheck, SourceLack, Unmappable};
 pub use notice::{Notice, Reason, WhyKept};

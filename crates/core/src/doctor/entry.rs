@@ -1,13 +1,13 @@
 //! What is at a path: whose it is on disk, whom the container sees, and what pctd would do about it.
 
-use super::{Case, DoctorEntry, DoctorPath, DoctorReport, Located};
-use crate::conf::Conf;
+use super::{Bind, Case, DoctorEntry, DoctorPath, DoctorReport, Located, MountMap};
 use crate::desired::{Enforce, Owner, Volume};
 use crate::idmap::{IdKind, IdMap};
 use crate::ids::{HostIds, Key};
-use crate::observed::{FoundEntry, ObservedEntry, Presence};
+use crate::mount_map;
+use crate::observed::{FoundEntry, ObservedEntry};
 use crate::ownership::{Change, EntryKind, OwnershipRule, Place, Scope};
-use crate::plan::behind_mount;
+use crate::plan::space_of;
 
 /// Explains a path.
 pub(super) fn explain(
@@ -18,28 +18,28 @@ pub(super) fn explain(
     found: &ObservedEntry,
 ) {
     let host = located.host();
-    whereabouts(report, case, located, &host);
+    whereabouts(report, case, map, located, &host);
     let mut path = DoctorPath {
         asked: located.asked.clone(),
         host: host.clone(),
         inside: located.inside.clone(),
-        mount: located.mount,
+        mount: located.mount.as_ref().map(|bind| bind.by.to_string().replace('`', "")),
         volume: located.volume.clone(),
         entry: None,
     };
     let volume = located.volume.as_ref().and_then(|name| case.desired.volumes.get(name));
     match found {
         ObservedEntry::Found(found) => {
-            let map = map.map(|map| match (conf(case), located.mount) {
-                (Some(conf), Some(key)) => behind_mount(map, conf, key),
-                _ => map.clone(),
+            let map = map.and_then(|map| match &located.mount {
+                Some(bind) => bind.image(map),
+                None => Some(map.clone()),
             });
-            let mut entry = seen(report, case, map.as_ref(), &host, found);
+            let mut entry = seen(report, case, map.as_ref(), located, found);
             let change = match volume {
                 Some(volume) => declared(report, case, volume, located, found),
                 None => None,
             };
-            advise(report, map.as_ref(), (volume.is_some(), change), &host, &entry);
+            advise(report, map.as_ref(), (volume, change), &host, &entry);
             entry.new_owner = change.and_then(|change| change.owner);
             entry.new_mode = change.and_then(|change| change.mode).map(octal);
             path.entry = Some(entry);
@@ -67,24 +67,25 @@ pub(super) fn explain(
     report.path = Some(path);
 }
 
-fn conf<'a>(case: &Case<'a>) -> Option<&'a Conf> {
-    match case.snapshot.containers.get(&case.ctid) {
-        Some(Presence::Here(container)) => Some(&container.conf),
-        _ => None,
-    }
-}
-
-fn whereabouts(report: &mut DoctorReport, case: &Case<'_>, located: &Located, host: &str) {
+fn whereabouts(
+    report: &mut DoctorReport,
+    case: &Case<'_>,
+    own: Option<&IdMap>,
+    located: &Located,
+    host: &str,
+) {
     let ctid = case.ctid;
-    match (&located.inside, located.mount) {
-        (Some(inside), Some(key)) if located.pending => {
+    match (&located.inside, &located.mount) {
+        (Some(inside), Some(bind)) if bind.pending => {
             let what = format!(
-                "{host} is {inside} in the container only after a restart, for which {key} waits"
+                "{host} is {inside} in the container only after a restart, for which {} waits",
+                bind.by
             );
             report.warn("MountPending", what);
         }
-        (Some(inside), Some(key)) => {
-            report.say("Mount", format!("{host} is {inside} in the container, through {key}"));
+        (Some(inside), Some(bind)) => {
+            let what = format!("{host} is {inside} in the container, through {}", bind.by);
+            report.say("Mount", what);
         }
         _ => {
             let what =
@@ -92,11 +93,37 @@ fn whereabouts(report: &mut DoctorReport, case: &Case<'_>, located: &Located, ho
             report.warn("NotMounted", what);
         }
     }
-    let own = report.mounts.iter().any(|mount| Some(mount.key) == located.mount && mount.own_idmap);
-    if own && let Some(key) = located.mount {
-        let what =
-            format!("{key} has an id map of its own (idmap=), which counts for what is on disk");
-        report.say("MountIdMap", what);
+    if let (Some(bind), Some(own)) = (&located.mount, own) {
+        map_of_mount(report, bind, own);
+    }
+}
+
+/// Says what a map of the mount does to the ids of the container.
+fn map_of_mount(report: &mut DoctorReport, bind: &Bind, own: &IdMap) {
+    let by = &bind.by;
+    match (&bind.map, bind.image(own)) {
+        (MountMap::None, _) | (MountMap::Known(_), None) => {}
+        (_, Some(_)) if own.same_mapping(&IdMap::privileged()) => {
+            let what = match by.key() {
+                Some(key) => format!("{key} has an id map (idmap=), which Proxmox ignores in a privileged container"),
+                None => "the line has an id map (idmap=), with which a privileged container does not start".to_owned(),
+            };
+            report.warn("MountIdMap", what);
+        }
+        (_, Some(image)) => {
+            let what = by.key().map_or_else(|| "the line".to_owned(), |key| key.to_string());
+            let words = mount_map::describe(&image);
+            let what = format!(
+                "{what} has an id map of its own (idmap=), which counts for what is on disk: {words}"
+            );
+            report.say("MountIdMap", what);
+        }
+        (MountMap::Unknown(namespace), None) => {
+            let what = format!(
+                "the line takes its ids from the user namespace {namespace}, so whom the container sees is not known here"
+            );
+            report.warn("MountIdMap", what);
+        }
     }
 }
 
@@ -105,10 +132,10 @@ fn seen(
     report: &mut DoctorReport,
     case: &Case<'_>,
     map: Option<&IdMap>,
-    host: &str,
+    located: &Located,
     found: &FoundEntry,
 ) -> DoctorEntry {
-    let stat = &found.stat;
+    let (stat, host) = (&found.stat, located.host());
     let kind = match stat.kind {
         EntryKind::Directory => "directory",
         EntryKind::File => "file",
@@ -127,9 +154,10 @@ fn seen(
         mode,
     };
     let is = format!("{host} ({kind}, mode {}) is {} on the host", entry.mode, stat.ids);
-    if let Some(at) = &found.below_mount {
+    let is_whole = located.mount.as_ref().is_some_and(|bind| bind.recursive);
+    if let Some(at) = found.below_mount.as_ref().filter(|_| !is_whole) {
         let what = format!(
-            "{at} is a mount of its own, which Proxmox does not mount along: the container sees the \
+            "{at} is a mount of its own, which is not mounted along: the container sees the \
              directory underneath, and pctd does not enter it"
         );
         report.say("Entry", is);
@@ -167,6 +195,15 @@ fn declared(
             enforce(volume.enforce),
         ),
     );
+    match space_of(case.desired, case.snapshot, volume) {
+        Some(Ok(space)) => {
+            let words = mount_map::describe(&space);
+            report
+                .say("DiskIds", format!("its `disk_ids` are those of all its containers: {words}"));
+        }
+        Some(Err(hold)) => report.held(&hold),
+        None => {}
+    }
     let rule = case.plans.volumes.get(name).and_then(|plan| plan.rule.as_ref())?;
     let host = located.host();
     let below = host.strip_prefix(&volume.host_path).unwrap_or_default().trim_start_matches('/');
@@ -231,7 +268,7 @@ fn in_place(report: &mut DoctorReport, rule: &OwnershipRule, place: Place<'_>, f
 fn advise(
     report: &mut DoctorReport,
     map: Option<&IdMap>,
-    (is_in_volume, change): (bool, Option<Change>),
+    (volume, change): (Option<&Volume>, Option<Change>),
     host: &str,
     entry: &DoctorEntry,
 ) {
@@ -242,7 +279,13 @@ fn advise(
     }
     let HostIds { uid, gid } = entry.ids;
     if let Some(meant) = map.host_ids(uid, gid) {
-        let how = if is_in_volume { "" } else { ", or a volume that declares its owner" };
+        let how = match volume {
+            None => ", or a volume that declares its owner",
+            Some(volume) if volume.disk_ids.is_none() => {
+                "; `disk_ids` of the volume changes nothing on disk and makes all its ids those of its containers"
+            }
+            Some(_) => "",
+        };
         report.say(
             "Advice",
             format!("{uid}:{gid} in the container is {meant} on the host: `chown -h {meant} {host}` would make it so{how}"),

@@ -1,10 +1,10 @@
 //! What a path means: on the host or in the container, through which mount, of which volume.
 
-use std::collections::BTreeMap;
-
-use crate::conf::{Conf, MountClass, MountEntry, normalise_path};
+use super::binds::{self, Bind};
+use crate::conf::normalise_path;
 use crate::desired::Desired;
-use crate::ids::{MpKey, VolumeName};
+use crate::ids::{Ctid, VolumeName};
+use crate::observed::{Presence, Snapshot};
 
 /// A path, and what it is below.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -17,10 +17,8 @@ pub struct Located {
     pub below: String,
     /// In the container, where it is there.
     pub inside: Option<String>,
-    /// The mount point it is reached through.
-    pub mount: Option<MpKey>,
-    /// Whether that one waits for a restart.
-    pub pending: bool,
+    /// The mount it is reached through.
+    pub mount: Option<Bind>,
     /// The volume it belongs to.
     pub volume: Option<VolumeName>,
 }
@@ -32,30 +30,35 @@ impl Located {
     }
 }
 
-/// A bind mount: its key, source, target, and whether it waits for a restart.
-type Bind = (MpKey, String, String, bool);
-
 /// Finds out what a path means: below a source that the container mounts it is the host's, below a
 /// target the container's, else below a volume or anywhere the host's.
 ///
 /// # Errors
 ///
 /// In words, why the path means nothing.
-pub fn locate(desired: &Desired, conf: Option<&Conf>, asked: &str) -> Result<Located, String> {
+pub fn locate(
+    desired: &Desired,
+    snapshot: &Snapshot,
+    ctid: Ctid,
+    asked: &str,
+) -> Result<Located, String> {
     if !asked.starts_with('/') || asked.split('/').any(|part| part == "..") {
         return Err(format!("{asked:?} is no absolute path without `..`"));
     }
     let path = normalise_path(asked.as_bytes()).to_string();
-    let binds = conf.map_or_else(Vec::new, binds);
-    let by_source = nearest(&binds, |(_, source, ..)| rest(&path, source));
-    let by_target = nearest(&binds, |(_, _, target, _)| rest(&path, target));
+    let binds = match snapshot.containers.get(&ctid) {
+        Some(Presence::Here(container)) => binds::of(snapshot, ctid, container),
+        _ => Vec::new(),
+    };
+    let by_source = nearest(&binds, |bind| rest(&path, &bind.source));
+    let by_target = nearest(&binds, |bind| rest(&path, &bind.target));
     let volume_of = |host: &str| {
         let volumes = desired.volumes.values().filter(|v| rest(host, &v.host_path).is_some());
         volumes.max_by_key(|volume| volume.host_path.len())
     };
     let mounted = by_source.or(by_target);
     let (source, below) = match (&mounted, volume_of(&path)) {
-        (Some(((_, source, ..), below)), _) => (source.clone(), below.clone()),
+        (Some((bind, below)), _) => (bind.source.clone(), below.clone()),
         (None, Some(volume)) => {
             let below = rest(&path, &volume.host_path).unwrap_or_default();
             (volume.host_path.clone(), below.to_owned())
@@ -65,26 +68,12 @@ pub fn locate(desired: &Desired, conf: Option<&Conf>, asked: &str) -> Result<Loc
     let volume = volume_of(&join(&source, &below)).map(|volume| volume.name.clone());
     Ok(Located {
         asked: asked.to_owned(),
-        inside: mounted.as_ref().map(|((_, _, target, _), below)| join(target, below)),
-        mount: mounted.as_ref().map(|((key, ..), _)| *key),
-        pending: mounted.as_ref().is_some_and(|((_, _, _, pending), _)| *pending),
+        inside: mounted.as_ref().map(|(bind, below)| join(&bind.target, below)),
+        mount: mounted.map(|(bind, _)| bind.clone()),
         source,
         below,
         volume,
     })
-}
-
-fn binds(conf: &Conf) -> Vec<Bind> {
-    let of = |entries: &BTreeMap<MpKey, MountEntry>, pending| {
-        let bind = |(key, entry): (&MpKey, &MountEntry)| {
-            let mp = entry.parsed.as_ref().ok().filter(|mp| mp.class == MountClass::Bind)?;
-            let normal = |path: &[u8]| normalise_path(path).to_string();
-            Some((*key, normal(&mp.volume), normal(&mp.target), pending))
-        };
-        entries.iter().filter_map(bind).collect::<Vec<Bind>>()
-    };
-    // What is in force comes first, and counts where both say the same.
-    [of(conf.mounts(), false), of(conf.pending_mounts(), true)].concat()
 }
 
 /// Returns the mount that leaves the least of a path, with what it leaves.

@@ -3,10 +3,10 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use crate::conf::{Conf, MountLine, MountPoint};
+use crate::conf::{Conf, MountLine};
 use crate::desired::{Desired, IdmapFallback, IdmapSource, Mount, Owner, Volume};
 use crate::idmap::IdMap;
-use crate::ids::{Ctid, HostIds, MpKey};
+use crate::ids::{Ctid, HostIds};
 use crate::ledger::Memory;
 use crate::observed::{ObservedContainer, Presence, Running, Snapshot};
 use crate::plan::convert;
@@ -181,13 +181,6 @@ fn in_force_here(
 fn by_conf(conf: &Conf, volume: &Volume, mount: &Mount) -> InForce {
     let lines = MountLine::of(&conf.current).map(|(line, _)| line);
     disk_ids::in_force(conf, lines, volume, mount)
-}
-
-/// Returns the map as it is on the disk behind the mount point at `key`.
-pub(crate) fn behind_mount(map: &IdMap, conf: &Conf, key: MpKey) -> IdMap {
-    let mount = conf.mounts().get(&key).or_else(|| conf.pending_mounts().get(&key));
-    let mount = mount.and_then(|entry| entry.parsed.as_ref().ok());
-    InForce::Mounted(mount.and_then(MountPoint::idmap)).image(map, conf)
 }
 
 /// Returns the maps of everybody who may have files of their own below a volume: of the containers

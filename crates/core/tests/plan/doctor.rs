@@ -24,11 +24,8 @@ fn file(uid: u32, gid: u32) -> ObservedEntry {
 }
 
 fn ask(world: &World, path: Option<(&str, &ObservedEntry)>) -> DoctorReport {
-    let conf = match &world.snapshot.containers[&ctid(100)] {
-        Presence::Here(container) => Some(&container.conf),
-        _ => None,
-    };
-    let located = path.map(|(path, _)| locate(&world.desired, conf, path).unwrap());
+    let locate = |path| locate(&world.desired, &world.snapshot, ctid(100), path).unwrap();
+    let located = path.map(|(path, _)| locate(path));
     let plans = world.plans();
     diagnose(&Case {
         desired: &world.desired,
@@ -141,13 +138,112 @@ fn the_map_of_the_mount_counts_for_what_is_on_disk_behind_it() {
     let said = says(&world, Some(("/data/x", file(5000, 5000))));
     assert_eq!(
         said[2],
-        "MountIdMap: mp0 has an id map of its own (idmap=), which counts for what is on disk"
+        "MountIdMap: mp0 has an id map of its own (idmap=), which counts for what is on disk: root inside is 100000:100000 on disk, 33 is 100033:100033, 1000 is 5000:5000"
     );
     assert!(said[3].ends_with("which container 100 sees as 1000:1000"), "{said:#?}");
     let conf = CONF.replace("mp=/data", "mp=/data,idmap=passthrough");
     let world = World::one_mount().here(100, &conf);
     let said = says(&world, Some(("/data/x", file(5000, 5000))));
     assert!(said[3].ends_with("which container 100 sees as 5000:5000"), "{said:#?}");
+}
+
+/// A world in which LXC mounts the volume, with this line in the conf of 100.
+fn by_lxc(fields: &str, line: &str) -> World {
+    let config = r#"{"settings": {"seed_defaults": false}, "shared_volumes": {"data": {
+        "host_path": "/tank/data", "owner": "container_root", "mechanism": "lxc", FIELDS
+        "mounts": {"100": {"path": "/data", "recursive": true}}}}}"#;
+    let conf = format!("{}{line}\n", CONF.replace("mp0: /tank/data,mp=/data\n", ""));
+    World::new(&config.replace("FIELDS", fields)).here(100, &conf)
+}
+
+const SAME: &str =
+    "lxc.mount.entry: /tank/data data none rbind,nosuid,create=dir,idmap=container 0 0";
+
+#[test]
+fn raw_lines_are_mounts_as_well_and_so_are_their_maps() {
+    let world = by_lxc(r#""disk_ids": "passthrough","#, SAME).wrote_lines(100, &[SAME]).settle();
+    let world = world.dir("data", |dir| dir.ids = HostIds::new(0, 0));
+    let report = ask(&world, None);
+    assert_eq!(says(&world, None), [DEFAULT]);
+    let mount = &report.mounts[0];
+    assert_eq!((mount.key, mount.line.as_deref(), mount.own_idmap), (None, Some(SAME), true));
+    assert_eq!(mount.ids.as_deref(), Some("every id inside is the same on disk"));
+    let said = says(&world, Some(("/data/x", file(33, 33))));
+    assert_eq!(
+        said,
+        [
+            DEFAULT.to_owned(),
+            format!("Mount: /tank/data/x is /data/x in the container, through `{SAME}`"),
+            "MountIdMap: the line has an id map of its own (idmap=), which counts for what is on disk: every id inside is the same on disk".to_owned(),
+            "SeesOwner: /tank/data/x (file, mode 0644) is 33:33 on the host, which container 100 sees as 33:33".to_owned(),
+            VOLUME.to_owned(),
+            "DiskIds: its `disk_ids` are those of all its containers: every id inside is the same on disk".to_owned(),
+            "LeftAlone: it belongs to an id of a container that mounts the volume, and that is left alone".to_owned(),
+        ]
+    );
+    let report = ask(&world, Some(("/data/x", &file(33, 33))));
+    assert_eq!(report.path.unwrap().mount.as_deref(), Some(SAME));
+    // What is mounted below is there, too.
+    let below = Some("/tank/data/sub".to_owned());
+    let nested = FoundEntry { below_mount: below, ..found(EntryKind::File, 33, 33, 0o644) };
+    let said = says(&world, Some(("/data/sub/x", ObservedEntry::Found(nested))));
+    assert!(said[3].starts_with("SeesOwner: "), "{said:#?}");
+}
+
+#[test]
+fn a_line_of_somebody_else_counts_by_its_own_map_and_one_that_waits_not_yet() {
+    let foreign = SAME.replace("rbind,", "bind,").replace("/tank/data data", "/srv/x srv/x");
+    let theirs = |line: &str| World::one_mount().here(100, &format!("{CONF}{line}\n"));
+    let said = says(&theirs(&foreign), Some(("/srv/x/y", file(33, 33))));
+    assert!(said[3].ends_with("which container 100 sees as 33:33"), "{said:#?}");
+    let plain = foreign.replace(",idmap=container", "");
+    let said = says(&theirs(&plain), Some(("/srv/x/y", file(100_033, 100_033))));
+    assert!(said[2].ends_with("which container 100 sees as 33:33"), "{said:#?}");
+    let unknown = foreign.replace("=container", "=/run/ns");
+    let said = says(&theirs(&unknown), Some(("/srv/x/y", file(33, 33))));
+    assert_eq!(
+        said[2..4],
+        [
+            "! MountIdMap: the line takes its ids from the user namespace /run/ns, so whom the container sees is not known here",
+            "Entry: /srv/x/y (file, mode 0644) is 33:33 on the host",
+        ]
+    );
+    let privileged = theirs(&foreign).container(100, |container| {
+        let conf = CONF.replace("unprivileged: 1\n", "") + &foreign + "\n";
+        container.conf = pctd_core::conf::Conf::parse(ctid(100), conf.as_bytes()).unwrap();
+    });
+    let said = says(&privileged, Some(("/srv/x/y", file(33, 33))));
+    assert!(said[2].ends_with("with which a privileged container does not start"), "{said:#?}");
+    // A running container has what it was started with.
+    let before = SAME.replace("nosuid,create=dir,idmap=container", "create=dir");
+    let world = by_lxc(r#""disk_ids": "passthrough","#, SAME)
+        .wrote_lines(100, &[SAME, &before])
+        .running(100)
+        .edited(100, 1, &[SAME], &[&before]);
+    let report = ask(&world, None);
+    let states: Vec<(bool, bool, bool)> =
+        report.mounts.iter().map(|mount| (mount.pending, mount.going, mount.own_idmap)).collect();
+    assert_eq!(states, [(false, true, false), (true, false, true)]);
+    let said = says(&world, Some(("/data/x", file(100_033, 100_033))));
+    assert!(
+        said.iter().any(|line| line.ends_with("which container 100 sees as 33:33")),
+        "{said:#?}"
+    );
+}
+
+#[test]
+fn a_mount_that_lxc_is_to_make_and_has_not_is_said_with_its_ids() {
+    let world = by_lxc(r#""disk_ids": "passthrough","#, "").settle();
+    let said = says(&world, None);
+    assert_eq!(
+        said[1],
+        format!(
+            "! MountDiffers: /tank/data is not mounted as declared: `pctd apply 100` would add `{SAME}`; then every id inside is the same on disk"
+        )
+    );
+    let refused = by_lxc(r#""disk_ids": "0 5000 65536","#, "");
+    let said = says(&refused, None);
+    assert!(said[1].starts_with("! IdmapImpossible: a mount that LXC makes can only"), "{said:#?}");
 }
 
 #[test]
@@ -264,7 +360,8 @@ fn a_path_that_leads_nowhere_is_named_and_nonsense_refused() {
     let said = says(&world(), Some(("/data/x/y", ObservedEntry::Link { at: at() })));
     assert!(said[2].starts_with("! PathUnsafe: /tank/data/x is a symbolic link"), "{said:#?}");
     for path in ["", "x", "data/x", "/data/../etc", ".."] {
-        assert!(locate(&world().desired, None, path).is_err(), "{path}");
+        let world = world();
+        assert!(locate(&world.desired, &world.snapshot, ctid(100), path).is_err(), "{path}");
     }
 }
 

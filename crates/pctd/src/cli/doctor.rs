@@ -4,7 +4,7 @@
 use pctd_core::desired::Desired;
 use pctd_core::doctor::{self, Case};
 use pctd_core::ids::{Ctid, Key};
-use pctd_core::observed::{NodeState, Presence};
+use pctd_core::observed::NodeState;
 
 use super::args::Global;
 use super::{Ended, Failure, config_paths, open_engine, print_report, render};
@@ -28,11 +28,8 @@ pub(super) fn run(global: &Global, ctid: Ctid, path: Option<&str>) -> Result<End
     if let NodeState::Unknown(why) = &snapshot.node {
         return Err(format!("/etc/pve is not usable: {why}").into());
     }
-    let conf = match snapshot.containers.get(&ctid) {
-        Some(Presence::Here(container)) => Some(&container.conf),
-        _ => None,
-    };
-    let located = path.map(|path| doctor::locate(&desired, conf, path)).transpose()?;
+    let locate = |path| doctor::locate(&desired, &snapshot, ctid, path);
+    let located = path.map(locate).transpose()?;
     let volume = located.as_ref().and_then(|located| located.volume.clone());
     if let Some(volume) = volume.filter(|volume| !plans.volumes.contains_key(volume)) {
         // One that this container does not mount.

@@ -28,7 +28,8 @@ pub(crate) fn doctor(report: &DoctorReport, palette: Palette) -> String {
 }
 
 fn mounted(mount: &DoctorMount) -> String {
-    let DoctorMount { key, source, target, volume, pending, going, own_idmap } = mount;
+    let DoctorMount { key, line, source, target, volume, pending, going, own_idmap, ids } = mount;
+    let by = key.map(|key| key.to_string()).or_else(|| line.clone()).unwrap_or_default();
     let whose = match volume {
         Some(volume) => format!("volume {volume}"),
         None => "of no volume".to_owned(),
@@ -43,7 +44,10 @@ fn mounted(mount: &DoctorMount) -> String {
             more.push_str(what);
         }
     }
-    format!("{key}: {source} at {target}, {whose}{more}")
+    if let Some(ids) = ids {
+        more = format!("{more}: {ids}");
+    }
+    format!("{by}: {source} at {target}, {whose}{more}")
 }
 
 #[cfg(test)]
@@ -61,20 +65,22 @@ mod tests {
             message: message.to_owned(),
         };
         let mount = |key, pending| DoctorMount {
-            key: MpKey::new(key),
+            key: (key < 2).then(|| MpKey::new(key)),
+            line: (key == 2).then(|| "lxc.mount.entry: ...".to_owned()),
             source: "/tank/a".to_owned(),
             target: "/a".to_owned(),
             volume: (key == 0).then(|| "a".parse().unwrap()),
             pending,
             going: false,
             own_idmap: pending,
+            ids: pending.then(|| "every id inside is the same on disk".to_owned()),
         };
         let mut report = DoctorReport {
             version: 1,
             ctid: "100".parse().unwrap(),
             presence: "here".to_owned(),
             idmap: Vec::new(),
-            mounts: vec![mount(0, false), mount(1, true)],
+            mounts: vec![mount(0, false), mount(1, true), mount(2, false)],
             path: None,
             findings: vec![
                 finding("IdMap", false, "container 100 is privileged"),
@@ -84,7 +90,8 @@ mod tests {
         let expected = "\
 container 100
   mp0: /tank/a at /a, volume a
-  mp1: /tank/a at /a, of no volume, waits for a restart, with an id map of its own
+  mp1: /tank/a at /a, of no volume, waits for a restart, with an id map of its own: every id inside is the same on disk
+  lxc.mount.entry: ...: /tank/a at /a, of no volume
   container 100 is privileged
   ! Locked: it is locked
 ";
