@@ -175,6 +175,9 @@ pub struct Settings {
     /// How much of one core it may take to put the drift of one volume right as it happens, in
     /// percent; 0: drift is found by walks only.
     pub watch_cpu: u32,
+    /// How much room the records of what pctd changed in one volume may take, in MiB; 0: nothing is
+    /// recorded, and nothing can be taken back.
+    pub undo_mb: u64,
     /// How many keys are reconciled at once.
     pub max_concurrent: usize,
     /// How many threads walk a volume; none: as many as it can use.
@@ -214,6 +217,7 @@ impl Default for Settings {
             create_containers: true,
             prune: false,
             watch_cpu: 25,
+            undo_mb: 512,
             max_concurrent: 4,
             walk_threads: None,
             manage: BTreeSet::new(),

@@ -54,6 +54,10 @@ pub struct Ledger {
     /// The volumes whose ownership was brought to the declaration.
     #[serde(default)]
     pub volumes: BTreeMap<VolumeName, VolumeRecord>,
+    /// The volumes in which what pctd had changed was taken back, with what was declared for their
+    /// entries then (`plan::declared`): as long as that is so, it is not done again.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub undone: BTreeMap<VolumeName, String>,
     /// The certificates pctd made, by volume and domain.
     #[serde(default)]
     pub certificates: BTreeMap<VolumeName, BTreeMap<String, CertificateRecord>>,
@@ -104,6 +108,7 @@ impl Default for Ledger {
             mapped: BTreeMap::new(),
             disk_roots: BTreeMap::new(),
             volumes: BTreeMap::new(),
+            undone: BTreeMap::new(),
             certificates: BTreeMap::new(),
             seen: BTreeSet::new(),
             restarted: BTreeMap::new(),
@@ -335,6 +340,15 @@ pub enum LedgerEntry {
         /// What to remember of it.
         record: VolumeRecord,
     },
+    /// What pctd changed in a volume is about to be taken back.
+    Undone {
+        /// The volume.
+        volume: VolumeName,
+        /// What is declared for its entries.
+        declared: String,
+    },
+    /// It may be done again.
+    UndoneEnded(VolumeName),
     /// pctd is about to put this pair in place; entered before the files.
     CertificateIntended {
         /// The volume.
@@ -499,6 +513,14 @@ impl Ledger {
             LedgerEntry::VolumeDone { volume, record } => {
                 self.volumes.insert(volume, record.clone()) != Some(record)
             }
+            LedgerEntry::Undone { volume, declared } => {
+                if let Some(record) = self.volumes.get_mut(&volume) {
+                    // Not every entry is as it was set once.
+                    record.assumed = true;
+                }
+                self.undone.insert(volume, declared.clone()) != Some(declared)
+            }
+            LedgerEntry::UndoneEnded(volume) => self.undone.remove(&volume).is_some(),
             LedgerEntry::CertificateIntended { volume, domain, pair } => {
                 let record = self.certificates.entry(volume).or_default().entry(domain);
                 record.or_default().making.push(pair);

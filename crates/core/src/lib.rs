@@ -15,9 +15,10 @@
 //! - What is wanted: [`config`] reads and checks the files, [`desired`] is what they say.
 //! - What is there: [`conf`] reads a container's conf as Proxmox does, [`vmlist`] and [`presence`]
 //!   tell where a container is, [`observed`] is one snapshot of it all, [`ledger`] what pctd did.
-//! - What follows: [`plan`], and for each entry of a volume [`ownership`].
+//! - What follows: [`plan`], and for each entry of a volume [`ownership`], which [`undo`] takes back;
+//!   [`shift`] is another rule for them.
 //! - What is said of it: [`condition`], [`report`]; of one container and one path, [`doctor`].
-//! - What clients may ask of the daemon: [`request`].
+//! - What clients may ask of the daemon: [`request`], and of that what is ordered: [`order`].
 
 pub mod condition;
 pub mod conf;
@@ -30,10 +31,13 @@ pub mod ledger;
 pub mod modes;
 pub mod mount_map;
 pub mod observed;
+pub mod order;
 pub mod ownership;
 pub mod plan;
 pub mod presence;
 pub mod report;
 pub mod request;
+pub mod shift;
 pub mod subids;
+pub mod undo;
 pub mod vmlist;

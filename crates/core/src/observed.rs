@@ -165,6 +165,8 @@ pub struct Requests {
     pub confirmed: BTreeSet<VolumeName>,
     /// Volumes whose file system refused to change an owner, with what it said.
     pub refused: BTreeMap<VolumeName, String>,
+    /// Volumes in which what was to be changed could not be recorded, with why.
+    pub unrecorded: BTreeMap<VolumeName, String>,
     /// Volumes whose last walk found why nothing is done to them, which waiting will not cure.
     pub held: BTreeSet<VolumeName>,
     /// Containers that an admin named: one that is gone is made again, and a conversion that failed is

@@ -67,6 +67,23 @@ pub struct Change {
     pub mode: Option<u32>,
 }
 
+/// Setuid.
+const SET_UID: u32 = 0o4000;
+/// Setgid, and with execute for the group: without that it is an old mark for mandatory locks.
+const SET_GID: u32 = 0o2000;
+const EXECUTABLE_SET_GID: u32 = 0o2010;
+
+/// Returns the mode a chown by root leaves behind (chown(2), `setattr_should_drop_sgid`).
+pub const fn mode_after_chown(stat: &EntryStat) -> u32 {
+    match stat.kind {
+        EntryKind::Directory | EntryKind::Symlink => stat.mode,
+        EntryKind::File | EntryKind::Special => {
+            let mode = stat.mode & !SET_UID;
+            if mode & EXECUTABLE_SET_GID == EXECUTABLE_SET_GID { mode & !SET_GID } else { mode }
+        }
+    }
+}
+
 /// Where in a volume an entry stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Place<'a> {

@@ -38,6 +38,7 @@ mod planned;
 mod prune;
 mod sharing;
 pub mod step;
+mod undone;
 mod volume;
 
 pub(crate) use disk_ids::space_of;
@@ -51,6 +52,7 @@ pub use step::{
     CloneContainer, ConfigureContainer, ConvertContainer, ConvertPhase, CreateCertificate,
     CreateContainer, EditConf, Effective, RemoveMount, SetMount, SetOwnership, Step,
 };
+pub use undone::declared;
 
 /// The plans of everything in a snapshot.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]

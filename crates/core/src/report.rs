@@ -11,6 +11,12 @@ use crate::ids::{Ctid, HostIds, Key, VolumeName};
 use crate::observed::{Assurance, Drift};
 use crate::plan::{Hold, Plans, Reason, Step};
 
+mod shift;
+mod undo;
+
+pub use shift::{ShiftReport, ShiftedReport};
+pub use undo::{PassReport, UndoReport, UndoneReport};
+
 /// The version of every document here.
 pub const REPORT_VERSION: u32 = 1;
 

@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::conf::Digest;
 use crate::ids::Key;
+use crate::order::Order;
 use crate::report::REPORT_VERSION;
 
 /// The longest request of root: it names keys, and a node has a few thousand at most.
@@ -41,6 +42,9 @@ pub struct WireRequest {
     /// again, and `reconcile` is refused where these are not what is in force then.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub read: Option<Vec<ReadFile>>,
+    /// What is ordered.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub order: Option<Order>,
 }
 
 /// See [`WireRequest::op`].
@@ -51,6 +55,8 @@ pub enum WireOp {
     Status,
     /// A look, now, and the steps that follow.
     Reconcile,
+    /// An order for one volume.
+    Order,
 }
 
 /// A file that was read, and a name for what was in it.
@@ -112,6 +118,13 @@ pub enum Op {
         /// What the client read, where it is not done with another configuration in force.
         read: Option<Vec<ReadFile>>,
     },
+    /// An order, carried out between two runs over its volume.
+    Order {
+        /// What is to be done.
+        order: Order,
+        /// As of `Reconcile`.
+        read: Option<Vec<ReadFile>>,
+    },
 }
 
 /// Whether an admin asked for a run; the later of these means the earlier, too.
@@ -168,18 +181,20 @@ pub fn read(line: &[u8], peer: Peer, config: &[String]) -> Result<Wanted, String
     match (wire.op, peer) {
         (WireOp::Status, _) if wire.follow => Ok(Wanted::Follow(wire.keys)),
         (WireOp::Status, _) => Ok(Wanted::Once(Op::Status(wire.keys))),
-        (WireOp::Reconcile, Peer::Guest(uid)) => {
+        (WireOp::Reconcile | WireOp::Order, Peer::Guest(uid)) => {
             Err(format!("only root may change anything; uid {uid} may ask for the status"))
         }
-        (WireOp::Reconcile, Peer::Root) => match &wire.config {
-            Some(theirs) if theirs != config => {
-                Err(format!("the daemon uses another configuration ({})", config.join(", ")))
-            }
-            _ => {
-                let WireRequest { keys, confirm, yes, read, .. } = wire;
-                let asked = Asked::of(confirm, yes, &keys);
-                Ok(Wanted::Once(Op::Reconcile { keys, asked, read }))
-            }
+        (_, Peer::Root) if wire.config.as_deref().is_some_and(|theirs| theirs != config) => {
+            Err(format!("the daemon uses another configuration ({})", config.join(", ")))
+        }
+        (WireOp::Reconcile, Peer::Root) => {
+            let WireRequest { keys, confirm, yes, read, .. } = wire;
+            let asked = Asked::of(confirm, yes, &keys);
+            Ok(Wanted::Once(Op::Reconcile { keys, asked, read }))
+        }
+        (WireOp::Order, Peer::Root) => match wire.order {
+            Some(order) => Ok(Wanted::Once(Op::Order { order, read: wire.read })),
+            None => Err("this is no request: nothing is ordered".to_owned()),
         },
     }
 }

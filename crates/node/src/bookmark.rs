@@ -30,13 +30,12 @@ use std::time::{Duration, Instant};
 use pctd_core::conf::Digest;
 use pctd_core::ids::VolumeName;
 use pctd_core::observed::Audit;
-use pctd_core::ownership::OwnershipRule;
 use pctd_sys::handle::FileHandle;
 use rustix::fs::{FlockOperation, flock};
 
 use crate::paths::NodePaths;
 use crate::source::OpenVolume;
-use crate::walk::{WalkMode, WalkReport};
+use crate::walk::{WalkMode, WalkReport, WalkRule};
 
 /// The length of what a walk was of: a SHA-1 in hex.
 const TAG_LEN: usize = 40;
@@ -128,14 +127,14 @@ impl Bookmark {
     /// # Errors
     ///
     /// Its file cannot be used, or another walk that was left behind still has it.
-    pub fn open(
+    pub fn open<'r>(
         paths: &NodePaths,
         volume: &VolumeName,
         open: &OpenVolume,
-        rule: &OwnershipRule,
+        rule: impl Into<WalkRule<'r>>,
         mode: WalkMode,
     ) -> io::Result<Self> {
-        let tag = tag(open, rule)?;
+        let tag = tag(open, &rule.into().text())?;
         let paths = [WalkMode::Audit, WalkMode::Repair].map(|mode| path_of(paths, volume, mode));
         let [of_audit, of_repair] = &paths;
         let (own, other) = match mode {
@@ -335,6 +334,17 @@ fn read(file: &File, tag: &[u8], sum: &mut Block) -> io::Result<Option<u64>> {
     Ok(Some(end))
 }
 
+/// Forgets the bookmarks of a volume: what was put right in it may not be any more.
+pub(crate) fn forget(paths: &NodePaths, volume: &VolumeName) -> io::Result<()> {
+    for mode in [WalkMode::Audit, WalkMode::Repair] {
+        match fs::remove_file(path_of(paths, volume, mode)) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
 /// Forgets the bookmarks of volumes other than these.
 pub(crate) fn forget_others(paths: &NodePaths, wanted: &BTreeSet<VolumeName>) {
     for mode in [WalkMode::Audit, WalkMode::Repair] {
@@ -356,11 +366,11 @@ fn path_of(paths: &NodePaths, volume: &VolumeName, mode: WalkMode) -> PathBuf {
 }
 
 /// Returns what a walk is of: this very directory, since this boot, for this rule.
-fn tag(volume: &OpenVolume, rule: &OwnershipRule) -> io::Result<[u8; TAG_LEN]> {
+fn tag(volume: &OpenVolume, rule: &str) -> io::Result<[u8; TAG_LEN]> {
     let boot = fs::read_to_string(Path::new("/proc/sys/kernel/random/boot_id"))?;
     let root = FileHandle::of(volume.fd())?;
     let on = &volume.file_system().id;
-    let text = format!("{boot}\n{on}\n{:?}\n{rule:?}\n", root.as_bytes());
+    let text = format!("{boot}\n{on}\n{:?}\n{rule}\n", root.as_bytes());
     let hex = Digest::of(text.as_bytes()).to_string();
     hex.as_bytes().try_into().map_err(io::Error::other)
 }

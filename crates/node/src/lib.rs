@@ -23,6 +23,7 @@
 //!   without waiting for ever.
 //! - `bookmark`: where a walk was that was interrupted, so that the next one goes on from there.
 //! - [`trace`]: what a walk leaves behind, to tell after a restart what it need not look at first.
+//! - [`undo`]: what was changed in a volume, on record, and taken back.
 //! - [`watch`]: drift below a volume, noticed and put right as it happens.
 //! - [`textfile`]: a file for other programs, replaced whole.
 //! - [`trusted`]: files that decide what root does, read where nobody else can have written them.
@@ -57,6 +58,7 @@ mod subids;
 pub mod textfile;
 pub mod trace;
 pub mod trusted;
+pub mod undo;
 pub mod walk;
 mod walks;
 pub mod watch;
@@ -94,7 +96,10 @@ pub use crate::pct::{Exit, Limits, Pct, PctClass, PctError, RemoveWhat};
 pub use crate::pve::ConfVersion;
 pub use crate::source::{CreateError, Created, FreshMode, OpenVolume};
 pub use crate::trace::Trace;
-pub use crate::walk::{FdBudget, Progress, Unsupported, Walk, WalkMode, WalkReport};
+pub use crate::undo::{Recorder, UndoError, UndoRequest, Undone};
+pub use crate::walk::{
+    FdBudget, Progress, Shifting, Unsupported, Walk, WalkMode, WalkReport, WalkRule,
+};
 pub use crate::walks::{WalkError, WalkRequest};
 pub use crate::watch::{News, Watcher};
 

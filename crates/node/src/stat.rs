@@ -1,11 +1,12 @@
 //! One `statx` in the words of the rest of the crate, and the opens that never leave their place.
 
 use std::ffi::CStr;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use pctd_core::ids::HostIds;
 use pctd_core::modes::MODE_BITS;
 use pctd_core::ownership::{EntryKind, EntryStat};
+use pctd_sys::handle::FileHandle;
 use rustix::fs::{
     AtFlags, FileType, Mode, OFlags, ResolveFlags, StatxAttributes, StatxFlags, openat, openat2,
     statx,
@@ -34,6 +35,9 @@ pub(crate) struct Stat {
     pub(crate) identity: Identity,
     pub(crate) mount: u64,
     pub(crate) links: u32,
+    /// What is left of when it was made (`stx_btime`), which nobody can set: the number of an inode
+    /// that is gone is given to another. 0 where the file system does not tell.
+    pub(crate) birth: u32,
     /// When the inode was last changed (ctime: seconds and nanoseconds since 1970). Unlike the
     /// time of modification nobody can set it.
     pub(crate) changed: (i64, u32),
@@ -61,7 +65,8 @@ impl Stat {
     }
 
     fn new(fd: impl AsFd, name: &CStr, flags: AtFlags) -> Result<Self, Errno> {
-        let st = statx(fd, name, flags, StatxFlags::BASIC_STATS | StatxFlags::MNT_ID)?;
+        let wanted = StatxFlags::BASIC_STATS | StatxFlags::MNT_ID | StatxFlags::BTIME;
+        let st = statx(fd, name, flags, wanted)?;
         let raw_mode = u32::from(st.stx_mode);
         let kind = match FileType::from_raw_mode(raw_mode) {
             FileType::Directory => EntryKind::Directory,
@@ -75,6 +80,11 @@ impl Stat {
             identity: Identity { device: (st.stx_dev_major, st.stx_dev_minor), inode: st.stx_ino },
             mount: st.stx_mnt_id,
             links: st.stx_nlink,
+            birth: if st.stx_mask & StatxFlags::BTIME.bits() == 0 {
+                0
+            } else {
+                folded(st.stx_btime.tv_sec, st.stx_btime.tv_nsec)
+            },
             changed: (st.stx_ctime.tv_sec, st.stx_ctime.tv_nsec),
             modified: (st.stx_mtime.tv_sec, st.stx_mtime.tv_nsec),
             frozen: st
@@ -87,6 +97,13 @@ impl Stat {
     pub(crate) fn is_dir(&self) -> bool {
         self.entry.kind == EntryKind::Directory
     }
+}
+
+/// Returns a time in 32 bits, never as 0.
+fn folded(seconds: i64, nanos: u32) -> u32 {
+    let time = seconds.cast_unsigned().wrapping_mul(1_000_000_000).wrapping_add(nanos.into());
+    let half = (time ^ (time >> 32)) & u64::from(u32::MAX);
+    u32::try_from(half).unwrap_or(u32::MAX).max(1)
 }
 
 /// Opens a name as it is, a symbolic link included, without reading it or mounting anything.
@@ -115,6 +132,30 @@ pub(crate) fn open_parent(dir: impl AsFd) -> Result<OwnedFd, Errno> {
 /// Opens for reading the directory that an `O_PATH` fd stands for.
 pub(crate) fn open_for_reading(dir: impl AsFd) -> Result<OwnedFd, Errno> {
     open_reading(dir, c".", inside())
+}
+
+/// Returns whether a directory lies below the one with this handle, on the same mount.
+pub(crate) fn is_below(dir: BorrowedFd<'_>, root: &FileHandle) -> Result<bool, Errno> {
+    let mut held: OwnedFd;
+    let mut at = dir;
+    let mut own = FileHandle::of(at)?;
+    loop {
+        let above = match open_parent(at) {
+            // The top of the mount, and the volume was not on the way.
+            Err(Errno::XDEV | Errno::NOENT) => return Ok(false),
+            result => result?,
+        };
+        let handle = FileHandle::of(&above)?;
+        if handle == *root {
+            return Ok(true);
+        }
+        if handle == own {
+            return Ok(false);
+        }
+        own = handle;
+        held = above;
+        at = held.as_fd();
+    }
 }
 
 fn inside() -> ResolveFlags {

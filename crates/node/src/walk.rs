@@ -16,30 +16,38 @@
 //! - `pace`: how many of them, and how they step back behind others.
 //! - `stack`: the directories on the way down, with a bounded number of them open.
 //! - `entry`: one entry: decide, look closer, change.
+//! - `due`: entries that wait for their record.
 //! - `spot`: one entry that somebody else has opened, for [`crate::watch`].
+//! - `shifting`: a shift by a constant as a rule.
 //! - `account`: what is kept of a directory for the bookmark of the walk.
 //! - `tally`: what is counted and how errors are kept.
 
 mod account;
 mod crew;
+mod due;
 mod engine;
 pub(crate) mod entry;
 mod pace;
+mod shifting;
 pub(crate) mod spot;
 mod stack;
 mod tally;
 
 use std::num::NonZeroUsize;
+use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::SystemTime;
 
 use pctd_core::observed::Audit;
 use pctd_core::ownership::OwnershipRule;
+use pctd_core::undo::PassKind;
 
 use crate::bookmark::Bookmark;
 use crate::trace::Trace;
+use crate::undo::Recorder;
 
 pub use self::engine::{walk, walk_below};
+pub use self::shifting::{Seen, ShiftedEntry, Shifting};
 pub use self::stack::FdBudget;
 
 /// Whether entries are only compared with the rule or also brought to it.
@@ -51,13 +59,60 @@ pub enum WalkMode {
     Repair,
 }
 
+/// What entries are to be.
+#[derive(Debug, Clone, Copy)]
+pub enum WalkRule<'a> {
+    /// As is declared for them.
+    Declared(&'a OwnershipRule),
+    /// Their own, with other ids.
+    Shifted(&'a Arc<Shifting>),
+}
+
+impl WalkRule<'_> {
+    /// Returns whether entries below the root need to be looked at at all.
+    pub(crate) const fn looks_below(self) -> bool {
+        match self {
+            Self::Declared(rule) => rule.looks_below(),
+            Self::Shifted(_) => true,
+        }
+    }
+
+    /// Returns what tells the rule from others.
+    pub(crate) fn text(self) -> String {
+        match self {
+            Self::Declared(rule) => format!("{rule:?}"),
+            Self::Shifted(shifting) => format!("{:?}", shifting.shift()),
+        }
+    }
+
+    /// Returns what makes a pass with it.
+    pub(crate) const fn kind(self) -> PassKind {
+        match self {
+            Self::Declared(_) => PassKind::Walk,
+            Self::Shifted(_) => PassKind::Shift,
+        }
+    }
+}
+
+impl<'a> From<&'a OwnershipRule> for WalkRule<'a> {
+    fn from(rule: &'a OwnershipRule) -> Self {
+        Self::Declared(rule)
+    }
+}
+
+impl<'a> From<&'a Arc<Shifting>> for WalkRule<'a> {
+    fn from(shifting: &'a Arc<Shifting>) -> Self {
+        Self::Shifted(shifting)
+    }
+}
+
 /// How a walk is to be made.
 #[derive(Clone, Copy)]
 pub struct Walk<'a> {
     /// Look or repair.
     pub mode: WalkMode,
     /// What entries are to be.
-    pub rule: &'a OwnershipRule,
+    pub rule: WalkRule<'a>,
     /// Set by anybody to end the walk at the next directory.
     pub cancel: &'a AtomicBool,
     /// Called after every directory and every batch of a big one, on the threads of the walk: two
@@ -76,6 +131,8 @@ pub struct Walk<'a> {
     pub trace: Option<&'a Trace>,
     /// What it need not look at again, and where it notes what it was through with.
     pub bookmark: Option<&'a Bookmark>,
+    /// Where what is changed is recorded before it is; none: nowhere.
+    pub record: Option<&'a Recorder>,
     /// How many threads; none: as many as the cores, more on a file system that lets them wait.
     /// Fewer where `fds` do not suffice for them (four each).
     pub threads: Option<NonZeroUsize>,
@@ -85,11 +142,11 @@ pub struct Walk<'a> {
 
 impl<'a> Walk<'a> {
     /// Returns a walk that nothing ends or follows, without limits.
-    pub fn new(mode: WalkMode, rule: &'a OwnershipRule) -> Self {
+    pub fn new(mode: WalkMode, rule: impl Into<WalkRule<'a>>) -> Self {
         static NEVER: AtomicBool = AtomicBool::new(false);
         Self {
             mode,
-            rule,
+            rule: rule.into(),
             cancel: &NEVER,
             progress: &|_| {},
             fds: FdBudget::default(),
@@ -98,6 +155,7 @@ impl<'a> Walk<'a> {
             watched: false,
             trace: None,
             bookmark: None,
+            record: None,
             threads: None,
             background: false,
         }
@@ -108,7 +166,7 @@ impl std::fmt::Debug for Walk<'_> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Walk")
             .field("mode", &self.mode)
-            .field("rule", self.rule)
+            .field("rule", &self.rule)
             .finish_non_exhaustive()
     }
 }
@@ -137,13 +195,19 @@ pub struct WalkReport {
     pub limited: bool,
     /// The file system refuses to change owners or modes.
     pub unsupported: Option<Unsupported>,
+    /// Why what was to be changed could not be recorded; nothing was changed after that.
+    pub unrecorded: Option<String>,
 }
 
 impl WalkReport {
+    /// Returns whether everything there is was looked at.
+    pub fn came_to_its_end(&self) -> bool {
+        !self.cancelled && !self.limited && self.unrecorded.is_none()
+    }
+
     /// Returns whether everything there is was looked at and, in a repair, put right.
     pub fn is_complete(&self) -> bool {
-        let ended_early = self.cancelled || self.limited;
-        !ended_early && self.unsupported.is_none() && self.audit.errors == 0
+        self.came_to_its_end() && self.unsupported.is_none() && self.audit.errors == 0
     }
 }
 

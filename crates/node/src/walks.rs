@@ -13,11 +13,13 @@ use pctd_core::ownership::OwnershipRule;
 use tracing::debug;
 
 use crate::answers::NoAnswer;
-use crate::bookmark::Bookmark;
+use crate::bookmark::{self, Bookmark};
 use crate::paths::NodePaths;
+use crate::source::OpenVolume;
 use crate::trace::Trace;
-use crate::walk::{Progress, Walk, WalkMode, WalkReport};
-use crate::{Node, source, walk};
+use crate::undo::{Recorder, UndoError, UndoRequest, Undone};
+use crate::walk::{Progress, Shifting, Walk, WalkMode, WalkReport, WalkRule};
+use crate::{Node, source, undo, walk};
 
 /// A walk that has looked at nothing for so long is asked after: its file system may be gone.
 const STALLED: Duration = Duration::from_secs(30);
@@ -33,7 +35,7 @@ pub struct WalkRequest<'a> {
     /// The volume.
     pub volume: &'a Volume,
     /// What its entries are to be.
-    pub rule: &'a OwnershipRule,
+    pub rule: WalkRule<'a>,
     /// The file system it must be on (`FileSystem::id`), where the walk was planned for one.
     pub file_system: Option<&'a str>,
     /// Set by anybody to end the walk at the next directory.
@@ -55,14 +57,17 @@ pub struct WalkRequest<'a> {
     pub threads: Option<NonZeroUsize>,
     /// Whether it gives way to whatever else the node does.
     pub background: bool,
+    /// How many bytes the records of what a repair changes may take; 0: it is not recorded.
+    pub undo_limit: u64,
 }
 
 impl<'a> WalkRequest<'a> {
     /// Returns a request that nothing ends, limits or follows.
-    pub fn new(volume: &'a Volume, rule: &'a OwnershipRule) -> Self {
+    pub fn new(volume: &'a Volume, rule: impl Into<WalkRule<'a>>) -> Self {
+        let rule = rule.into();
         let Walk { cancel, progress, max_changes, since, watched, threads, background, .. } =
             Walk::new(WalkMode::Audit, rule);
-        let (file_system, trace, goes_on) = (None, None, false);
+        let (file_system, trace, goes_on, undo_limit) = (None, None, false, 0);
         Self {
             volume,
             rule,
@@ -76,6 +81,7 @@ impl<'a> WalkRequest<'a> {
             goes_on,
             threads,
             background,
+            undo_limit,
         }
     }
 }
@@ -148,12 +154,67 @@ impl Node {
         self.walk(request, WalkMode::Repair)
     }
 
-    /// Walks on a thread of its own, so that a file system that stops answering costs that thread
-    /// and nobody else.
+    /// Takes back what passes over a volume changed; only for whoever has the lock of the node.
+    ///
+    /// # Errors
+    ///
+    /// [`UndoError`] or [`WalkError`]; entries that could not be restored are counted instead.
+    pub fn undo(
+        &self,
+        volume: &Volume,
+        request: UndoRequest<'_>,
+    ) -> Result<Result<Undone, UndoError>, WalkError> {
+        let UndoRequest { back_to, privileges, dry_run, cancel, progress } = request;
+        let (paths, on) = (self.paths.clone(), volume.clone());
+        self.at_distance(&volume.host_path, cancel, progress, move |far| {
+            let open = open(&paths, &on, None)?;
+            if !dry_run {
+                let path = on.host_path.clone();
+                bookmark::forget(&paths, &on.name)
+                    .map_err(|source| WalkError::Io { path, source })?;
+            }
+            let (cancel, progress) = (&far.cancel, &|now| far.set(now));
+            let request = UndoRequest { back_to, privileges, dry_run, cancel, progress };
+            Ok(undo::undo(&paths, &on.name, &open, request))
+        })?
+    }
+
     fn walk(&self, request: WalkRequest<'_>, mode: WalkMode) -> Result<WalkReport, WalkError> {
         let WalkRequest { volume, rule, file_system, cancel, progress, .. } = request;
         let WalkRequest { max_changes, since, watched, threads, background, .. } = request;
-        let WalkRequest { trace, goes_on, .. } = request;
+        let WalkRequest { trace, goes_on, undo_limit, .. } = request;
+        let work = {
+            let (paths, volume, rule) = (self.paths.clone(), volume.clone(), Kept::of(rule));
+            let file_system = file_system.map(str::to_owned);
+            let trace = trace.cloned();
+            move |far: &Far| {
+                let walk = Walk {
+                    trace: trace.as_deref(),
+                    cancel: &far.cancel,
+                    progress: &|now| far.set(now),
+                    max_changes,
+                    since,
+                    watched,
+                    threads,
+                    background,
+                    ..Walk::new(mode, rule.get())
+                };
+                let open = open(&paths, &volume, file_system.as_deref())?;
+                walk_on(&paths, &volume, &open, (goes_on, undo_limit), walk)
+            }
+        };
+        self.at_distance(&volume.host_path, cancel, progress, work)?
+    }
+
+    /// Works in a volume on a thread of its own, so that a file system that stops answering costs
+    /// that thread and nobody else.
+    fn at_distance<T: Send + 'static>(
+        &self,
+        host_path: &str,
+        cancel: &AtomicBool,
+        progress: &(dyn Fn(Progress) + Sync),
+        work: impl FnOnce(&Far) -> T + Send + 'static,
+    ) -> Result<T, WalkError> {
         let far = Arc::new(Far::default());
         let see = {
             let far = Arc::clone(&far);
@@ -167,27 +228,12 @@ impl Node {
         };
         see();
         let work = {
-            let (paths, volume, rule) = (self.paths.clone(), volume.clone(), rule.clone());
-            let (file_system, far) = (file_system.map(str::to_owned), Arc::clone(&far));
-            let trace = trace.cloned();
-            move || {
-                let walk = Walk {
-                    trace: trace.as_deref(),
-                    cancel: &far.cancel,
-                    progress: &|now| far.set(now),
-                    max_changes,
-                    since,
-                    watched,
-                    threads,
-                    background,
-                    ..Walk::new(mode, &rule)
-                };
-                walk_on(&paths, &volume, file_system.as_deref(), goes_on, walk)
-            }
+            let far = Arc::clone(&far);
+            move || work(&far)
         };
         let mut last = (Progress::default(), Instant::now());
         let mut asked = Instant::now();
-        let done = self.answers.follow(&volume.host_path, work, || {
+        let done = self.answers.follow(host_path, work, || {
             let now = see();
             if now != last.0 {
                 last = (now, Instant::now());
@@ -199,20 +245,41 @@ impl Node {
             }
             // A slow disk, or a file system that is gone? Its root tells.
             asked = Instant::now();
-            let (paths, place) = (self.paths.clone(), volume.host_path.clone());
+            let (paths, place) = (self.paths.clone(), host_path.to_owned());
             let look = move || source::is_directory(&paths, &place);
-            self.answers.ask(&volume.host_path, look).is_err()
+            self.answers.ask(host_path, look).is_err()
         });
-        let path = volume.host_path.clone();
         match done {
-            Ok(report) => {
+            Ok(done) => {
                 progress(far.get());
-                report
+                Ok(done)
             }
             Err(source) => {
                 far.cancel.store(true, Ordering::Relaxed);
-                Err(WalkError::NoAnswer { path, source })
+                Err(WalkError::NoAnswer { path: host_path.to_owned(), source })
             }
+        }
+    }
+}
+
+/// A rule of one's own, for another thread.
+enum Kept {
+    Declared(OwnershipRule),
+    Shifted(Arc<Shifting>),
+}
+
+impl Kept {
+    fn of(rule: WalkRule<'_>) -> Self {
+        match rule {
+            WalkRule::Declared(rule) => Self::Declared(rule.clone()),
+            WalkRule::Shifted(shifting) => Self::Shifted(Arc::clone(shifting)),
+        }
+    }
+
+    const fn get(&self) -> WalkRule<'_> {
+        match self {
+            Self::Declared(rule) => WalkRule::Declared(rule),
+            Self::Shifted(shifting) => WalkRule::Shifted(shifting),
         }
     }
 }
@@ -234,14 +301,12 @@ impl Far {
     }
 }
 
-/// Walks a volume where it is on the file system that is expected.
-fn walk_on(
+/// Opens a volume where it is on the file system that is expected.
+fn open(
     paths: &NodePaths,
     volume: &Volume,
     file_system: Option<&str>,
-    goes_on: bool,
-    walk: Walk<'_>,
-) -> Result<WalkReport, WalkError> {
+) -> Result<OpenVolume, WalkError> {
     let path = || volume.host_path.clone();
     let open = match source::open(paths, volume) {
         (_, Some(open)) => open,
@@ -252,14 +317,34 @@ fn walk_on(
         let (expected, found) = (expected.to_owned(), found.clone());
         return Err(WalkError::FileSystemChanged { path: path(), expected, found });
     }
+    Ok(open)
+}
+
+/// Walks an open volume, with a bookmark and a record where they are wanted.
+fn walk_on(
+    paths: &NodePaths,
+    volume: &Volume,
+    open: &OpenVolume,
+    (goes_on, undo_limit): (bool, u64),
+    walk: Walk<'_>,
+) -> Result<WalkReport, WalkError> {
+    let failed = |source| WalkError::Io { path: volume.host_path.clone(), source };
+    let record = (walk.mode == WalkMode::Repair && undo_limit > 0)
+        .then(|| {
+            let what = (walk.rule.kind(), walk.rule.text());
+            Recorder::new(paths, &volume.name, open, what, undo_limit)
+        })
+        .transpose()
+        .map_err(failed)?;
     let bookmark = goes_on
-        .then(|| Bookmark::open(paths, &volume.name, &open, walk.rule, walk.mode))
+        .then(|| Bookmark::open(paths, &volume.name, open, walk.rule, walk.mode))
         .and_then(|bookmark| {
             // It costs looks that were made before, should this one be interrupted.
             bookmark.inspect_err(|error| debug!(VOLUME = %volume.name, "no bookmark: {error}")).ok()
         });
-    let report = walk::walk(&open, Walk { bookmark: bookmark.as_ref(), ..walk })
-        .map_err(|errno| WalkError::Io { path: path(), source: errno.into() })?;
+    let (bookmarked, recorded) = (bookmark.as_ref(), record.as_ref());
+    let report = walk::walk(open, Walk { bookmark: bookmarked, record: recorded, ..walk })
+        .map_err(|errno| failed(errno.into()))?;
     if report.audit.believed > 0 {
         debug!(
             VOLUME = %volume.name,
@@ -271,6 +356,9 @@ fn walk_on(
     }
     if let Some(bookmark) = bookmark {
         bookmark.end(&report);
+    }
+    if let Some(record) = record.filter(|_| report.came_to_its_end()) {
+        record.end();
     }
     Ok(report)
 }

@@ -32,7 +32,7 @@ use std::collections::BTreeSet;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::mpsc::{Sender, channel};
-use std::time::{Instant, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use pctd_core::desired::Volume;
 use pctd_core::ids::VolumeName;
@@ -51,6 +51,9 @@ use self::repair::Held;
 use self::volumes::{Command, Volumes};
 use self::worker::Worker;
 use crate::paths::NodePaths;
+
+/// How long the watch may take to let go of a volume.
+const LETS_GO: Duration = Duration::from_secs(10);
 
 /// What the watch has to tell.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -80,6 +83,8 @@ pub struct Standing {
     pub cpu_percent: u32,
     /// A tree that was moved in and needs more changes than this is left to a walk.
     pub confirm_above: u64,
+    /// How many bytes the records of what is put right may take; 0: it is not recorded.
+    pub undo_limit: u64,
 }
 
 /// The watch; see the module. Its thread ends when this is dropped.
@@ -171,8 +176,8 @@ impl Watcher {
             let now = self.marks.arm(&self.paths, &volume.host_path);
             self.armed(volume, now, Some("it was not watched for a while"));
         }
-        let confirm_above = standing.confirm_above;
-        let held = |rule| Arc::new(Held { rule, confirm_above });
+        let Standing { confirm_above, undo_limit, .. } = standing;
+        let held = |rule| Arc::new(Held { rule, confirm_above, undo_limit });
         let rule = standing.rule.clone().map(held);
         let percent = standing.cpu_percent;
         self.shared.with(name, |entry| entry.standing = Some(standing));
@@ -204,6 +209,16 @@ impl Watcher {
             Command::Rule { volume: name.clone(), rule: None, percent }
         };
         self.send(command);
+    }
+
+    /// As [`Watcher::pause`], and waits until nothing is done to the volume any more; returns whether
+    /// it came to that.
+    pub fn pause_now(&self, name: &VolumeName) -> bool {
+        self.pause(name);
+        let (done, seen) = channel();
+        self.send(Command::Tell(done));
+        // An entry under way takes a moment, unless its file system does not answer.
+        seen.recv_timeout(LETS_GO).is_ok() || self.shared.ended().is_some()
     }
 
     /// Returns whether a volume is held to a rule.

@@ -12,7 +12,9 @@ use std::process::ExitCode;
 use clap::{CommandFactory as _, Parser as _};
 use pctd_core::doctor::DoctorReport;
 use pctd_core::ids::Key;
+use pctd_core::order::{ShiftOrder, UndoOrder};
 use pctd_core::report;
+use pctd_core::shift::{Ranges, Shift};
 use pctd_node::{NodeOptions, NodePaths};
 use serde::Serialize;
 
@@ -27,11 +29,14 @@ mod check;
 mod client;
 mod doctor;
 mod inspect;
+mod order;
 mod plan;
 mod progress;
 mod render;
+mod shift;
 mod status;
 mod style;
+mod undo;
 
 use args::{Cli, Command, Global, OutputFormat, SchemaOf};
 
@@ -95,6 +100,16 @@ fn dispatch(cli: Cli) -> Result<Ended, Failure> {
         Command::Check { paths, strict } => check::run(&global, paths, strict),
         Command::Inspect { ctid } => inspect::run(&global, ctid),
         Command::Doctor { ctid, path } => doctor::run(&global, ctid, path.as_deref()),
+        Command::Undo { volume, list: true, .. } => undo::list(&global, &volume),
+        Command::Undo { volume, list: false, back_to, setuid, dry_run } => {
+            log::init(verbosity(&global, Verbosity::Quiet));
+            undo::run(&global, UndoOrder { volume, back_to, setuid, dry_run })
+        }
+        Command::Shift { volume, from, to, count, dry_run, live } => {
+            log::init(verbosity(&global, Verbosity::Quiet));
+            let shift = Shift::new(Ranges { from, to, count })?;
+            shift::run(&global, ShiftOrder { volume, shift, dry_run, live })
+        }
         Command::Schema { of } => {
             let schema = match of {
                 SchemaOf::Config => pctd_core::config::schema(),
@@ -102,6 +117,8 @@ fn dispatch(cli: Cli) -> Result<Ended, Failure> {
                 SchemaOf::Status => schemars::schema_for!(report::StatusReport).to_value(),
                 SchemaOf::Inspect => schemars::schema_for!(report::InspectReport).to_value(),
                 SchemaOf::Check => schemars::schema_for!(report::CheckReport).to_value(),
+                SchemaOf::Shift => schemars::schema_for!(report::ShiftReport).to_value(),
+                SchemaOf::Undo => schemars::schema_for!(report::UndoReport).to_value(),
                 SchemaOf::Doctor => schemars::schema_for!(DoctorReport).to_value(),
             };
             print(&format!("{}\n", serde_json::to_string_pretty(&schema)?))?;

@@ -9,7 +9,8 @@
 //! - `config`: which configuration is in force; `in_force` whether it is what a client read. `surveys`: looks at everything.
 //! - `runs`: which key is worked on when; `queue` what waits, `retries` and `backoff` how long,
 //!   `walks` which volume is walked.
-//! - `counters`: what was done, for metrics.
+//! - `orders`: what is done to one volume because an admin says so. `counters`: what was done, for
+//!   metrics.
 //! - `clients`: what is asked; `followers` who waits for an answer. `board`, `status`: what is known.
 
 use std::collections::BTreeMap;
@@ -18,6 +19,7 @@ use std::time::Duration;
 
 use pctd_core::desired::Desired;
 use pctd_core::ids::{Ctid, Key, VolumeName};
+use pctd_core::order::OrderReport;
 use pctd_core::request::Asked;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinSet;
@@ -29,6 +31,7 @@ pub(crate) use crate::controller::config::ConfigEvent;
 use crate::controller::board::Board;
 use crate::controller::config::ConfigState;
 use crate::controller::followers::Followers;
+use crate::controller::orders::Orders;
 use crate::controller::queue::WorkQueue;
 use crate::controller::retries::Retries;
 use crate::controller::runs::{Run, has_room};
@@ -43,6 +46,7 @@ mod config;
 pub(crate) mod counters;
 pub(crate) mod followers;
 mod in_force;
+mod orders;
 mod queue;
 mod retries;
 mod runs;
@@ -108,6 +112,7 @@ enum Done {
     /// With the generation of the configuration it was made for.
     Survey(u64, BTreeMap<Key, View>),
     Key(Key, Box<Outcome>),
+    Order(Key, Result<OrderReport, String>),
 }
 
 /// The state of the loop. See the module.
@@ -119,6 +124,7 @@ pub(crate) struct Controller<R> {
     queue: WorkQueue,
     board: Board,
     followers: Followers,
+    orders: Orders,
     retries: Retries,
     walks: Walks,
     /// Keys whose next run an admin asked for.
@@ -148,6 +154,7 @@ impl<R: Reconciler> Controller<R> {
             queue: WorkQueue::default(),
             board: Board::default(),
             followers: Followers::default(),
+            orders: Orders::default(),
             retries: Retries::default(),
             walks: Walks::default(),
             asked: BTreeMap::new(),
@@ -193,6 +200,7 @@ impl<R: Reconciler> Controller<R> {
                         self.on_survey(generation, views);
                     }
                     Ok(Done::Key(key, outcome)) => self.on_outcome(&key, *outcome),
+                    Ok(Done::Order(key, came_of_it)) => self.on_order(&key, came_of_it),
                     Err(panic) => {
                         // A defect: the process ends and systemd starts it anew.
                         error!("a run ended unexpectedly: {panic}");
@@ -240,6 +248,7 @@ impl<R: Reconciler> Controller<R> {
                         debug!(%key, verdict = ?outcome.verdict, "run ended at shutdown");
                         self.running.remove(&key);
                     }
+                    Some(Ok(Done::Order(key, came_of_it))) => self.on_order(&key, came_of_it),
                     Some(_) => {}
                     None => return,
                 },

@@ -13,6 +13,7 @@ use pctd_core::desired::{Desired, Mode};
 use pctd_core::ids::{Ctid, Key, VolumeName};
 use pctd_core::ledger::{LedgerEntry, VolumeRecord};
 use pctd_core::observed::{Assurance, Drift, MapConsent, Removal, Requests, Snapshot};
+use pctd_core::order::{Order, OrderReport};
 use pctd_core::plan::{Basis, Plans, Readiness, Step};
 use pctd_core::request::Asked;
 use pctd_node::{Node, NodeOptions, NodePaths, Trace, Watcher};
@@ -30,6 +31,8 @@ mod observe;
 mod remove;
 mod restart;
 mod restarts;
+mod shift;
+pub(crate) mod undo;
 mod watch;
 
 pub(crate) use observe::{Depth, Scope};
@@ -58,6 +61,8 @@ struct Memory {
     /// Volumes whose file system refused an owner, until an admin asks again or the refusal is
     /// due for another look.
     refused: BTreeMap<VolumeName, String>,
+    /// Volumes in which what was to be changed could not be recorded, until the next try.
+    unrecorded: BTreeMap<VolumeName, String>,
     /// Volumes whose last run found why nothing is done to them, which waiting will not cure.
     held: BTreeSet<VolumeName>,
     /// What is known of volumes since this process started, besides the ledger, and for which
@@ -67,6 +72,8 @@ struct Memory {
     traces: BTreeMap<VolumeName, Arc<Trace>>,
     /// Volumes that other nodes see as well.
     shared: BTreeSet<VolumeName>,
+    /// Volumes that an order is at work in, and the watch leaves alone.
+    left_alone: BTreeSet<VolumeName>,
     /// Containers that a run clones right now.
     cloning: BTreeSet<Ctid>,
     /// The restarts that the ledger knows of, and when they were.
@@ -127,6 +134,7 @@ impl Engine {
         let mut requests = Requests {
             confirmed: BTreeSet::new(),
             refused: memory.refused.clone(),
+            unrecorded: memory.unrecorded.clone(),
             held: memory.held.clone(),
             named: BTreeSet::new(),
             id_maps: BTreeMap::new(),
@@ -203,6 +211,9 @@ impl Engine {
     fn run(&self, desired: &Desired, key: &Key, job: &Job) -> Outcome {
         if job.is_confirmed() || job.verify {
             self.forget_refusals(key);
+        }
+        if let Key::Volume(name) = key {
+            self.memory().unrecorded.remove(name);
         }
         if let (Key::Volume(name), true) = (key, job.verify) {
             self.catch_up(desired, name);
@@ -354,6 +365,13 @@ impl Reconciler for Engine {
                 debug!(error, "survey failed");
                 BTreeMap::new()
             }
+        }
+    }
+
+    fn obey(&self, desired: &Desired, order: &Order, job: &Job) -> Result<OrderReport, String> {
+        match order {
+            Order::Undo(order) => self.undo(desired, order, job).map(OrderReport::Undo),
+            Order::Shift(order) => self.shift(desired, order, job).map(OrderReport::Shift),
         }
     }
 

@@ -12,6 +12,7 @@ use pctd_core::condition::Conditions;
 use pctd_core::desired::Desired;
 use pctd_core::ids::{Key, VolumeName};
 use pctd_core::observed::{Assurance, Drift, Removal};
+use pctd_core::order::{Order, OrderReport};
 use pctd_core::plan::{Hold, Reason, Step};
 use pctd_core::report::ProgressReport;
 use pctd_core::request::Asked;
@@ -26,6 +27,13 @@ pub(crate) trait Reconciler: Send + Sync + 'static {
 
     /// Observes one key, takes the steps it needs and observes it again.
     fn reconcile(&self, desired: &Desired, key: &Key, job: &Job) -> Outcome;
+
+    /// Carries out an order for one volume.
+    ///
+    /// # Errors
+    ///
+    /// In words, why it was not.
+    fn obey(&self, desired: &Desired, order: &Order, job: &Job) -> Result<OrderReport, String>;
 
     /// Returns what the watch of a volume has done so far. Does not wait.
     fn drift(&self, volume: &VolumeName) -> Option<Drift>;

@@ -12,6 +12,8 @@ const SECOND: Duration = Duration::from_secs(1);
 
 /// More reconciliations at once than containers a node runs help nobody.
 const MOST_CONCURRENT: u64 = 1024;
+/// A TiB: more than any node has for it.
+const MOST_UNDO_MB: u64 = 1024 * 1024;
 /// The most threads one walk may be given; more of them only get in each other's way.
 const MOST_WALK_THREADS: u64 = 64;
 
@@ -161,6 +163,12 @@ pub(super) static SETTINGS: Table = Table {
             "How much of one core it may take to put the drift of one volume right as it happens, in percent; 0: drift is found by walks only.",
         )
         .default("25"),
+        Field::new(
+            "undo_mb",
+            Shape::Whole(0, MOST_UNDO_MB),
+            "How much room the records of what pctd changed in one volume may take, in MiB, for `pctd undo`; the oldest go first. 0: nothing is recorded.",
+        )
+        .default("512"),
         Field::new(
             "max_concurrent",
             Shape::Whole(1, MOST_CONCURRENT),

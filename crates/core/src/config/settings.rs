@@ -92,6 +92,7 @@ impl<'t> Given<'_, 't> {
                 .whole("watch_cpu")
                 .and_then(|percent| u32::try_from(percent).ok())
                 .unwrap_or(default.watch_cpu),
+            undo_mb: self.whole("undo_mb").unwrap_or(default.undo_mb),
             max_concurrent: self
                 .whole("max_concurrent")
                 .and_then(|count| usize::try_from(count).ok())
@@ -169,7 +170,7 @@ mod tests {
                 "retry_initial": "1s", "retry_max": "1m 30s", "hold_interval": "3s",
                 "idmap_source": "explicit", "idmap_timeout": "0", "idmap_fallback": "nobody",
                 "restart": "never", "restart_timeout": "1s", "restart_limit": "0s",
-                "create_containers": false, "prune": true, "watch_cpu": 5, "max_concurrent": 1,
+                "create_containers": false, "prune": true, "watch_cpu": 5, "undo_mb": 0, "max_concurrent": 1,
                 "walk_threads": 3, "manage": ["cores", "name"], "pct_timeout": "1m",
                 "create_timeout": "2h", "node": "pve-1",
                 "status_group": "adm", "metrics_file": "/var/lib/a.prom"}}"#,
@@ -193,6 +194,7 @@ mod tests {
             create_containers: false,
             prune: true,
             watch_cpu: 5,
+            undo_mb: 0,
             max_concurrent: 1,
             walk_threads: NonZeroUsize::new(3),
             manage: [Field::Name, Field::Cores].into(),

@@ -281,6 +281,24 @@ pub enum Hold {
         /// What the kernel said.
         why: String,
     },
+    /// What would be changed cannot be recorded.
+    #[error(
+        "what is changed in {volume} cannot be recorded, so nothing is: {why}; make room, raise `undo_mb`, or set `\"undo_mb\": 0` to do without `pctd undo`"
+    )]
+    UndoUnavailable {
+        /// The volume.
+        volume: VolumeName,
+        /// What was met.
+        why: String,
+    },
+    /// What pctd had changed was taken back.
+    #[error(
+        "what pctd had changed in {volume} was taken back with `pctd undo`, and is not done again until `pctd apply {volume}`, or until other owners or modes are declared for it"
+    )]
+    Undone {
+        /// The volume.
+        volume: VolumeName,
+    },
     /// Some entries of the volume could not be looked at or changed.
     #[error("{errors} entries could not be looked at or changed: {}", .first.join("; "))]
     WalkIncomplete {
@@ -807,6 +825,8 @@ reasons! {
     UnknownAccount: Calm,
     ConfirmationRequired: Calm,
     OwnershipUnsupported: Calm,
+    UndoUnavailable: Calm,
+    Undone: Calm,
     WalkIncomplete: Calm,
     SourceMissing: Calm,
     LedgerLost: Calm,

@@ -19,6 +19,7 @@ use crate::plan::owner::{self, OwnerDecision};
 use crate::plan::planned::{Basis, Readiness, VolumePlan};
 use crate::plan::sharing::{self, Actor};
 use crate::plan::step::{SetOwnership, Step};
+use crate::plan::undone;
 
 /// Plans one volume on one snapshot.
 pub(crate) fn plan(
@@ -233,6 +234,10 @@ fn plan_directory(
     };
     let root = EntryStat { kind: EntryKind::Directory, ids: dir.ids, mode: dir.mode };
     let rule = rule(desired, snapshot, volume, owner, Some(&root));
+    if is_managed(&rule) && undone::is_undone(snapshot, volume) {
+        // Neither by a walk nor by the watch; services need not wait for what is not to come.
+        return undecided(vec![Hold::Undone { volume: volume.name.clone() }]);
+    }
     let is_shared = sharing::is_shared(snapshot, volume);
     let assumed = once(snapshot, volume, &rule, Some(&root)) == Once::Assumed;
     let notice = exposes_root(desired, snapshot, volume, dir);
@@ -244,6 +249,7 @@ fn plan_directory(
     };
     let mut plan = VolumePlan::new(Readiness::Ready, Basis::NotManaged);
     plan.notices.extend(notice);
+    plan.records.extend(undone::record(snapshot, volume));
     if assumed && is_managed(&rule) {
         let volume = volume.name.clone();
         plan.notices.push(match &snapshot.memory {
@@ -349,6 +355,9 @@ fn judge(
     if let Some(why) = snapshot.requests.refused.get(&volume.name) {
         let (kind, why) = (dir.file_system.kind.clone(), why.clone());
         plan.holds.push(Hold::OwnershipUnsupported { kind, why });
+    } else if let Some(why) = snapshot.requests.unrecorded.get(&volume.name) {
+        let (volume, why) = (volume.name.clone(), why.clone());
+        plan.holds.push(Hold::UndoUnavailable { volume, why });
     } else if audit.changes.saturating_sub(audit.fresh) > limit
         && !snapshot.requests.confirmed.contains(&volume.name)
     {

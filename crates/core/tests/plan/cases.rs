@@ -720,6 +720,32 @@ fn owners() -> Vec<Case> {
             &["data ! OwnershipUnsupported", "100 +mp0: /tank/data,mp=/data"],
         ),
         case(
+            "what cannot be recorded is not changed",
+            plain()
+                .here(100, UNPRIVILEGED)
+                .drift("data", 6)
+                .with(|w| drop(w.snapshot.requests.unrecorded.insert(volume("data"), "full".into()))),
+            &["data ! UndoUnavailable", "100 +mp0: /tank/data,mp=/data"],
+        ),
+        case(
+            "what was taken back is not done again",
+            plain().here(100, UNPRIVILEGED).drift("data", 6).undone("data"),
+            &["data ! Undone", "100 +mp0: /tank/data,mp=/data"],
+        ),
+        case(
+            "what was taken back is done again when an admin asks for it",
+            plain().here(100, UNPRIVILEGED).drift("data", 6).undone("data").confirmed("data"),
+            &["data own 100000:100000 6/10", "100 +mp0: /tank/data,mp=/data after volume"],
+        ),
+        case(
+            "what was taken back is done again when something else is declared",
+            with_fields(r#""owner": "container_root", "file_mode": "0640""#)
+                .here(100, UNPRIVILEGED)
+                .drift("data", 6)
+                .entered(LedgerEntry::Undone { volume: volume("data"), declared: "before".into() }),
+            &["data own 100000:100000 6/10", "100 +mp0: /tank/data,mp=/data after volume"],
+        ),
+        case(
             "entries that cannot be read are not in place",
             plain().here(100, &conf("mp0: /tank/data,mp=/data")).audit(
                 "data",

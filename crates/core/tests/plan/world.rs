@@ -235,6 +235,13 @@ impl World {
         self
     }
 
+    /// What pctd had done to a volume was taken back.
+    pub(crate) fn undone(self, name: &str) -> Self {
+        let volume = volume(name);
+        let declared = pctd_core::plan::declared(&self.desired.volumes[&volume]);
+        self.entered(LedgerEntry::Undone { volume, declared })
+    }
+
     /// pctd wrote these raw lines.
     pub(crate) fn wrote_lines(self, id: u32, lines: &[&str]) -> Self {
         let lines = lines.iter().map(|line| line.parse().unwrap()).collect();

@@ -35,15 +35,15 @@ use crate::stat::Stat;
 pub(super) struct Piece {
     /// The directory it begins at.
     pub(super) base: Frame,
-    /// Its path for people; empty for the root of the volume.
-    pub(super) path: String,
+    /// Its path below the root of the volume; empty for that.
+    pub(super) path: Vec<u8>,
     /// Names in it, of what is probably no directory, to be looked at.
     pub(super) leaves: Names,
 }
 
 impl Piece {
     /// Returns a directory and all below it.
-    pub(super) fn directory(base: Frame, path: String) -> Self {
+    pub(super) fn directory(base: Frame, path: Vec<u8>) -> Self {
         Self { base, path, leaves: Names::default() }
     }
 }
@@ -183,7 +183,15 @@ impl<'a> Crew<'a> {
 
     /// Returns how many directories one worker may have open; fewer when others come.
     pub(super) fn fds(&self) -> FdBudget {
-        self.walk.fds.share(self.hands.wanted())
+        self.walk.fds.share(self.hands.wanted()).without(self.due() - 1)
+    }
+
+    /// Returns how many entries one worker may have open until their record is written.
+    pub(super) fn due(&self) -> usize {
+        match self.walk.record {
+            Some(_) => self.walk.fds.share(self.hands.wanted()).due(),
+            None => 1,
+        }
     }
 
     /// Returns whether there are fewer pieces than others could take at once.
@@ -211,6 +219,16 @@ impl<'a> Crew<'a> {
                 self.stop.store(true, Ordering::Relaxed);
             }
         }
+    }
+
+    /// Ends the walk: what follows could not be recorded.
+    pub(super) fn end(&self) {
+        self.stop.store(true, Ordering::Relaxed);
+    }
+
+    /// Returns whether the file system refused the first few changes and made none.
+    pub(super) fn is_hopeless(&self) -> bool {
+        self.is_over() && self.refused.load(Ordering::Relaxed) >= REFUSALS_BEFORE_END
     }
 
     /// Adds to what is known of the progress, and tells it.

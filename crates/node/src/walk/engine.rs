@@ -5,24 +5,29 @@
 //! once; the directories of a batch are entered before the next batch is read. So memory does not
 //! grow with the number of entries in a directory, and nothing is read twice.
 //!
+//! What differs is changed right there, or where that is recorded first, a few entries of one
+//! directory at a time.
+//!
 //! Each worker of a walk is one [`Engine`]. A directory gets its own turn when everything in it
 //! was dealt with, but for what another worker took over and still has in hand; only the root
 //! waits for all of them.
 
 use std::ffi::{CStr, CString};
 use std::mem::MaybeUninit;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 
-use pctd_core::ownership::Place;
+use pctd_core::ownership::{Change, Place};
+use pctd_core::undo;
 use rustix::fs::{FileType, RawDir, SeekFrom, seek};
 use rustix::io::{Errno, fcntl_dupfd_cloexec};
 
 use super::crew::{Crew, Names, Piece};
+use super::due::{self, Due, Where};
 use super::entry::{self, Applied};
 use super::pace::{self, Meter};
 use super::stack::{Ascent, Frame, Reading, Spot, Stack};
 use super::tally::{Tally, display_path, is_vanished};
-use super::{Progress, Walk, WalkMode, WalkReport};
+use super::{Progress, Walk, WalkMode, WalkReport, WalkRule};
 use crate::source::OpenVolume;
 use crate::stat::{Stat, open_dir_here, open_for_reading, open_path_here};
 
@@ -61,7 +66,7 @@ pub fn walk(volume: &OpenVolume, walk: Walk<'_>) -> Result<WalkReport, Errno> {
             crew.note(&fd, &stat);
             let account = crew.account(&fd, &stat);
             let root = Frame::new(CString::default(), fd, volume.identity(), false);
-            let first = Piece::directory(root.with_account(account), String::new());
+            let first = Piece::directory(root.with_account(account), Vec::new());
             engine.tally = crew.run(first);
             if let Some(bookmark) = walk.bookmark.filter(|_| walk.mode == WalkMode::Audit) {
                 engine.tally.add_findings(bookmark.found());
@@ -109,10 +114,11 @@ pub fn walk_below(
             return Err(Errno::INVAL);
         }
         if walk.rule.looks_below() {
-            let base = engine.frame(name, from, &stat);
-            let path = display_path("", std::iter::once(name.to_bytes()));
+            let path = || display_path(name.to_bytes());
+            let base = engine.frame(name, from, &stat, path);
             engine.publish();
-            engine.tally = engine.tally.merge(crew.run(Piece::directory(base, path)));
+            let first = Piece::directory(base, name.to_bytes().to_vec());
+            engine.tally = engine.tally.merge(crew.run(first));
         }
         Ok(engine.tally.finish(crew.is_cancelled()))
     })
@@ -128,6 +134,8 @@ pub(super) struct Engine<'a> {
     published: Progress,
     /// How many entries in a row were found to differ.
     wrong_in_a_row: u32,
+    /// Entries of one directory that are changed once that is recorded.
+    due: Vec<Due>,
 }
 
 /// What became of an entry that was taken for something other than a directory.
@@ -141,7 +149,7 @@ enum Leaf {
 impl<'a> Engine<'a> {
     pub(super) fn new(crew: &'a Crew<'a>, hire: &'a dyn Fn() -> bool) -> Self {
         let (tally, published) = (Tally::default(), Progress::default());
-        Self { crew, hire, tally, published, wrong_in_a_row: 0 }
+        Self { crew, hire, tally, published, wrong_in_a_row: 0, due: Vec::new() }
     }
 
     /// Returns what was counted.
@@ -161,12 +169,13 @@ impl<'a> Engine<'a> {
         let mut directories = Vec::new();
         for name in names.iter() {
             if self.crew.is_over() {
-                return;
+                break;
             }
             if self.leaf(stack.here(), name) == Leaf::Directory {
                 directories.push(name.to_owned());
             }
         }
+        self.settle(stack.here());
         stack.remember(directories);
         self.publish();
     }
@@ -222,7 +231,7 @@ impl<'a> Engine<'a> {
             Err(errno) => self.failed(spot, &name, errno),
             Ok(None) => {}
             Ok(Some(frame)) => {
-                let path = spot.path(Some(&name));
+                let path = spot.raw_path(Some(&name));
                 self.crew.offer(Piece::directory(frame, path), self.hire);
             }
         }
@@ -231,18 +240,15 @@ impl<'a> Engine<'a> {
     /// Leaves names of the current directory to another worker, or looks at them where that cannot be.
     fn offer_names(&mut self, stack: &Stack, names: Names) -> Vec<CString> {
         let spot = stack.here();
-        match (fcntl_dupfd_cloexec(spot.fd(), 0), stack.same_place()) {
-            (Ok(fd), Some(base)) => {
-                let piece = Piece { leaves: names, ..Piece::directory(base(fd), spot.path(None)) };
-                self.crew.offer(piece, self.hire);
-                Vec::new()
-            }
-            _ => names
-                .iter()
-                .filter(|name| self.leaf(spot, name) == Leaf::Directory)
-                .map(CStr::to_owned)
-                .collect(),
+        if let (Ok(fd), Some(base)) = (fcntl_dupfd_cloexec(spot.fd(), 0), stack.same_place()) {
+            let piece = Piece { leaves: names, ..Piece::directory(base(fd), spot.raw_path(None)) };
+            self.crew.offer(piece, self.hire);
+            return Vec::new();
         }
+        let is_directory = |name: &&CStr| self.leaf(spot, name) == Leaf::Directory;
+        let directories = names.iter().filter(is_directory).map(CStr::to_owned).collect();
+        self.settle(spot);
+        directories
     }
 
     /// Reads one batch of names of the current directory, and deals with them unless another
@@ -298,6 +304,7 @@ impl<'a> Engine<'a> {
                 break Reading::At(offset);
             }
         };
+        self.settle(stack.here());
         if let Some(offset) = cut_at {
             reading = self.go_to(stack, offset);
         }
@@ -346,7 +353,7 @@ impl<'a> Engine<'a> {
         }
         let place = Place::Below(name.to_bytes());
         if entry::decide(self.crew.walk.rule, place, &stat.entry).is_none() {
-            self.tally.entry();
+            self.count(place, &stat, || spot.path(Some(name)));
             return Leaf::Dealt;
         }
         self.opened_leaf(spot, name)
@@ -368,45 +375,115 @@ impl<'a> Engine<'a> {
             }
             result => result?,
         };
-        let stat = Stat::of(&fd)?;
+        let mut stat = Stat::of(&fd)?;
+        if stat.links > 1 && !self.due.is_empty() {
+            // It may be among those that wait, under another of its names.
+            self.settle(spot);
+            stat = Stat::of(&fd)?;
+        }
         if stat.is_dir() {
             return Ok(Leaf::Directory);
         }
-        self.tally.entry();
         let place = Place::Below(name.to_bytes());
+        self.count(place, &stat, || spot.path(Some(name)));
         if entry::decide(self.crew.walk.rule, place, &stat.entry).is_none() {
             self.wrong_in_a_row = 0;
             return Ok(Leaf::Dealt);
         }
         self.wrong_in_a_row = self.wrong_in_a_row.saturating_add(1);
-        self.put_right(|| spot.path(Some(name)), place, &fd, &stat)?;
+        if let Some(change) = self.judge(place, &fd, &stat)? {
+            self.due.push(Due { name: name.to_owned(), fd, stat, change });
+            if self.due.len() >= self.crew.due() {
+                self.settle(spot);
+            }
+        }
         Ok(Leaf::Dealt)
     }
 
-    /// Decides about an open entry, counts, and in a repair changes it.
-    fn put_right(
+    /// Decides about an open entry and counts it; returns what a repair is to change.
+    fn judge(
         &mut self,
-        path: impl FnOnce() -> String,
         place: Place<'_>,
-        fd: impl std::os::fd::AsFd,
+        fd: impl AsFd,
         stat: &Stat,
-    ) -> Result<(), Errno> {
+    ) -> Result<Option<Change>, Errno> {
         let crew = self.crew;
         let Some(change) = entry::decide(crew.walk.rule, place, &stat.entry) else {
-            return Ok(());
+            return Ok(None);
         };
         if crew.is_the_watchs(stat.changed) {
             self.tally.left();
-            return Ok(());
+            return Ok(None);
         }
         let finding = entry::examine(&crew.procfs, &fd, stat, change)?;
         let repair = finding.change.filter(|_| crew.walk.mode == WalkMode::Repair);
         if repair.is_some() && !crew.may_change() {
             self.tally.limited();
-            return Ok(());
+            return Ok(None);
         }
         self.tally.finding(&finding, crew.since.is_some_and(|since| stat.changed > since));
-        let Some(change) = repair else { return Ok(()) };
+        Ok(repair)
+    }
+
+    /// Changes what waits in this directory, once that is recorded.
+    fn settle(&mut self, spot: Spot<'_>) {
+        if self.due.is_empty() {
+            return;
+        }
+        let mut due = std::mem::take(&mut self.due);
+        let entries = due.iter().map(Due::record);
+        if self.is_recorded(Where::In(spot), entries.collect()) {
+            for Due { name, fd, stat, change } in due.drain(..) {
+                self.change(|| spot.path(Some(&name)), &fd, &stat, change);
+            }
+        } else {
+            due.drain(..).for_each(|_| self.crew.not_changed(false));
+        }
+        // Its memory is used again.
+        self.due = due;
+    }
+
+    /// Puts an open directory right.
+    fn put_right(
+        &mut self,
+        at: Where<'_>,
+        place: Place<'_>,
+        fd: impl AsFd,
+        stat: &Stat,
+    ) -> Result<(), Errno> {
+        if let Some(change) = self.judge(place, &fd, stat)? {
+            if self.is_recorded(at, vec![due::record(c".", stat, change)]) {
+                self.change(|| at.path(), &fd, stat, change);
+            } else {
+                self.crew.not_changed(false);
+            }
+        }
+        Ok(())
+    }
+
+    /// Records what is about to be changed in a directory; returns whether it may be.
+    fn is_recorded(&mut self, at: Where<'_>, entries: Vec<undo::Entry>) -> bool {
+        let Some(recorder) = self.crew.walk.record else { return true };
+        let done = at.directory(self.crew.volume).and_then(|dir| recorder.record(dir, entries));
+        if let Err(error) = done {
+            self.tally.unrecorded(error.to_string());
+            self.crew.end();
+            return false;
+        }
+        true
+    }
+
+    fn change(
+        &mut self,
+        path: impl FnOnce() -> String,
+        fd: impl AsFd,
+        stat: &Stat,
+        change: Change,
+    ) {
+        let crew = self.crew;
+        if crew.is_hopeless() {
+            return crew.not_changed(false);
+        }
         match entry::apply(&crew.procfs, &fd, stat, change) {
             Applied::Done => self.tally.changed(),
             Applied::Refused(refusal) => {
@@ -418,7 +495,6 @@ impl<'a> Engine<'a> {
                 self.tally.error(path, &problem);
             }
         }
-        Ok(())
     }
 
     /// Goes down into a directory of the current one.
@@ -453,7 +529,9 @@ impl<'a> Engine<'a> {
                 // It was swapped for something else since its name was read, perhaps back again.
                 Err(errno @ (Errno::NOTDIR | Errno::LOOP)) => {
                     swaps += 1;
-                    if self.leaf(spot, name) == Leaf::Dealt {
+                    let leaf = self.leaf(spot, name);
+                    self.settle(spot);
+                    if leaf == Leaf::Dealt {
                         return Ok(None);
                     }
                     if swaps > SWAPS_FOLLOWED {
@@ -467,7 +545,7 @@ impl<'a> Engine<'a> {
         if !self.is_inside(&stat) {
             return nested(self);
         }
-        Ok(Some(self.frame(name, fd, &stat)))
+        Ok(Some(self.frame(name, fd, &stat, || spot.path(Some(name)))))
     }
 
     /// Returns whether an open entry is on the mount and the file system of the volume.
@@ -478,10 +556,16 @@ impl<'a> Engine<'a> {
     }
 
     /// Counts a directory that is about to be walked.
-    fn frame(&mut self, name: &CStr, fd: OwnedFd, stat: &Stat) -> Frame {
-        self.tally.entry();
-        self.crew.note(&fd, stat);
+    fn frame(
+        &mut self,
+        name: &CStr,
+        fd: OwnedFd,
+        stat: &Stat,
+        path: impl FnOnce() -> String,
+    ) -> Frame {
         let place = Place::Below(name.to_bytes());
+        self.count(place, stat, path);
+        self.crew.note(&fd, stat);
         let due = entry::decide(self.crew.walk.rule, place, &stat.entry).is_some();
         let account = self.crew.account(&fd, stat);
         Frame::new(name.to_owned(), fd, stat.identity, due).with_account(account)
@@ -514,11 +598,11 @@ impl<'a> Engine<'a> {
         let spot = stack.here();
         if let Some(name) = &due {
             let place = Place::Below(name.to_bytes());
-            let path = || spot.path(None);
+            let at = Where::In(spot);
             let done =
-                Stat::of(spot.fd()).and_then(|stat| self.put_right(path, place, spot.fd(), &stat));
+                Stat::of(spot.fd()).and_then(|stat| self.put_right(at, place, spot.fd(), &stat));
             if let Err(errno) = done {
-                self.tally.error(path, &errno);
+                self.tally.error(|| spot.path(None), &errno);
             }
         }
         // At an early end its names may not have been read to the end.
@@ -534,8 +618,16 @@ impl<'a> Engine<'a> {
     fn root(&mut self) -> Result<(), Errno> {
         let fd = self.crew.volume.fd();
         let stat = Stat::of(fd)?;
+        self.count(Place::Root, &stat, || ".".to_owned());
+        self.put_right(Where::Root, Place::Root, fd, &stat)
+    }
+
+    /// Counts an entry that is looked at.
+    fn count(&mut self, place: Place<'_>, stat: &Stat, path: impl FnOnce() -> String) {
         self.tally.entry();
-        self.put_right(|| ".".into(), Place::Root, fd, &stat)
+        if let WalkRule::Shifted(shifting) = self.crew.walk.rule {
+            shifting.see(place, &stat.entry, path);
+        }
     }
 
     fn failed(&mut self, spot: Spot<'_>, name: &CStr, errno: Errno) {

@@ -12,7 +12,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::sync::LazyLock;
 
 use pctd_core::ids::HostIds;
-use pctd_core::ownership::{Change, EntryKind, EntryStat, OwnershipRule, Place};
+use pctd_core::ownership::{Change, EntryKind, EntryStat, OwnershipRule, Place, mode_after_chown};
 use pctd_sys::{chmod, xattr};
 use rustix::fs::{
     AtFlags, CWD, Gid, Mode, OFlags, PROC_SUPER_MAGIC, ResolveFlags, Uid, chmodat, chownat,
@@ -21,26 +21,25 @@ use rustix::fs::{
 use rustix::io::Errno;
 use rustix::path::DecInt;
 
+use super::WalkRule;
 use crate::stat::Stat;
 
 /// Setuid.
 const SET_UID: u32 = 0o4000;
 /// Setgid.
 const SET_GID: u32 = 0o2000;
-/// Execute for the group; setgid without it is an old mark for mandatory locks.
-const GROUP_EXECUTE: u32 = 0o010;
 /// Execute for anybody.
 const EXECUTE: u32 = 0o111;
 
 /// What is to be done about one entry.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Finding {
+pub(crate) struct Finding {
     /// The change; none where only an ACL stands between the entry and its declared mode.
-    pub(super) change: Option<Change>,
+    pub(crate) change: Option<Change>,
     /// The mode it has.
     pub(super) mode: u32,
     /// Its mode is left alone because it carries an access ACL.
-    pub(super) acl: bool,
+    pub(crate) acl: bool,
     /// It has other names, which change with it.
     pub(super) hard_link: bool,
     /// The change of owner takes setuid, setgid or capabilities away.
@@ -49,7 +48,7 @@ pub(super) struct Finding {
 
 /// The file system would not let an entry be changed.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Refusal {
+pub(crate) struct Refusal {
     call: &'static str,
     errno: Errno,
 }
@@ -64,7 +63,18 @@ impl fmt::Display for Refusal {
 ///
 /// A chown takes setuid and setgid of a file away, and they stay away unless the declaration has
 /// them: so where the owner is to change, the rule is asked about the mode that will be left.
-pub(super) fn decide(rule: &OwnershipRule, place: Place<'_>, stat: &EntryStat) -> Option<Change> {
+pub(super) fn decide<'r>(
+    rule: impl Into<WalkRule<'r>>,
+    place: Place<'_>,
+    stat: &EntryStat,
+) -> Option<Change> {
+    match rule.into() {
+        WalkRule::Declared(rule) => as_declared(rule, place, stat),
+        WalkRule::Shifted(shifting) => shifting.shift().decide(stat),
+    }
+}
+
+fn as_declared(rule: &OwnershipRule, place: Place<'_>, stat: &EntryStat) -> Option<Change> {
     let mut change = rule.decide(place, stat)?;
     let left = mode_after_chown(stat);
     if change.owner.is_some() && left != stat.mode {
@@ -73,18 +83,6 @@ pub(super) fn decide(rule: &OwnershipRule, place: Place<'_>, stat: &EntryStat) -
         change.mode = None;
     }
     Some(change)
-}
-
-/// Returns the mode a chown by root leaves behind (chown(2), `setattr_should_drop_sgid`).
-fn mode_after_chown(stat: &EntryStat) -> u32 {
-    let executable_set_gid = SET_GID | GROUP_EXECUTE;
-    match stat.kind {
-        EntryKind::Directory | EntryKind::Symlink => stat.mode,
-        EntryKind::File | EntryKind::Special => {
-            let mode = stat.mode & !SET_UID;
-            if mode & executable_set_gid == executable_set_gid { mode & !SET_GID } else { mode }
-        }
-    }
 }
 
 /// Whether the kernel sets the mode of an `O_PATH` fd by itself; it will not learn to meanwhile.
@@ -138,7 +136,7 @@ impl ProcFds {
 }
 
 /// Looks closer at an entry that differs; `fd` is open on what `stat` describes.
-pub(super) fn examine(
+pub(crate) fn examine(
     procfs: &ProcFds,
     fd: impl AsFd,
     stat: &Stat,
@@ -164,7 +162,7 @@ pub(super) fn examine(
 
 /// How a change went.
 #[derive(Debug)]
-pub(super) enum Applied {
+pub(crate) enum Applied {
     /// It was made.
     Done,
     /// The file system does not do this.
@@ -177,7 +175,7 @@ pub(super) enum Applied {
 ///
 /// In the order of systemd-tmpfiles' `fd_set_perms`: at no moment does anybody have more rights
 /// than before or after.
-pub(super) fn apply(procfs: &ProcFds, fd: impl AsFd, stat: &Stat, change: Change) -> Applied {
+pub(crate) fn apply(procfs: &ProcFds, fd: impl AsFd, stat: &Stat, change: Change) -> Applied {
     let result = set(procfs, fd, stat.entry.mode, change);
     match result {
         Ok(()) => Applied::Done,

@@ -26,6 +26,11 @@ const LIMIT_SHARE: u64 = 4;
 /// began at, and one in the queue.
 const BESIDES: usize = 2;
 
+/// The share of its fds that a worker may have on entries that wait for their record, and the most
+/// of these: with so many to a record, the record costs next to nothing.
+const DUE_SHARE: usize = 4;
+const MOST_DUE: usize = 16;
+
 /// How many directories a walk keeps open, besides the root.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct FdBudget(usize);
@@ -44,6 +49,16 @@ impl FdBudget {
     /// Returns the share of one of so many workers.
     pub(super) fn share(self, workers: usize) -> Self {
         if workers < 2 { self } else { Self::new((self.0 / workers).saturating_sub(BESIDES)) }
+    }
+
+    /// Returns how many of them may be entries that wait for their record.
+    pub(super) fn due(self) -> usize {
+        (self.0 / DUE_SHARE).clamp(1, MOST_DUE)
+    }
+
+    /// Returns the budget without so many.
+    pub(super) fn without(self, fds: usize) -> Self {
+        Self::new(self.0.saturating_sub(fds))
     }
 }
 
@@ -120,8 +135,8 @@ pub(super) enum Ascent {
 #[derive(Debug)]
 pub(super) struct Stack {
     frames: Vec<Frame>,
-    /// Where the first frame is, for people; empty for the root of the volume.
-    above: String,
+    /// The path of the first frame; empty for the root of the volume.
+    above: Vec<u8>,
     /// The first frame after the first that is open; all after it are.
     first_open: usize,
     /// Directories that are still to be entered, and the bytes of their names.
@@ -130,9 +145,9 @@ pub(super) struct Stack {
 }
 
 impl Stack {
-    /// Returns the way that begins at an open directory, which stays open; `path` is its path for
-    /// people, empty for the root of the volume.
-    pub(super) fn new(base: Frame, path: String) -> Self {
+    /// Returns the way that begins at an open directory, which stays open; `path` is its path, empty
+    /// for the root of the volume.
+    pub(super) fn new(base: Frame, path: Vec<u8>) -> Self {
         Self { frames: vec![base], above: path, first_open: 1, pending: 0, pending_bytes: 0 }
     }
 
@@ -284,9 +299,21 @@ impl<'s> Spot<'s> {
 
     /// Returns its path, or that of a name in it, for people.
     pub(super) fn path(self, name: Option<&CStr>) -> String {
+        display_path(&self.raw_path(name))
+    }
+
+    /// Returns its path below the root of the volume, or that of a name in it.
+    pub(super) fn raw_path(self, name: Option<&CStr>) -> Vec<u8> {
         let frames = self.stack.frames.iter().take(self.level + 1).skip(1);
         let names = frames.map(|frame| frame.name.as_bytes());
-        display_path(&self.stack.above, names.chain(name.map(CStr::to_bytes)))
+        let mut path = self.stack.above.clone();
+        for name in names.chain(name.map(CStr::to_bytes)) {
+            if !path.is_empty() {
+                path.push(b'/');
+            }
+            path.extend_from_slice(name);
+        }
+        path
     }
 }
 

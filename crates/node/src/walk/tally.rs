@@ -74,6 +74,12 @@ impl Tally {
         self.report.limited = true;
     }
 
+    /// Notes that something could not be recorded, and so was not changed.
+    pub(super) fn unrecorded(&mut self, why: String) {
+        self.loose_ends += 1;
+        self.report.unrecorded.get_or_insert(why);
+    }
+
     pub(super) fn nested_mount(&mut self, path: String) {
         self.loose_ends += 1;
         self.report.audit.nested_mounts.push(path);
@@ -104,6 +110,7 @@ impl Tally {
         let (sum, more) = (&mut self.report, other.report);
         sum.changed += more.changed;
         sum.limited |= more.limited;
+        sum.unrecorded = sum.unrecorded.take().or(more.unrecorded);
         sum.unsupported = match (sum.unsupported.take(), more.unsupported) {
             (Some(one), Some(two)) => {
                 Some(Unsupported { entries: one.entries + two.entries, ..one })
@@ -159,16 +166,11 @@ pub(super) fn is_vanished(errno: Errno) -> bool {
     errno == Errno::NOENT || errno == Errno::STALE
 }
 
-/// Returns names below `above` as one relative path for people: lossy, without control characters.
-pub(super) fn display_path<'a>(above: &str, names: impl Iterator<Item = &'a [u8]>) -> String {
-    let mut out = above.to_owned();
-    for name in names {
-        if !out.is_empty() {
-            out.push('/');
-        }
-        for c in String::from_utf8_lossy(name).chars() {
-            if c.is_control() { out.extend(c.escape_default()) } else { out.push(c) }
-        }
+/// Returns a relative path for people: lossy, without control characters.
+pub(super) fn display_path(path: &[u8]) -> String {
+    let mut out = String::with_capacity(path.len());
+    for c in String::from_utf8_lossy(path).chars() {
+        if c.is_control() { out.extend(c.escape_default()) } else { out.push(c) }
     }
     if out.is_empty() { ".".into() } else { out }
 }
@@ -179,10 +181,7 @@ mod tests {
 
     #[test]
     fn paths_for_people_have_no_control_characters_and_are_never_empty() {
-        let names: [&[u8]; 2] = [b"a\nb", b"c\xff"];
-        assert_eq!(display_path("", names.into_iter()), "a\\nb/c\u{fffd}");
-        assert_eq!(display_path("x/y", names.into_iter()), "x/y/a\\nb/c\u{fffd}");
-        assert_eq!(display_path("x", std::iter::empty()), "x");
-        assert_eq!(display_path("", std::iter::empty()), ".");
+        assert_eq!(display_path(b"x/a\nb/c\xff"), "x/a\\nb/c\u{fffd}");
+        assert_eq!(display_path(b""), ".");
     }
 }

@@ -6,17 +6,22 @@
 //! followed, the change made on the very inode that was judged.
 
 use std::ffi::CStr;
+use std::io;
 use std::num::NonZeroUsize;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use pctd_core::ids::VolumeName;
 use pctd_core::ownership::{OwnershipRule, Place};
+use pctd_core::undo::PassKind;
 use pctd_sys::handle::{self, FileHandle};
 use rustix::io::{Errno, fcntl_dupfd_cloexec};
 
 use super::mark::{OpenRoot, Root};
+use crate::paths::NodePaths;
 use crate::source::OpenVolume;
-use crate::stat::{Stat, open_dir_here, open_parent, open_path_here};
+use crate::stat::{Stat, is_below, open_dir_here, open_path_here};
+use crate::undo::Recorder;
 use crate::walk::entry::ProcFds;
 use crate::walk::spot::{Spot, Touched};
 use crate::walk::{Progress, Walk, WalkMode, walk_below};
@@ -36,6 +41,31 @@ pub(super) struct Held {
     pub(super) rule: OwnershipRule,
     /// More changes at once than this are not made without a question.
     pub(super) confirm_above: u64,
+    /// How many bytes the records of what is changed may take; 0: it is not recorded.
+    pub(super) undo_limit: u64,
+}
+
+impl Held {
+    /// Returns where what is changed is recorded; none where it is not to be.
+    ///
+    /// # Errors
+    ///
+    /// The root directory cannot be looked at.
+    pub(super) fn recorder(
+        &self,
+        paths: &NodePaths,
+        volume: &VolumeName,
+        armed: &Root,
+        root: &OpenRoot,
+    ) -> io::Result<Option<Recorder>> {
+        if self.undo_limit == 0 {
+            return Ok(None);
+        }
+        let fd = fcntl_dupfd_cloexec(&root.fd, 0)?;
+        let open = OpenVolume::new(fd, &root.stat, armed.on.clone());
+        let what = (PassKind::Drift, format!("{:?}", self.rule));
+        Recorder::new(paths, volume, &open, what, self.undo_limit).map(Some)
+    }
 }
 
 /// What came of a few entries.
@@ -51,6 +81,7 @@ pub(super) struct Repaired {
 pub(super) struct Found<'a> {
     root: &'a OpenRoot,
     procfs: &'a ProcFds,
+    record: Option<&'a Recorder>,
     pub(super) dir: OwnedFd,
     is_root: bool,
 }
@@ -65,7 +96,7 @@ impl<'a> Found<'a> {
         armed: &Root,
         root: &'a OpenRoot,
         directory: &FileHandle,
-        procfs: &'a ProcFds,
+        (procfs, record): (&'a ProcFds, Option<&'a Recorder>),
     ) -> Result<Option<Self>, Errno> {
         let dir = match handle::open_dir(&root.fd, directory.as_bytes()) {
             Err(Errno::STALE | Errno::NOENT) => return Ok(None),
@@ -77,7 +108,7 @@ impl<'a> Found<'a> {
         }
         let is_root = *directory == armed.handle;
         let inside = is_root || is_below(dir.as_fd(), &armed.handle)?;
-        Ok(inside.then_some(Self { root, procfs, dir, is_root }))
+        Ok(inside.then_some(Self { root, procfs, record, dir, is_root }))
     }
 
     /// Looks at one entry, and puts it right where it differs.
@@ -87,9 +118,9 @@ impl<'a> Found<'a> {
             return;
         }
         let touched = match name.to_bytes() {
-            b"." if self.is_root => self.spot(rule).open_entry(&self.dir, Place::Root),
+            b"." if self.is_root => self.own(rule, Place::Root),
             // Patterns of names are for files, so a directory's own name does not matter.
-            b"." => self.spot(rule).open_entry(&self.dir, Place::Below(b".")),
+            b"." => self.own(rule, Place::Below(b".")),
             _ => self.named(rule, name),
         };
         match touched {
@@ -140,12 +171,18 @@ impl<'a> Found<'a> {
             cancel: &cancel,
             progress: &progress,
             max_changes: Some(held.confirm_above),
+            record: self.record,
             threads: Some(NonZeroUsize::MIN),
             ..Walk::new(WalkMode::Repair, &held.rule)
         };
         let report = walk_below(&volume, dir, name, walk).map_err(|_| UNREADABLE)?;
         sum.changed += report.changed;
         if report.is_complete() { Ok(()) } else { Err(TOO_MUCH) }
+    }
+
+    /// Looks at the directory itself.
+    fn own(&self, rule: &OwnershipRule, place: Place<'_>) -> Result<Touched, Errno> {
+        self.spot(rule).open_entry(&self.dir, place, (&self.dir, c"."))
     }
 
     fn named(&self, rule: &OwnershipRule, name: &CStr) -> Result<Touched, Errno> {
@@ -156,35 +193,11 @@ impl<'a> Found<'a> {
             return Ok(Touched::InPlace);
         }
         // Its name may stand for something else by now: what is open is what is judged.
-        spot.open_entry(open_path_here(&self.dir, name)?, place)
+        spot.open_entry(open_path_here(&self.dir, name)?, place, (&self.dir, name))
     }
 
     fn spot<'r>(&'r self, rule: &'r OwnershipRule) -> Spot<'r> {
         let (mount, device) = (self.root.stat.mount, self.root.stat.identity.device);
-        Spot { rule, mount, device, procfs: self.procfs }
-    }
-}
-
-/// Returns whether a directory lies below the one with this handle, on the same mount.
-pub(super) fn is_below(dir: BorrowedFd<'_>, root: &FileHandle) -> Result<bool, Errno> {
-    let mut held: OwnedFd;
-    let mut at = dir;
-    let mut own = FileHandle::of(at)?;
-    loop {
-        let above = match open_parent(at) {
-            // The top of the mount, and the volume was not on the way.
-            Err(Errno::XDEV | Errno::NOENT) => return Ok(false),
-            result => result?,
-        };
-        let handle = FileHandle::of(&above)?;
-        if handle == *root {
-            return Ok(true);
-        }
-        if handle == own {
-            return Ok(false);
-        }
-        own = handle;
-        held = above;
-        at = held.as_fd();
+        Spot { rule, mount, device, procfs: self.procfs, record: self.record }
     }
 }

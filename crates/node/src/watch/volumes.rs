@@ -5,6 +5,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::sync::mpsc::Sender;
 use std::time::{Duration, Instant};
 
 use pctd_core::ids::VolumeName;
@@ -21,6 +22,7 @@ use super::queue::{Look, Queue, Slice};
 use super::repair::Held;
 use crate::paths::NodePaths;
 use crate::stat::open_parent;
+use crate::undo::Recorder;
 
 /// How many entries of one volume may wait; about 8 MiB of names.
 const WAITING: usize = 64 * 1024;
@@ -40,6 +42,8 @@ pub(super) enum Command {
     Look(VolumeName, Vec<Slice>),
     /// Watch it no longer.
     Forget(VolumeName),
+    /// Say that everything up to here is obeyed.
+    Tell(Sender<()>),
 }
 
 /// The thread's own picture of a volume.
@@ -53,6 +57,8 @@ pub(super) struct Watched {
     pub(super) told: Option<Instant>,
     /// Whether the root directory may be another one by now.
     pub(super) unsure: bool,
+    /// Where what is put right is recorded first; for the rule that is in force.
+    pub(super) recorder: Option<Recorder>,
     /// The root directory, while there is work in it, and since when.
     pub(super) open: Option<(OpenRoot, Instant)>,
 }
@@ -105,6 +111,7 @@ impl Volumes {
                     untold: 0,
                     told: None,
                     unsure: false,
+                    recorder: None,
                     open: None,
                 };
                 self.by_name.insert(name, watched);
@@ -113,6 +120,8 @@ impl Volumes {
                 let Some(watched) = self.by_name.get_mut(&volume) else { return };
                 watched.budget.set_percent(percent, Instant::now());
                 watched.rule = rule;
+                // Whoever takes back what was changed needs its file.
+                watched.recorder = None;
                 if watched.rule.is_some() {
                     shared.tell_doubt(&volume);
                 }
@@ -126,6 +135,8 @@ impl Volumes {
                 }
             }
             Command::Forget(name) => self.forget(&name),
+            // Whoever asked may have ceased to wait.
+            Command::Tell(done) => drop(done.send(())),
         }
     }
 

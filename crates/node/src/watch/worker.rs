@@ -299,7 +299,14 @@ fn slice(
     }
     let Some((root, _)) = &watched.open else { return };
     let Some(Slice { directory, names }) = watched.queue.take(SLICE) else { return };
-    let found = match Found::open(&watched.root, root, &directory, procfs) {
+    if watched.recorder.is_none() {
+        match rule.recorder(paths, name, &watched.root, root) {
+            Ok(recorder) => watched.recorder = recorder,
+            Err(error) => return shared.doubt(name, &format!("the root cannot be noted: {error}")),
+        }
+    }
+    let with = (procfs, watched.recorder.as_ref());
+    let found = match Found::open(&watched.root, root, &directory, with) {
         Ok(Some(found)) => found,
         // Gone, or moved out: what is there now has another owner to answer to.
         Ok(None) => return,

@@ -55,7 +55,10 @@ fn is_walked_and_watched(paths: &NodePaths, volume: &Volume, at: &Path, watcher:
     assert!(repaired.is_complete());
     let again = walk_volume(paths, volume, Walk::new(WalkMode::Repair, &rule));
     assert_eq!(again.changed, 0, "{again:?}");
-    watcher.hold(volume, Standing { rule: Some(rule), cpu_percent: 100, confirm_above: 10 });
+    watcher.hold(
+        volume,
+        Standing { rule: Some(rule), cpu_percent: 100, confirm_above: 10, undo_limit: 0 },
+    );
     sh(at, "mkdir -p a/c; echo x > a/c/new; chown 7:7 a/b/f; chmod 777 .");
     eventually("a new file", || is(&at.join("a/c/new"), 0o640));
     eventually("another owner", || is(&at.join("a/b/f"), 0o640));
@@ -146,7 +149,10 @@ fn a_btrfs_subvolume_in_a_volume_is_not_entered_by_walk_or_watch() {
     let report = walk_volume(&tree.paths, &volume, Walk::new(WalkMode::Repair, &rule));
     assert_eq!(report.audit.nested_mounts, ["nested"]);
     assert_eq!((report.audit.entries, report.changed), (2, 2));
-    watcher.hold(&volume, Standing { rule: Some(rule), cpu_percent: 100, confirm_above: 10 });
+    watcher.hold(
+        &volume,
+        Standing { rule: Some(rule), cpu_percent: 100, confirm_above: 10, undo_limit: 0 },
+    );
     sh(&at, "echo x > nested/d/new; chmod 600 nested/d/f; chmod 700 nested/d nested; echo x > g");
     eventually("what is in the volume", || is(&at.join("g"), 0o640));
     std::thread::sleep(Duration::from_millis(200));

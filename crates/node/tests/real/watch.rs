@@ -82,7 +82,7 @@ impl Watching {
 }
 
 fn standing(rule: Option<OwnershipRule>) -> Standing {
-    Standing { rule, cpu_percent: 100, confirm_above: 10 }
+    Standing { rule, cpu_percent: 100, confirm_above: 10, undo_limit: 0 }
 }
 
 /// Somebody else changes something.

@@ -39,12 +39,15 @@ pub(super) fn run(global: &Global, keys: &[Key], yes: bool) -> Result<Ended, Fai
         yes: yes && !keys.is_empty(),
         config: None,
         read: Some(read),
+        order: None,
     };
     let line = || progress::of_daemon(&socket, keys);
     let report = match progress::shown(line, || client::ask(&socket, &request))? {
         Some(Answer::Plan(report)) => report,
         Some(Answer::Error { error, .. }) => return Err(error.into()),
-        Some(Answer::Status(_)) => return Err("the daemon answered something else".into()),
+        Some(Answer::Status(_) | Answer::Order(_)) => {
+            return Err("the daemon answered something else".into());
+        }
         None => {
             let _lock = NodeLock::acquire(engine.node().paths())?;
             engine.node().reload_ledger();

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
-use pctd_core::ids::{Ctid, Key};
+use pctd_core::ids::{Ctid, Key, VolumeName};
 
 /// Keeps LXC bind mounts, their owners and modes as one JSON file declares them.
 ///
@@ -121,6 +121,54 @@ pub(crate) enum Command {
         /// What is to be explained besides.
         path: Option<String>,
     },
+    /// Give entries of a volume the owners and modes back that pctd took from them.
+    ///
+    /// Takes back the last pass and everything since: what is still as pctd left it is restored, what
+    /// somebody changed since is left alone. Afterwards nothing of it is done again until `pctd apply
+    /// VOLUME`, or until other owners or modes are declared. Exit code 0: all is as it was. 3:
+    /// something was left; with --dry-run, something would be restored.
+    Undo {
+        /// The volume.
+        volume: VolumeName,
+        /// Show the passes that can be taken back.
+        #[arg(long, conflicts_with_all = ["back_to", "setuid", "dry_run"])]
+        list: bool,
+        /// Go back to before this pass, by its number in the list.
+        #[arg(long, value_name = "PASS")]
+        back_to: Option<u64>,
+        /// Give setuid and setgid of files back, too. Whoever pctd gave such a file to may have written
+        /// to it since.
+        #[arg(long)]
+        setuid: bool,
+        /// Only count; changes nothing.
+        #[arg(long)]
+        dry_run: bool,
+    },
+    /// Give entries of a volume other ids on disk, by a constant.
+    ///
+    /// A user or group from FROM up to COUNT more becomes the one that is as far above TO; others are
+    /// left alone, and modes are. For a tree that was made for one id map and is to be read in another.
+    /// One that was interrupted is gone on with by the same command, and `pctd undo VOLUME` takes it
+    /// back. Exit code 0: all is shifted. 3: with --dry-run, something would be.
+    Shift {
+        /// The volume.
+        volume: VolumeName,
+        /// The first id that is changed.
+        #[arg(long, value_name = "ID")]
+        from: u32,
+        /// What it becomes.
+        #[arg(long, value_name = "ID")]
+        to: u32,
+        /// How many ids are changed.
+        #[arg(long, default_value_t = 65_536, value_name = "N")]
+        count: u32,
+        /// Only count, and name a few; changes nothing.
+        #[arg(long)]
+        dry_run: bool,
+        /// Also while containers that mount the volume run.
+        #[arg(long)]
+        live: bool,
+    },
     /// Print the JSON schema of the configuration, or of what commands print.
     Schema {
         /// Of what.
@@ -154,4 +202,8 @@ pub(crate) enum SchemaOf {
     Check,
     /// What `doctor` prints.
     Doctor,
+    /// What `undo` prints.
+    Undo,
+    /// What `shift` prints.
+    Shift,
 }

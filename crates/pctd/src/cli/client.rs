@@ -115,6 +115,7 @@ mod tests {
             confirm: false,
             config: None,
             read: None,
+            order: None,
             yes: false,
         };
         for accepts in [true, false] {

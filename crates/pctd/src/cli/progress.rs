@@ -48,6 +48,7 @@ pub(super) fn of_daemon(socket: &Path, keys: &[Key]) -> Option<String> {
         yes: false,
         config: None,
         read: None,
+        order: None,
     };
     match client::ask(socket, &request) {
         Ok(Some(Answer::Status(report))) => of_status(&report),

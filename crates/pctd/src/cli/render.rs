@@ -6,13 +6,17 @@ mod check;
 mod doctor;
 mod inspect;
 mod plan;
+mod shift;
 mod status;
+mod undo;
 
 pub(crate) use check::check;
 pub(crate) use doctor::doctor;
 pub(crate) use inspect::inspect;
 pub(crate) use plan::{Tense, plan};
+pub(crate) use shift::shift;
 pub(crate) use status::{page, status};
+pub(crate) use undo::undo;
 
 fn count(number: usize, thing: &str) -> String {
     format!("{number} {thing}{}", if number == 1 { "" } else { "s" })

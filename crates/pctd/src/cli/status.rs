@@ -80,7 +80,9 @@ fn show(
         match serde_json::from_slice(&std::mem::take(&mut line))? {
             Answer::Status(report) => *last = *report,
             Answer::Error { error, .. } => return Err(error.into()),
-            Answer::Plan(_) => return Err("the daemon answered something else".into()),
+            Answer::Plan(_) | Answer::Order(_) => {
+                return Err("the daemon answered something else".into());
+            }
         }
         if is_table {
             size = terminal();
@@ -108,6 +110,7 @@ fn request(keys: &[Key], follow: bool) -> WireRequest {
         yes: false,
         config: None,
         read: None,
+        order: None,
     }
 }
 
@@ -120,7 +123,9 @@ pub(super) fn ask(socket: &Path, keys: &[Key]) -> Result<StatusReport, Failure> 
     match client::ask(socket, &request(keys, false))? {
         Some(Answer::Status(report)) => Ok(*report),
         Some(Answer::Error { error, .. }) => Err(error.into()),
-        Some(Answer::Plan(_)) => Err("the daemon answered something else".into()),
+        Some(Answer::Plan(_) | Answer::Order(_)) => {
+            Err("the daemon answered something else".into())
+        }
         None => Err(format!(
             "no daemon is running ({} does not answer): start it with `systemctl start pctd`, or \
              see what it would do with `pctd plan`",

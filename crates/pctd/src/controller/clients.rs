@@ -22,6 +22,13 @@ impl<R: Reconciler> Controller<R> {
                 let report = self.status(&keys);
                 request.answer_status(report);
             }
+            Op::Order { order, read } => {
+                if let Some(why) = read.and_then(|read| self.config.objection(&read)) {
+                    request.answer_error(why);
+                    return;
+                }
+                self.take_order(order, request);
+            }
             Op::Reconcile { keys, asked, read } => {
                 if let Some(why) = read.and_then(|read| self.config.objection(&read)) {
                     request.answer_error(why);

@@ -143,6 +143,7 @@ impl<R: Reconciler> Controller<R> {
         for key in &gone {
             self.queue.forget(key);
             self.followers.forget(key);
+            self.orders.forget(key);
         }
         // What was confirmed was the declaration of then: a new path under an old name is not it.
         let volumes = self.desired.volumes.keys();

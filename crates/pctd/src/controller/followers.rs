@@ -4,6 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use pctd_core::ids::{Key, VolumeName};
+use pctd_core::order::OrderReport;
 use pctd_core::plan::{Hold, Reason, Step};
 use pctd_core::report::{KeyReport, PlanReport, StatusReport};
 use pctd_core::request::Op;
@@ -29,6 +30,8 @@ pub(crate) enum Answer {
     Status(Box<StatusReport>),
     /// To `reconcile`.
     Plan(PlanReport),
+    /// To an order.
+    Order(OrderReport),
     /// It could not be done.
     Error {
         /// The version of the protocol.
@@ -47,6 +50,14 @@ impl Request {
     /// Answers that it cannot be done.
     pub(crate) fn answer_error(self, error: String) {
         self.answer(Answer::Error { version: pctd_core::report::REPORT_VERSION, error });
+    }
+
+    /// Answers with what came of an order.
+    pub(crate) fn answer_order(self, came_of_it: Result<OrderReport, String>) {
+        match came_of_it {
+            Ok(report) => self.answer(Answer::Order(report)),
+            Err(why) => self.answer_error(why),
+        }
     }
 
     fn answer(self, answer: Answer) {

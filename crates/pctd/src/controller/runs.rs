@@ -71,6 +71,13 @@ impl<R: Reconciler> Controller<R> {
             let (running, limit) = (&self.running, self.desired.settings.max_concurrent);
             let next = self.queue.pop(now, |key| has_room(running, limit, key));
             let Some(key) = next else { return };
+            if let Some(order) = self.orders.begin(&key) {
+                let job = Job { goes_on: true, ..Job::default() };
+                self.board.begin(&key, Arc::clone(&job.progress));
+                self.running.insert(key.clone(), Run { job: job.clone(), since: now });
+                self.start_order(key, order, job);
+                continue;
+            }
             let verify = self.walks.take(&key);
             let asked = self.asked.remove(&key).unwrap_or_default();
             let background = verify && asked == Asked::No;

@@ -12,8 +12,9 @@ use pctd_core::config::{Strictness, load};
 use pctd_core::desired::Desired;
 use pctd_core::ids::{Ctid, Key, VolumeName};
 use pctd_core::observed::{Assurance, Drift, Removal};
+use pctd_core::order::{Order, OrderReport, UndoOrder};
 use pctd_core::plan::{Hold, NotReady, Step};
-use pctd_core::report::{KeyState, KeyStatus, PlanReport, StatusReport};
+use pctd_core::report::{KeyState, KeyStatus, PlanReport, StatusReport, UndoReport};
 use pctd_core::request::{Asked, Op, ReadFile};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
@@ -48,6 +49,7 @@ enum Call {
         verify: bool,
         confirmed: bool,
     },
+    Order(Order),
     /// A run that a gate held found that it is to end.
     Cancelled(Key),
 }
@@ -181,6 +183,18 @@ impl Reconciler for Script {
         }
         self.state.lock().unwrap().running.remove(key);
         outcome
+    }
+
+    fn obey(&self, _: &Desired, order: &Order, _: &Job) -> Result<OrderReport, String> {
+        let name = order.volume().clone();
+        let is_alone = {
+            let running = &mut self.state.lock().unwrap().running;
+            running.insert(Key::Volume(name.clone()))
+        };
+        assert!(is_alone, "a run goes on in {name}");
+        self.calls.send(Call::Order(order.clone())).unwrap();
+        self.state.lock().unwrap().running.remove(&Key::Volume(name.clone()));
+        Ok(OrderReport::Undo(UndoReport::new(name, Vec::new(), None)))
     }
 
     fn drift(&self, _: &VolumeName) -> Option<Drift> {

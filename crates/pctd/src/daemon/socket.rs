@@ -161,7 +161,7 @@ async fn hear(stream: &mut UnixStream, peer: Peer) -> io::Result<Result<Vec<u8>,
 /// Has the loop answer; `None` where the client hung up meanwhile.
 async fn ask(op: Op, stream: &UnixStream, reach: &Reach) -> Option<Answer> {
     let stopping = || error("the daemon is stopping".to_owned());
-    if let Op::Reconcile { read: Some(_), .. } = op {
+    if let Op::Reconcile { read: Some(_), .. } | Op::Order { read: Some(_), .. } = op {
         // An edit that nobody told of yet is read now, and known to the loop before the request is.
         let (reply, read) = oneshot::channel();
         let sent = reach.rereads.send(reply).await.is_ok();

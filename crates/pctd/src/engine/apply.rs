@@ -8,6 +8,7 @@ use pctd_core::desired::{Desired, Volume};
 use pctd_core::ids::{Ctid, Key, MpKey};
 use pctd_core::ledger::LedgerEntry;
 use pctd_core::observed::{Presence, Snapshot, SourceState};
+use pctd_core::ownership::OwnershipRule;
 use pctd_core::plan::{Plans, SetMount, Step};
 use pctd_node::{Exit, PctClass, WalkError, WalkReport, WalkRequest};
 use tracing::info;
@@ -95,11 +96,12 @@ impl Engine {
                 let fresh = observed.and_then(|found| found.audit.as_ref()).map_or(0, |a| a.fresh);
                 let allowed = desired.settings.confirm_above.saturating_add(fresh);
                 let progress = |now| job.progress.set(now);
-                self.set_ownership(WalkRequest {
+                let request = WalkRequest {
                     file_system: Some(&dir.file_system.id),
                     max_changes: (!job.is_confirmed()).then_some(allowed),
                     ..walk_request(desired, volume, rule, job, &progress)
-                })
+                };
+                self.set_ownership(rule, request)
             }
             (Key::Volume(name), Step::CreateCertificate(create)) => {
                 let rule = plans.volumes.get(name).and_then(|plan| plan.rule.as_ref());
@@ -110,8 +112,8 @@ impl Engine {
         }
     }
 
-    fn set_ownership(&self, request: WalkRequest<'_>) -> StepEnd {
-        let (volume, rule) = (request.volume, request.rule);
+    fn set_ownership(&self, rule: &OwnershipRule, request: WalkRequest<'_>) -> StepEnd {
+        let volume = request.volume;
         let begun = Instant::now();
         let report = match self.node.repair(request) {
             Ok(report) => report,
@@ -144,6 +146,10 @@ impl Engine {
     }
 
     fn judge_repair(&self, volume: &Volume, report: &WalkReport) -> StepEnd {
+        if let Some(why) = &report.unrecorded {
+            self.memory().unrecorded.insert(volume.name.clone(), why.clone());
+            return StepEnd::Refused;
+        }
         if let Some(refusal) = &report.unsupported {
             self.memory().refused.insert(volume.name.clone(), refusal.message.clone());
             return StepEnd::Refused;

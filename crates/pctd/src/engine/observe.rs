@@ -408,6 +408,11 @@ fn is_waited_for_elsewhere(snapshot: &Snapshot, plans: &Plans, ctid: Ctid) -> bo
             .any(|hold| matches!(hold, Hold::IdmapNotReady { ctid: other, .. } if *other == ctid))
 }
 
+/// Returns how many bytes the records of what is changed in a volume may take.
+pub(super) const fn undo_limit(desired: &Desired) -> u64 {
+    desired.settings.undo_mb.saturating_mul(1 << 20)
+}
+
 /// Returns how a volume is walked for a job.
 pub(super) fn walk_request<'a>(
     desired: &Desired,
@@ -417,5 +422,6 @@ pub(super) fn walk_request<'a>(
     progress: &'a (dyn Fn(Progress) + Sync),
 ) -> WalkRequest<'a> {
     let (cancel, threads, goes_on) = (&*job.cancel, desired.settings.walk_threads, job.goes_on);
-    WalkRequest { cancel, progress, threads, goes_on, ..WalkRequest::new(volume, rule) }
+    let undo_limit = undo_limit(desired);
+    WalkRequest { cancel, progress, threads, goes_on, undo_limit, ..WalkRequest::new(volume, rule) }
 }

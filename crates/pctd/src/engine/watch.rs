@@ -18,6 +18,7 @@ use pctd_node::watch::{News, Standing, Watcher};
 use tracing::{debug, info, warn};
 
 use super::Engine;
+use super::observe::undo_limit;
 
 impl Engine {
     /// Starts to watch; `doubt` is called where a volume has to be walked, and must not wait.
@@ -109,15 +110,20 @@ impl Engine {
         }
         let (cpu_percent, confirm_above) =
             (desired.settings.watch_cpu, desired.settings.confirm_above);
+        let undo_limit = undo_limit(desired);
         for (name, plan) in &plans.volumes {
             let Some(volume) = desired.volumes.get(name) else { continue };
             if in_force.volumes.get(name) != Some(volume) {
                 continue;
             }
+            let is_left_alone = self.node.ledger().ledger().undone.contains_key(name)
+                || self.memory().left_alone.contains(name);
             match plan {
+                // A plan may be older than the word that nothing is to be done.
+                VolumePlan { standing: Some(_), .. } if is_left_alone => watcher.pause(name),
                 VolumePlan { standing: Some(rule), .. } => {
                     let rule = Some(rule.clone());
-                    watcher.hold(volume, Standing { rule, cpu_percent, confirm_above });
+                    watcher.hold(volume, Standing { rule, cpu_percent, confirm_above, undo_limit });
                 }
                 VolumePlan { basis: Basis::NotManaged | Basis::OtherNode, .. } => {
                     watcher.forget(name);

@@ -3,13 +3,15 @@
 use crate::support::{pctd, workspace};
 
 /// What `pctd schema` can print, and the file it is committed as.
-const SCHEMAS: [(&str, &str); 6] = [
+const SCHEMAS: [(&str, &str); 8] = [
     ("config", "config/pctd.schema.json"),
     ("plan", "config/report-plan.schema.json"),
     ("status", "config/report-status.schema.json"),
     ("inspect", "config/report-inspect.schema.json"),
     ("check", "config/report-check.schema.json"),
     ("doctor", "config/report-doctor.schema.json"),
+    ("undo", "config/report-undo.schema.json"),
+    ("shift", "config/report-shift.schema.json"),
 ];
 
 const SHELLS: [&str; 3] = ["bash", "zsh", "fish"];
@@ -61,7 +63,7 @@ fn shipped_configurations_are_valid_and_say_nothing_in_vain() {
 #[test]
 fn every_command_has_a_manual_page_and_is_in_the_main_one() {
     let commands = commands();
-    assert_eq!(commands.len(), 10, "{commands:?}");
+    assert_eq!(commands.len(), 12, "{commands:?}");
     let main = pctd(&["man"]).stdout;
     for command in &commands {
         assert!(main.contains(&format!("pctd\\-{command}(8)")), "{command} is not in `pctd man`");

@@ -115,3 +115,39 @@ async fn another_id_map_is_meant_for_the_run_that_was_asked_for_and_no_later_one
     let asked = std::mem::take(&mut this.script.state.lock().unwrap().asked);
     assert_eq!(asked[asked.len() - 2..], [Asked::Sure, Asked::Again]);
 }
+
+#[tokio::test(start_paused = true)]
+async fn an_order_ends_the_run_over_its_volume_and_is_carried_out_alone() {
+    let mut this = Loop::settled(VOLUME).await;
+    let (held, gate) = Reply::failed().gated();
+    this.reply("data", [held]);
+    let applied = this.apply(&["data"], false).await;
+    assert_eq!(this.next().await, walk("data"));
+    let undo =
+        UndoOrder { volume: "data".parse().unwrap(), back_to: None, setuid: false, dry_run: false };
+    let order = Order::Undo(undo);
+    let answer = this.ask(Op::Order { order: order.clone(), read: None }).await;
+    // By then the loop knows of it.
+    this.status_of("data").await;
+    gate.send(()).unwrap();
+    assert_eq!(this.next().await, Call::Cancelled(key("data")));
+    assert_eq!(this.next().await, Call::Order(order));
+    assert!(matches!(answer.await.unwrap(), Answer::Order(_)));
+    // What it left is looked at, and whoever waited for that is told.
+    assert_eq!(this.next().await, walk("data"));
+    assert_eq!(plan_of(applied.await.unwrap()).summary.errors, 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_order_for_what_is_not_in_the_configuration_is_refused() {
+    let this = Loop::settled(VOLUME).await;
+    let undo = UndoOrder {
+        volume: "other".parse().unwrap(),
+        back_to: None,
+        setuid: false,
+        dry_run: false,
+    };
+    let answer = this.ask(Op::Order { order: Order::Undo(undo), read: None }).await;
+    let Answer::Error { error, .. } = answer.await.unwrap() else { panic!() };
+    assert_eq!(error, "other is not in the configuration in force");
+}
