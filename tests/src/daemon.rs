@@ -37,6 +37,17 @@ impl Pctd {
         Ran::from(self.command(arguments).output().expect("pctd is there"))
     }
 
+    /// Runs a command and kills it after this time; -1 is the code of one that did not end before.
+    pub fn run_and_kill(&self, arguments: &[&str], after: Duration) -> Ran {
+        let mut command = self.command(arguments);
+        let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn();
+        let mut child = child.expect("pctd is there");
+        std::thread::sleep(after);
+        // One that has ended is no longer there to be killed.
+        let _killed = child.kill();
+        Ran::from(child.wait_with_output().expect("it is a child"))
+    }
+
     /// Runs a command and reads its JSON.
     pub fn json(&self, arguments: &[&str]) -> serde_json::Value {
         let arguments = [arguments, &["--output-format", "json"]].concat();

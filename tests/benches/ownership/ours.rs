@@ -9,10 +9,14 @@ use pctd_core::desired::{Enforce, Owner, RequireMount, Volume};
 use pctd_core::ids::HostIds;
 use pctd_core::modes::ModeRule;
 use pctd_core::ownership::{OwnershipRule, Scope};
-use pctd_node::{NodePaths, Walk, WalkMode, WalkReport, source};
+use pctd_core::undo::PassKind;
+use pctd_node::{NodePaths, Recorder, Walk, WalkMode, WalkReport, source};
 use pctd_tests::machine;
 
 use crate::tree::{DIR_MODE, FILE_MODE, OWNER};
+
+/// As `undo_mb` without a word.
+const RECORDS: u64 = 512 << 20;
 
 /// Repairs a tree; prints how many entries there were, how many it changed, and by how many KiB
 /// the peak of its memory grew.
@@ -52,8 +56,14 @@ fn repair(dir: &Path, threads: usize) -> Result<WalkReport, String> {
         recurse: true,
     };
     let threads = NonZeroUsize::new(threads);
-    let walk = Walk { threads, ..Walk::new(WalkMode::Repair, &rule) };
-    pctd_node::walk::walk(&open, walk).map_err(|errno| errno.to_string())
+    // On the record, beside the tree, as in a volume.
+    let what = (PassKind::Walk, format!("{rule:?}"));
+    let record = Recorder::new(&paths, &volume.name, &open, what, RECORDS);
+    let record = record.map_err(|error| error.to_string())?;
+    let walk = Walk { threads, record: Some(&record), ..Walk::new(WalkMode::Repair, &rule) };
+    let report = pctd_node::walk::walk(&open, walk).map_err(|errno| errno.to_string())?;
+    record.end();
+    Ok(report)
 }
 
 fn volume(host_path: &str) -> Volume {

@@ -9,13 +9,16 @@
 
 use std::collections::BTreeSet;
 
-use pctd_core::conf::{Conf, MountPoint};
+use pctd_core::conf::{Conf, Digest, MountPoint};
 use pctd_core::config::{Strictness, load};
 use pctd_core::idmap::{IdKind, IdMap};
 use pctd_core::ids::Ctid;
 use pctd_core::ledger::Ledger;
 use pctd_core::modes::{FilePattern, MODE_BITS, ModeRule};
+use pctd_core::order::Order;
+use pctd_core::ownership::{EntryKind, EntryStat};
 use pctd_core::request::{self, Asked, Op, Peer, Wanted, WireRequest};
+use pctd_core::undo::{Block, Entries, FRAME_BYTES, Frame, Judgement, Privileges, State};
 use pctd_core::vmlist::{Members, Vmlist, parse_starttime};
 use serde_json::Value;
 
@@ -120,6 +123,43 @@ pub fn ledger(data: &[u8]) {
     assert_eq!(serde_json::from_slice::<Ledger>(&written).ok(), Some(ledger));
 }
 
+/// A record of what was changed: whatever is read of it is written as the same, and an undo knows an
+/// entry as it was and as it was left.
+pub fn undo(data: &[u8]) {
+    let mut rest = data;
+    while let Some((head, after)) = rest.split_first_chunk()
+        && let Some(Frame { len }) = Frame::read(*head)
+        && let Some((frame, more)) = after.split_at_checked(len)
+    {
+        block(frame);
+        rest = more;
+    }
+    // Nobody guesses a checksum.
+    block(&[data, &Digest::of(data).prefix().to_le_bytes()].concat());
+}
+
+fn block(frame: &[u8]) {
+    let Some(block) = Block::read(frame) else { return };
+    if let Block::Entries(Entries { entries, .. }) = &block {
+        for (entry, kind) in entries.iter().flat_map(|entry| KINDS.map(|kind| (entry, kind))) {
+            for privileges in [Privileges::Withheld, Privileges::GivenBack] {
+                let judge = |state: State| {
+                    let State { ids, mode } = state;
+                    entry.judge(&EntryStat { kind, ids, mode }, privileges)
+                };
+                assert_eq!(judge(entry.before), Judgement::InPlace);
+                assert_ne!(judge(entry.after), Judgement::ChangedSince);
+            }
+        }
+    }
+    // None where it is longer than a frame may be.
+    let Some(written) = block.to_frame() else { return };
+    assert_eq!(Block::read(&written[FRAME_BYTES..]), Some(block));
+}
+
+const KINDS: [EntryKind; 4] =
+    [EntryKind::Directory, EntryKind::File, EntryKind::Symlink, EntryKind::Special];
+
 /// A mode and a pattern of file names: applied twice it changes nothing more, and it reads as it
 /// is written.
 pub fn mode(data: &[u8]) {
@@ -163,7 +203,7 @@ pub fn request(data: &[u8]) {
         let root = request::read(line, Peer::Root, &config);
         for uid in [1, 1000, u32::MAX] {
             match (request::read(line, Peer::Guest(uid), &config), &root) {
-                (Ok(Wanted::Once(Op::Reconcile { .. })), _) => {
+                (Ok(Wanted::Once(Op::Reconcile { .. } | Op::Order { .. })), _) => {
                     panic!("uid {uid} changes something")
                 }
                 (Ok(wanted), root) => assert_eq!(Ok(&wanted), root.as_ref(), "root may as well"),
@@ -194,6 +234,7 @@ fn says_so(line: &[u8], wanted: &Wanted) {
     let is_set = |name: &str| plain[name] == true;
     assert_eq!(plain["version"], 1);
     let said = plain["keys"].as_array().cloned().unwrap_or_default();
+    let wire: WireRequest = serde_json::from_slice(line).expect("it was read");
     let (op, keys) = match wanted {
         Wanted::Follow(keys) | Wanted::Once(Op::Status(keys)) => ("status", keys),
         Wanted::Once(Op::Reconcile { keys, asked, .. }) => {
@@ -204,14 +245,20 @@ fn says_so(line: &[u8], wanted: &Wanted) {
             assert!(*asked < Asked::Sure || is_set("yes"), "no yes");
             ("reconcile", keys)
         }
+        Wanted::Once(Op::Order { order, .. }) => {
+            let names = plain["config"].as_array();
+            assert!(names.is_none_or(|names| *names == [CONFIG]), "another configuration");
+            let said = &plain["order"];
+            assert_eq!(serde_json::from_value::<Order>(said.clone()).ok().as_ref(), Some(order));
+            ("order", &wire.keys)
+        }
     };
     assert_eq!(plain["op"], op);
     assert_eq!(
         is_set("follow"),
-        matches!(wanted, Wanted::Follow(_)) || is_set("follow") && op == "reconcile"
+        matches!(wanted, Wanted::Follow(_)) || is_set("follow") && op != "status"
     );
     assert_eq!(keys.iter().map(|key| Value::from(key.to_string())).collect::<Vec<_>>(), said);
-    let wire: WireRequest = serde_json::from_slice(line).expect("it was read");
     let sent = serde_json::to_vec(&wire).expect("it can be sent");
     assert_eq!(serde_json::from_slice::<WireRequest>(&sent).ok(), Some(wire));
 }

@@ -5,6 +5,10 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
+use pctd_core::ids::HostIds;
+use pctd_core::undo::{
+    Block, Directory, Entries, Entry, FRAME_BYTES, Header, Identity, PassKind, State,
+};
 use serde_json::Value;
 
 /// An input, and the law it is for.
@@ -31,6 +35,7 @@ pub const TARGETS: &[(&str, Law)] = &[
     ("mode", crate::mode),
     ("idmap", crate::idmap),
     ("request", crate::request),
+    ("undo", crate::undo),
 ];
 
 /// Lists of pmxcfs as it writes them, blank lines and all.
@@ -64,6 +69,9 @@ const REQUESTS: &[&str] = &[
     "{\"version\":1,\"op\":\"reconcile\",\"keys\":[\"953\"],\"confirm\":true,\"yes\":true,\
      \"config\":[\"/etc/pctd/config.json\"],\"read\":[{\"path\":\"/etc/pctd/config.json\",\
      \"sha1\":\"da39a3ee5e6b4b0d3255bfef95601890afd80709\"}]}\n",
+    "{\"version\":1,\"op\":\"order\",\"order\":{\"undo\":{\"volume\":\"data\",\"back_to\":null,\"setuid\":true,\"dry_run\":false}}}\n",
+    "{\"version\":1,\"op\":\"order\",\"order\":{\"shift\":{\"volume\":\"data\",\"shift\":{\"from\":200000,\"to\":100000,\"count\":65536},\
+     \"dry_run\":false,\"live\":false}}}\n",
     "[1,\"reconcile\",[\"953\"],false,true,true,null,null]\n{\"version\":2}\n\n",
     "{\"version\":1,\"op\":\"status\",\"op\":\"reconcile\",\"yes\":null,\"k\\u0065ys\":[\"\\ud800\"]}\n",
 ];
@@ -109,12 +117,47 @@ pub fn all() -> io::Result<Vec<Seed>> {
         let own = |text: &&str| seed(target, Path::new("seeds.rs"), (*text).into());
         seeds.extend(texts.iter().map(own));
     }
+    seeds.extend(records().map(|bytes| seed("undo", Path::new("seeds.rs"), bytes)));
     for (target, _) in TARGETS {
         for path in files(&here.join("found").join(target)).unwrap_or_default() {
             seeds.push(seed(target, &path, fs::read(&path)?));
         }
     }
     Ok(seeds)
+}
+
+/// Returns a record of a small pass, whole, cut off, and as single payloads.
+fn records() -> impl Iterator<Item = Vec<u8>> {
+    let state = |uid, mode| State { ids: HostIds::new(uid, uid), mode };
+    let entry = |name: &[u8], before, after| Entry {
+        name: name.to_vec(),
+        inode: 12,
+        birth: 34,
+        before,
+        after,
+    };
+    let changed = |name| entry(name, state(0, 0o4755), state(100_000, 0o755));
+    let root = Identity { inode: 2, birth: 1, handle: vec![1, 0, 0, 0, 2, 0, 0, 0] };
+    let (rule, file_system) = ("00ff".to_owned(), "ext4:1".to_owned());
+    let header = Header { kind: PassKind::Walk, begun: 5, rule, file_system, root };
+    let entries = vec![changed(b"a"), changed(b"b"), entry(b"c", state(1, 0), state(1, 0o7777))];
+    let directory = Directory::Handle(vec![1; 12]);
+    let own = vec![changed(b".")];
+    let blocks = [
+        Block::Header(header),
+        Block::Entries(Entries { time: 6, directory, entries }),
+        Block::Entries(Entries {
+            time: 7,
+            directory: Directory::Path(b"x/y".to_vec()),
+            entries: own,
+        }),
+        Block::End(8),
+    ];
+    let frames: Vec<Vec<u8>> = blocks.iter().filter_map(Block::to_frame).collect();
+    let whole = frames.concat();
+    let payloads = frames.into_iter().map(|frame| frame[FRAME_BYTES..frame.len() - 8].to_vec());
+    let cut = whole[..whole.len() / 2].to_vec();
+    payloads.chain([whole, cut]).collect::<Vec<_>>().into_iter()
 }
 
 fn seed(target: &'static str, path: &Path, bytes: Vec<u8>) -> Seed {
