@@ -228,6 +228,10 @@ fn the_daemon_does_not_do_it_again_until_it_is_told_to() {
     let list = world.pctd.json(&["undo", "data", "--list"]);
     let by: Vec<_> = list["passes"].as_array().unwrap().iter().map(|pass| &pass["by"]).collect();
     assert_eq!(by, ["walk", "drift"], "{list:#}");
+    // One that is refused holds nothing up.
+    let refused = world.pctd.run(&["undo", "data", "--back-to", "1"]);
+    assert!(refused.code == 1 && refused.stderr.contains("no pass 1 of data"), "{refused:?}");
+    daemon.until_all("Converged");
     let dry = world.pctd.json(&["undo", "data", "--dry-run", "--setuid"]);
     let report = world.pctd.json(&["undo", "data", "--setuid"]);
     assert_eq!(report["undone"]["restored"], dry["undone"]["restored"], "{report:#}");
@@ -255,6 +259,44 @@ fn the_daemon_does_not_do_it_again_until_it_is_told_to() {
     declare(world, &ALWAYS.replace("0664", "0660"));
     eventually("what is declared now", || world.owner("/tank/data/drifted") == "4242:4242 0660");
     daemon.until_all("Converged");
+}
+
+#[test]
+fn what_cannot_be_recorded_is_not_changed_unless_nothing_is_to_be() {
+    let Some(world) = World::new(env!("CARGO_BIN_EXE_pctd-tests")) else { return };
+    world.container(100, &[UNPRIVILEGED]);
+    world.dir("/tank/data", 0, 0o755);
+    world.file("/tank/data/file", 0, 0o600);
+    declare(&world, ALWAYS);
+    let before = world.owners("/tank/data");
+    fs::create_dir_all(world.host("/var/lib/pctd")).unwrap();
+    fs::write(world.host("/var/lib/pctd/undo"), "in the way").unwrap();
+    let report = world.apply(&["data"], 3);
+    assert_eq!(holds(&report, "volumes", "data"), ["UndoUnavailable"], "{report:#}");
+    assert_eq!(world.owners("/tank/data"), before);
+    // The daemon tries again, and goes on by itself once it can.
+    let daemon = world.pctd.start();
+    let is_held =
+        |status: &serde_json::Value| holds(status, "volumes", "data") == ["UndoUnavailable"];
+    daemon.until("it is held", is_held);
+    assert_eq!(world.owners("/tank/data"), before);
+    fs::remove_file(world.host("/var/lib/pctd/undo")).unwrap();
+    daemon.until_all("Converged");
+    assert_eq!(world.owner("/tank/data/file"), "4242:4242 0664");
+    daemon.stop();
+    world.pctd.json(&["undo", "data"]);
+    assert_eq!(world.owners("/tank/data"), before);
+    // Whoever says that nothing is to be recorded gets nothing back.
+    fs::remove_dir_all(world.host("/var/lib/pctd/undo")).unwrap();
+    let off = format!(r#"{SETTINGS}, "undo_mb": 0"#);
+    let volume =
+        format!(r#""data": {{"host_path": "/tank/data", "mounts": {{"100": "/data"}}, {ALWAYS}}}"#);
+    world.volumes(&off, &volume);
+    world.apply(&["data"], 0);
+    assert_eq!(world.owner("/tank/data/file"), "4242:4242 0664");
+    assert!(!world.host("/var/lib/pctd/undo").exists());
+    let nothing = world.pctd.run(&["undo", "data"]);
+    assert!(nothing.code == 1 && nothing.stderr.contains("on record"), "{nothing:?}");
 }
 
 #[test]

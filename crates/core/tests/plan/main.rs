@@ -86,6 +86,28 @@ fn nothing_is_held_to_a_rule_while_it_is_not_known_what_containers_own() {
 }
 
 #[test]
+fn what_was_set_once_and_taken_back_is_set_once_more_when_an_admin_asks_for_it() {
+    let declared = World::new(
+        r#"{"settings": {"seed_defaults": false}, "shared_volumes": {"data": {
+            "host_path": "/tank/data", "owner": "container_root", "enforce": "once",
+            "mounts": {"100": "/data"}}}}"#,
+    );
+    let scope = |world: &World| {
+        let plan = world.plans().volumes.remove(&volume("data")).unwrap();
+        plan.rule.map(|rule| rule.scope == Scope::All)
+    };
+    let done = declared.here(100, UNPRIVILEGED).settle();
+    assert_eq!(scope(&done), Some(false));
+    let undone = done.undone("data");
+    assert_eq!(scope(&undone), None, "nothing is looked at");
+    let asked = undone.confirmed("data");
+    assert_eq!(scope(&asked), Some(true));
+    let again = asked.settle().with(|world| world.snapshot.requests = Requests::default());
+    assert_eq!(scope(&again), Some(false));
+    assert!(again.snapshot.ledger.undone.is_empty());
+}
+
+#[test]
 fn after_the_ledger_was_lost_once_is_adopt_until_an_admin_says_otherwise() {
     let declared = World::new(
         r#"{"settings": {"seed_defaults": false}, "shared_volumes": {"data": {

@@ -76,7 +76,7 @@ pub enum UndoError {
     #[error("nothing that pctd changed is on record")]
     Nothing,
     /// There is no such pass.
-    #[error("there is no pass {0}; `pctd undo VOLUME --list` shows those there are")]
+    #[error("there is no pass {0}")]
     NoSuchPass(u64),
     /// It was of another directory.
     #[error("pass {0} was of another directory or file system than the one that is there now")]

@@ -14,6 +14,7 @@ use pctd_node::{NodePaths, Walk, WalkMode, Watcher};
 use crate::support::{
     Mounted, OWNER, Tree, device_of_mount, ids, marks_of, mode, rule, volume, walk_volume,
 };
+use crate::undo::is_taken_back;
 
 /// Long enough for a machine that does other things as well.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -67,6 +68,8 @@ fn is_walked_and_watched(paths: &NodePaths, volume: &Volume, at: &Path, watcher:
         Watch::Events(drift) => assert!(drift.doubt.is_none() && drift.repaired > 0, "{drift:?}"),
         Watch::Walks(why) => panic!("not watched: {why}"),
     }
+    // By this process, so that the watch takes none of it for drift.
+    is_taken_back(paths, volume, at);
 }
 
 #[test]

@@ -8,18 +8,21 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
+use pctd_core::desired::Volume;
 use pctd_core::ids::HostIds;
 use pctd_core::ownership::OwnershipRule;
 use pctd_core::undo::{PassKind, Privileges, Tally};
 use pctd_node::undo::{Pass, passes};
 use pctd_node::{
-    FdBudget, Node, NodeOptions, Progress, Recorder, UndoError, UndoRequest, Undone, Walk,
-    WalkMode, WalkReport, source,
+    FdBudget, Node, NodeOptions, NodePaths, Progress, Recorder, UndoError, UndoRequest, Undone,
+    Walk, WalkMode, WalkReport, source,
 };
 use rustix::fs::{CWD, FileType, Mode, RenameFlags, mknodat, renameat_with};
 
 use crate::support::adversary::{Adversary, Victim};
-use crate::support::{Mounted, OWNER, Tree, all_below, ctime, ids, mode, rule, set_ids, set_mode};
+use crate::support::{
+    Mounted, OWNER, Tree, all_below, ctime, ids, mode, rule, set_ids, set_mode, walk_volume,
+};
 
 const ROOM: u64 = 64 << 20;
 const OTHER: HostIds = HostIds::new(33, 34);
@@ -111,6 +114,24 @@ fn undo(tree: &Tree) -> Tally {
 
 fn kept(tree: &Tree) -> Vec<Pass> {
     passes(&tree.paths, &tree.volume.name).unwrap()
+}
+
+/// Repairs a volume of any file system on the record, and takes it back.
+pub(crate) fn is_taken_back(paths: &NodePaths, volume: &Volume, at: &Path) {
+    let look = || -> Vec<_> { all_below(at).iter().map(|at| (ids(at), mode(at))).collect() };
+    let before = look();
+    let rule = OwnershipRule { owner: Some(OTHER), ..rule("0700", "0600") };
+    let (_, open) = source::open(paths, volume);
+    let what = (PassKind::Walk, format!("{rule:?}"));
+    let record = Recorder::new(paths, &volume.name, &open.unwrap(), what, ROOM).unwrap();
+    let walk = Walk { record: Some(&record), ..Walk::new(WalkMode::Repair, &rule) };
+    let repaired = walk_volume(paths, volume, walk);
+    record.end();
+    assert!(repaired.is_complete() && look() != before, "{repaired:?}");
+    let node = Node::open(paths.clone(), NodeOptions::default());
+    let tally = node.undo(volume, request()).unwrap().unwrap().tally;
+    assert_eq!((tally.restored, tally.errors), (repaired.changed, 0), "{tally:?}");
+    assert_eq!(look(), before);
 }
 
 #[test]

@@ -5,6 +5,7 @@ use std::fs;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 use std::process::Command;
+use std::sync::atomic::AtomicBool;
 use std::sync::mpsc::{Receiver, channel};
 use std::time::{Duration, Instant};
 
@@ -12,8 +13,10 @@ use pctd_core::desired::Volume;
 use pctd_core::ids::HostIds;
 use pctd_core::observed::{Drift, Watch};
 use pctd_core::ownership::OwnershipRule;
+use pctd_core::undo::{PassKind, Privileges};
+use pctd_node::undo::passes;
 use pctd_node::watch::Standing;
-use pctd_node::{News, NodePaths, Watcher};
+use pctd_node::{News, Node, NodeOptions, NodePaths, UndoRequest, Watcher};
 use rustix::mount::{UnmountFlags, unmount};
 
 use crate::support::{Mounted, OWNER, Tree, ctime, ids, marks_of, mode, rule, set_ids};
@@ -436,4 +439,59 @@ fn a_burst_larger_than_any_queue_is_put_right_or_doubted() {
     }
     let wrong = watching.tree.audit(&rule("0755", "0640")).audit;
     assert_eq!((wrong.entries, wrong.changes), (100_005, 0), "{:?}", watching.drift());
+}
+
+/// Held to the rule on the record.
+fn recorded(watching: &Watching, rule: OwnershipRule) {
+    let standing = Standing { undo_limit: 1 << 20, ..standing(Some(rule)) };
+    watching.watcher.hold(&watching.tree.volume, standing);
+}
+
+#[test]
+fn what_is_put_right_is_on_record_and_taken_back_once_the_watch_lets_go() {
+    let Some(watching) = Watching::new(rule("0755", "0640")) else { return };
+    let Watching { tree, watcher, .. } = &watching;
+    sh(&tree.at(""), "mkdir a; echo x > a/f");
+    eventually("it is right", || is(&tree.at("a/f"), 0o640));
+    recorded(&watching, rule("0755", "0640"));
+    sh(&tree.at(""), "chown 7:8 a/f");
+    eventually("it is right again", || is(&tree.at("a/f"), 0o640));
+    sh(&tree.at(""), "chmod 700 a");
+    eventually("so is the directory", || is(&tree.at("a"), 0o755));
+    assert!(watcher.pause_now(&tree.volume.name));
+    let [pass] = &passes(&tree.paths, &tree.volume.name).unwrap()[..] else { panic!() };
+    assert_eq!((pass.kind, pass.entries), (PassKind::Drift, 2));
+    let never = AtomicBool::new(false);
+    let request = UndoRequest {
+        back_to: None,
+        privileges: Privileges::Withheld,
+        dry_run: false,
+        cancel: &never,
+        progress: &|_| {},
+    };
+    let node = Node::open(tree.paths.clone(), NodeOptions::default());
+    let undone = node.undo(&tree.volume, request).unwrap().unwrap();
+    assert_eq!((undone.tally.restored, undone.is_done), (2, true));
+    // Nor does it do anything to what others change by then.
+    sh(&tree.at(""), "chmod 600 a/f");
+    std::thread::sleep(QUIET);
+    assert_eq!((ids(tree.at("a/f")), mode(tree.at("a/f"))), (HostIds::new(7, 8), 0o600));
+    assert_eq!(mode(tree.at("a")), 0o700);
+    // When it is held again, what happened meanwhile is put right, in a record of its own.
+    recorded(&watching, rule("0755", "0640"));
+    eventually("it is right once more", || is(&tree.at("a/f"), 0o640));
+    assert_eq!(passes(&tree.paths, &tree.volume.name).unwrap().len(), 1);
+}
+
+#[test]
+fn what_cannot_be_recorded_is_not_put_right_and_doubted() {
+    let Some(watching) = Watching::new(rule("0755", "0640")) else { return };
+    let tree = &watching.tree;
+    fs::create_dir_all(tree.outside("var/lib/pctd")).unwrap();
+    fs::write(tree.outside("var/lib/pctd/undo"), "in the way").unwrap();
+    recorded(&watching, rule("0755", "0640"));
+    sh(&tree.at(""), "echo x > f; chmod 600 f");
+    let why = watching.doubt();
+    assert!(why.contains("it cannot be recorded"), "{why}");
+    assert_eq!((ids(tree.at("f")), mode(tree.at("f"))), (HostIds::ROOT, 0o600));
 }

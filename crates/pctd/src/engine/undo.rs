@@ -15,7 +15,7 @@ use pctd_core::plan;
 use pctd_core::report::{PassReport, UndoReport, UndoneReport};
 use pctd_core::undo::Privileges;
 use pctd_node::undo::{self, Pass};
-use pctd_node::{NodePaths, UndoRequest};
+use pctd_node::{NodePaths, UndoError, UndoRequest};
 use tracing::info;
 
 use super::Engine;
@@ -63,6 +63,11 @@ impl Engine {
         if known.is_empty() {
             return Err(format!("nothing that pctd changed in {name} is on record"));
         }
+        if let Some(pass) = order.back_to.filter(|pass| !known.contains_key(pass)) {
+            return Err(format!(
+                "there is no pass {pass} of {name}; `pctd undo {name} --list` shows those there are"
+            ));
+        }
         if !order.dry_run {
             self.let_be(volume)?;
         }
@@ -76,6 +81,10 @@ impl Engine {
             progress: &progress,
         };
         let done = self.node.undo(volume, request).map_err(|error| chain(&error))?;
+        if let (Err(UndoError::Elsewhere(_)), false) = (&done, order.dry_run) {
+            // Nothing was taken back, so nothing stands against doing what is declared.
+            self.enter([LedgerEntry::UndoneEnded(name.clone())])?;
+        }
         let done = done.map_err(|error| format!("{name}: {}", chain(&error)))?;
         if !order.dry_run {
             info!(
