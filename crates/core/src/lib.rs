@@ -10,8 +10,8 @@
 //!   presence--> observed ----------+             +--condition, report--> people and programs
 //! ```
 //!
-//! - Names and values that can only be valid: [`ids`], [`modes`], [`idmap`]; [`mount_map`] makes
-//!   the map of one mount.
+//! - Names and values that can only be valid: [`ids`], [`modes`], [`acl`], [`idmap`];
+//!   [`mount_map`] makes the map of one mount.
 //! - What is wanted: [`config`] reads and checks the files, [`desired`] is what they say.
 //! - What is there: [`conf`] reads a container's conf as Proxmox does, [`vmlist`] and [`presence`]
 //!   tell where a container is, [`observed`] is one snapshot of it all, [`ledger`] what pctd did.
@@ -20,6 +20,7 @@
 //! - What is said of it: [`condition`], [`report`]; of one container and one path, [`doctor`].
 //! - What clients may ask of the daemon: [`request`], and of that what is ordered: [`order`].
 
+pub mod acl;
 pub mod condition;
 pub mod conf;
 pub mod config;

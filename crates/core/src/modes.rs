@@ -65,6 +65,12 @@ impl ModeRule {
         }
     }
 
+    /// Returns what the rule makes of these bits, where that is the same whatever they were.
+    pub fn settles(&self, bits: u32, is_dir: bool) -> Option<u32> {
+        let results = [0, MODE_BITS].map(|mode| self.apply(mode, is_dir) & bits);
+        (results[0] == results[1]).then_some(results[0])
+    }
+
     /// Returns whether the rule leaves every mode as it is.
     pub const fn is_keep(&self) -> bool {
         matches!(self, Self::Keep)
@@ -227,6 +233,62 @@ impl fmt::Display for Clause {
     }
 }
 
+/// What somebody may do with an entry: read, write, execute or enter.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Permissions(u8);
+
+/// A text that is no permissions.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("`{0}` says nothing that somebody may do: write some of `rwx`")]
+pub struct InvalidPermissions(String);
+
+impl Permissions {
+    /// Nothing.
+    pub const NONE: Self = Self(0);
+
+    /// Returns the permissions with these bits, as one digit of an octal mode has them.
+    pub fn new(bits: u32) -> Option<Self> {
+        u8::try_from(bits).ok().filter(|bits| *bits <= 7).map(Self)
+    }
+
+    /// Returns the bits, as one digit of an octal mode.
+    pub const fn bits(self) -> u8 {
+        self.0
+    }
+
+    /// Returns what either has.
+    #[must_use]
+    pub const fn or(self, other: Self) -> Self {
+        Self(self.0 | other.0)
+    }
+}
+
+impl FromStr for Permissions {
+    type Err = InvalidPermissions;
+
+    /// Reads them as setfacl(1) does for a directory, for which `X` is `x`.
+    fn from_str(text: &str) -> Result<Self, InvalidPermissions> {
+        let bits = text.chars().try_fold(0, |bits, c| match c {
+            'r' => Some(bits | 4),
+            'w' => Some(bits | 2),
+            'x' | 'X' => Some(bits | 1),
+            '-' => Some(bits),
+            _ => None,
+        });
+        let bits = bits.filter(|_| !text.is_empty());
+        bits.map(Self).ok_or_else(|| InvalidPermissions(text.to_owned()))
+    }
+}
+
+impl fmt::Display for Permissions {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let letters = [(4, "r"), (2, "w"), (1, "x")];
+        letters
+            .iter()
+            .try_for_each(|(bit, letter)| f.write_str(if self.0 & bit == 0 { "-" } else { letter }))
+    }
+}
+
 /// A pattern for file names: `*` stands for any run of bytes, `?` for one byte.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct FilePattern(String);
@@ -307,6 +369,38 @@ mod tests {
                 let once = apply(rule, mode, is_dir);
                 assert_eq!(apply(rule, once, is_dir), once, "{rule} on {mode:o}");
             }
+        }
+    }
+
+    #[test]
+    fn what_a_mode_settles_does_not_depend_on_what_was() {
+        let settles =
+            |rule: &str, bits, is_dir| rule.parse::<ModeRule>().unwrap().settles(bits, is_dir);
+        for (rule, bits, is_dir, settled) in [
+            ("2775", 0o7777, true, Some(0o2775)),
+            ("u=rwX,g=rwXs,o=rX", 0o777, true, Some(0o775)),
+            ("u=rwX,g=rwXs,o=rX", 0o7777, true, None),
+            ("u=rwX,g=rwX,o=rX", 0o666, false, Some(0o664)),
+            ("u=rwX,g=rwX,o=rX", 0o777, false, None),
+            ("g+rw", 0o060, false, Some(0o060)),
+            ("g+rw", 0o070, true, None),
+            ("keep", 0o777, true, None),
+            ("keep", 0, true, Some(0)),
+        ] {
+            assert_eq!(settles(rule, bits, is_dir), settled, "{rule} {bits:o} {is_dir}");
+        }
+    }
+
+    #[test]
+    fn permissions_are_read_as_setfacl_reads_them() {
+        for (text, bits, shown) in
+            [("rwX", 7, "rwx"), ("r-x", 5, "r-x"), ("wr", 6, "rw-"), ("---", 0, "---")]
+        {
+            let may: Permissions = text.parse().unwrap();
+            assert_eq!((may.bits(), may.to_string()), (bits, shown.to_owned()), "{text}");
+        }
+        for text in ["", "7", "rws", "r w"] {
+            assert!(text.parse::<Permissions>().is_err(), "{text:?}");
         }
     }
 
