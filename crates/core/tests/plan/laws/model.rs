@@ -29,7 +29,7 @@ use pctd_core::observed::{
 use pctd_core::ownership::{Change, EntryKind, EntryStat, OwnershipRule, Place};
 use pctd_core::plan::{
     CloneContainer, ConfigureContainer, ConvertContainer, ConvertPhase, CreateCertificate,
-    CreateContainer, EditConf, Hold, Plans, RemoveMount, SetMount, Step, plan,
+    CreateContainer, EditConf, Hold, Plans, Readiness, RemoveMount, SetMount, Step, plan,
 };
 use pctd_core::subids::SubIds;
 
@@ -98,6 +98,8 @@ pub(crate) struct Node {
     /// What only the process knows; gone after a crash.
     not_ready_since: BTreeMap<Ctid, Duration>,
     restart_failed: BTreeMap<Ctid, String>,
+    /// Volumes that containers need not wait for, as the daemon keeps them in mind.
+    held: BTreeSet<VolumeName>,
     /// The confs that backups hold, by archive.
     archives: BTreeMap<String, Conf>,
 }
@@ -121,6 +123,7 @@ impl Node {
             now: Duration::from_hours(1000),
             not_ready_since: BTreeMap::new(),
             restart_failed: BTreeMap::new(),
+            held: BTreeSet::new(),
             archives: BTreeMap::new(),
         }
     }
@@ -217,6 +220,7 @@ impl Node {
             converting: containers.iter().map(|ctid| (*ctid, ConvertFacts::default())).collect(),
             requests: Requests {
                 restart_failed: self.restart_failed.clone(),
+                held: self.held.clone(),
                 removal: self.removal,
                 ..Requests::default()
             },
@@ -273,6 +277,7 @@ impl Node {
             let plans = self.look(key, verify);
             self.enter_records(&plans, key);
             let Some(step) = executable(&self.desired, plans.steps(key)) else {
+                self.remember_held(&plans, key);
                 return Some(plans);
             };
             assert_ne!(last.as_ref(), Some(step), "taken, and planned again: {key}");
@@ -285,9 +290,20 @@ impl Node {
             if crash.is_some() {
                 self.not_ready_since.clear();
                 self.restart_failed.clear();
+                self.held.clear();
                 return None;
             }
             last = Some(step);
+        }
+    }
+
+    fn remember_held(&mut self, plans: &Plans, key: &Key) {
+        let Key::Volume(name) = key else { return };
+        let plan = plans.volumes.get(name);
+        if plan.is_some_and(|plan| plan.readiness == Readiness::Ready && !plan.holds.is_empty()) {
+            self.held.insert(name.clone());
+        } else {
+            self.held.remove(name);
         }
     }
 
