@@ -11,6 +11,7 @@
 mod certificates;
 mod conflicts;
 mod containers;
+mod default_acl;
 mod definition;
 mod disk_ids;
 mod document;

@@ -4,9 +4,11 @@
 
 use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
 use std::num::NonZeroUsize;
 use std::time::Duration;
 
+use crate::acl::Acl;
 use crate::ids::{Ctid, Key, VolumeName};
 use crate::modes::{FilePattern, ModeRule};
 
@@ -291,6 +293,25 @@ impl Owner {
     pub const CONTAINER_ROOT: Self = Self::Container { uid: 0, gid: 0 };
 }
 
+/// The one group of a volume's entries, whoever owns them.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Group {
+    /// This id inside the containers, through their maps.
+    Container(u32),
+    /// A group of the host, by name or number.
+    Host(String),
+}
+
+impl fmt::Display for Group {
+    /// Writes it as it is declared.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Container(gid) => write!(f, "container:{gid}"),
+            Self::Host(group) => f.write_str(group),
+        }
+    }
+}
+
 /// Which entries below the root directory are touched.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Enforce {
@@ -322,7 +343,11 @@ pub struct Volume {
     pub host_path: String,
     /// Whose it is.
     pub owner: Owner,
-    /// The container whose map alone decides a container-relative owner.
+    /// The group of every entry, handed on by directories; none: that of the owner.
+    pub group: Option<Group>,
+    /// The default ACL of directories; none: left alone.
+    pub default_acl: Option<Acl<String>>,
+    /// The container whose map alone decides a container-relative owner or group.
     pub owner_ctid: Option<Ctid>,
     /// How ids inside the containers stand on the disk; none: as each container's own map has them.
     pub disk_ids: Option<DiskIds>,
@@ -362,6 +387,12 @@ impl Volume {
     /// the configuration; to take a shared one for a node's own would let two nodes undo each other.
     pub fn is_shared(&self, file_system: &str) -> bool {
         self.shared.unwrap_or_else(|| SHARED_KINDS.contains(&file_system))
+    }
+
+    /// Returns whether its owner or its group is an id inside the containers.
+    pub const fn is_relative(&self) -> bool {
+        matches!(self.owner, Owner::Container { .. })
+            || matches!(self.group, Some(Group::Container(_)))
     }
 
     /// Returns whether ids of any of its mounts may have to be mapped.

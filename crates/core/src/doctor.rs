@@ -122,6 +122,10 @@ pub struct DoctorEntry {
     pub new_owner: Option<HostIds>,
     /// The mode that pctd would give it, octal.
     pub new_mode: Option<String>,
+    /// Its default ACL, with ids of the host; `null` where there is none.
+    pub default_acl: Option<String>,
+    /// The default ACL that pctd would give it; `none`: it would take the one away.
+    pub new_default_acl: Option<String>,
 }
 
 /// One thing to say.

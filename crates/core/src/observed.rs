@@ -6,6 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::acl::Acl;
 use crate::conf::Conf;
 use crate::idmap::IdMap;
 use crate::ids::{Ctid, HostIds, VolumeName};
@@ -289,6 +290,8 @@ pub struct ObservedVolume {
     pub mapping_whole: MappingSupport,
     /// The first mount below it, if there is any; looked for where LXC mounts it.
     pub nested: Option<String>,
+    /// What its file system says where a default ACL is declared and it keeps none.
+    pub no_acl: Option<String>,
 }
 
 impl ObservedVolume {
@@ -305,6 +308,7 @@ impl ObservedVolume {
             mapping: MappingSupport::NotAsked,
             mapping_whole: MappingSupport::NotAsked,
             nested: None,
+            no_acl: None,
         }
     }
 }
@@ -456,8 +460,10 @@ pub enum ObservedEntry {
 pub struct FoundEntry {
     /// What one look at it says.
     pub stat: EntryStat,
-    /// Whether it has an access ACL.
-    pub acl: bool,
+    /// Its access ACL; without entries where there is none.
+    pub acl: Acl<u32>,
+    /// The default ACL of a directory; without entries where there is none.
+    pub default_acl: Acl<u32>,
     /// The mount between it and the directory it was looked for below, where there is one.
     pub below_mount: Option<String>,
 }
@@ -507,6 +513,8 @@ pub struct Audit {
     pub owners: u64,
     /// Of those that differ, entries whose mode differs.
     pub modes: u64,
+    /// Of those that differ, directories whose default ACL differs.
+    pub default_acls: u64,
     /// Entries whose mode is left alone because they carry an access ACL.
     pub acls: u64,
     /// Entries that differ and have more than one name.

@@ -2,7 +2,8 @@
 //!
 //! Pure, so that the walk only reads, asks and acts; and so that every case stands in a table.
 
-use crate::idmap::IdMap;
+use crate::acl::Acl;
+use crate::idmap::{IdKind, IdMap};
 use crate::ids::HostIds;
 use crate::modes::{FilePattern, MODE_BITS, ModeRule};
 
@@ -46,6 +47,11 @@ pub enum Scope {
 pub struct OwnershipRule {
     /// The owner; absent: left alone.
     pub owner: Option<HostIds>,
+    /// The group of every entry, which is that of the owner where there is one; directories hand it
+    /// on (setgid). Absent: what the owner says.
+    pub group: Option<u32>,
+    /// The default ACL of directories; absent: left alone.
+    pub default_acl: Option<Acl<u32>>,
     /// Which entries below the root directory.
     pub scope: Scope,
     /// The mode of directories.
@@ -59,17 +65,20 @@ pub struct OwnershipRule {
 }
 
 /// What is to change on one entry.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Change {
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Change<'r> {
     /// The new owner, where it differs.
     pub owner: Option<HostIds>,
     /// The new mode, where it differs once the owner has been set.
     pub mode: Option<u32>,
+    /// The new default ACL, where it differs.
+    pub default_acl: Option<&'r Acl<u32>>,
 }
 
 /// Setuid.
 const SET_UID: u32 = 0o4000;
-/// Setgid, and with execute for the group: without that it is an old mark for mandatory locks.
+/// Setgid: what is made in such a directory has its group. On a file it counts with execute for the
+/// group; without that it is an old mark for mandatory locks.
 const SET_GID: u32 = 0o2000;
 const EXECUTABLE_SET_GID: u32 = 0o2010;
 
@@ -94,20 +103,48 @@ pub enum Place<'a> {
 }
 
 impl OwnershipRule {
-    /// Returns what is to change on an entry, or `None` where it is as declared.
-    pub fn decide(&self, place: Place<'_>, stat: &EntryStat) -> Option<Change> {
+    /// Returns what is to change on an entry, or `None` where it is as declared. A stat does not tell
+    /// of a default ACL; see [`Self::default_acl_for`].
+    pub fn decide(&self, place: Place<'_>, stat: &EntryStat) -> Option<Change<'_>> {
         if let Place::Below(_) = place
             && !self.holds(stat.ids)
         {
             return None;
         }
-        let owner = self.owner.filter(|owner| *owner != stat.ids);
+        let owner = Some(self.ids_for(stat.ids)).filter(|ids| *ids != stat.ids);
         let mode = self.mode_for(place, stat).filter(|mode| {
             // A chown clears setuid and setgid of a file; what the declaration wants of them must
             // be set afterwards even where the mode looked right before.
             *mode != stat.mode & MODE_BITS || (owner.is_some() && mode & 0o6000 != 0)
         });
-        (owner.is_some() || mode.is_some()).then_some(Change { owner, mode })
+        (owner.is_some() || mode.is_some()).then_some(Change { owner, mode, default_acl: None })
+    }
+
+    /// Returns the default ACL that an entry is to have, where one is declared for it.
+    pub fn default_acl_for(&self, place: Place<'_>, stat: &EntryStat) -> Option<&Acl<u32>> {
+        let is_held = place == Place::Root || self.holds(stat.ids);
+        let acl = self.default_acl.as_ref()?;
+        (stat.kind == EntryKind::Directory && is_held).then_some(acl)
+    }
+
+    /// Returns whether an entry with this access ACL keeps its mode: somebody gave it that, or a
+    /// directory that has another default ACL than is declared.
+    pub fn keeps_mode(&self, access: &Acl<u32>) -> bool {
+        let is_inherited = self.default_acl.as_ref().is_some_and(|acl| acl.is_source_of(access));
+        !access.is_none() && !is_inherited
+    }
+
+    /// Returns whose an entry is to be that is somebody's now.
+    pub fn ids_for(&self, now: HostIds) -> HostIds {
+        let HostIds { uid, gid } = self.owner.unwrap_or(now);
+        HostIds { uid, gid: self.group.unwrap_or(gid) }
+    }
+
+    /// Returns whether a container with this map can own something with these ids; that it cannot
+    /// be in the declared group says nothing against it.
+    pub fn can_own(&self, map: &IdMap, ids: HostIds) -> bool {
+        map.can_own(ids)
+            || self.group == Some(ids.gid) && map.container_id(IdKind::User, ids.uid).is_some()
     }
 
     /// Returns whether entries below the root need to be looked at at all.
@@ -126,7 +163,7 @@ impl OwnershipRule {
             Scope::Foreign(maps) => {
                 // What already has the declared owner was either put right by an earlier pass or is
                 // the container's own; its mode may have been chosen by a service since.
-                self.owner != Some(ids) && !maps.iter().any(|map| map.can_own(ids))
+                self.owner != Some(ids) && !maps.iter().any(|map| self.can_own(map, ids))
             }
             Scope::RootOnly => false,
         }
@@ -139,7 +176,9 @@ impl OwnershipRule {
             EntryKind::Symlink | EntryKind::Special => return None,
         };
         let is_dir = stat.kind == EntryKind::Directory;
-        (!rule.is_keep()).then(|| rule.apply(stat.mode & MODE_BITS, is_dir))
+        let hands_on = if is_dir && self.group.is_some() { SET_GID } else { 0 };
+        let is_declared = !rule.is_keep() || hands_on != 0;
+        is_declared.then(|| rule.apply(stat.mode & MODE_BITS, is_dir) | hands_on)
     }
 
     fn file_rule(&self, place: Place<'_>) -> &ModeRule {
@@ -167,6 +206,8 @@ mod tests {
     fn rule(scope: Scope, dir_mode: &str, file_mode: &str) -> OwnershipRule {
         OwnershipRule {
             owner: Some(OWNER),
+            group: None,
+            default_acl: None,
             scope,
             dir_mode: dir_mode.parse().unwrap(),
             file_mode: file_mode.parse().unwrap(),
@@ -196,8 +237,8 @@ mod tests {
     }
 
     #[expect(clippy::unnecessary_wraps, reason = "it is what `decide` returns")]
-    fn change(owner: Option<HostIds>, mode: Option<u32>) -> Option<Change> {
-        Some(Change { owner, mode })
+    fn change(owner: Option<HostIds>, mode: Option<u32>) -> Option<Change<'static>> {
+        Some(Change { owner, mode, default_acl: None })
     }
 
     fn shifted() -> IdMap {
@@ -385,6 +426,101 @@ mod tests {
         }
     }
 
+    /// A group of the host that no container has, and one that the first has.
+    const OF_HOST: u32 = 1005;
+    const OF_BOTH: u32 = 110_000;
+
+    fn grouped(group: u32, rule: OwnershipRule) -> OwnershipRule {
+        let owner = rule.owner.map(|owner| HostIds { gid: group, ..owner });
+        OwnershipRule { owner, group: Some(group), ..rule }
+    }
+
+    #[test]
+    fn a_group_is_set_and_handed_on_and_owners_are_kept() {
+        let kept = |dir_mode: &str, file_mode: &str| {
+            grouped(OF_HOST, OwnershipRule { owner: None, ..all(dir_mode, file_mode) })
+        };
+        let with = |uid, gid| HostIds::new(uid, gid);
+        let adopt = |group| grouped(group, foreign(&[IdMap::default_unprivileged()]));
+        let service = with(100_033, OF_HOST);
+        let link = EntryStat { kind: EntryKind::Symlink, ids: WWW, mode: 0o777 };
+        for (name, rule, place, stat, expected) in [
+            (
+                "a directory",
+                kept("0775", "0664"),
+                below("d"),
+                dir(WWW, 0o755),
+                change(Some(service), Some(0o2775)),
+            ),
+            ("one as declared", kept("0775", "0664"), ROOT, dir(service, 0o2775), None),
+            (
+                "one that hands nothing on",
+                kept("keep", "keep"),
+                below("d"),
+                dir(service, 0o750),
+                change(None, Some(0o2750)),
+            ),
+            (
+                "a file",
+                kept("0775", "0664"),
+                below("f"),
+                file(WWW, 0o644),
+                change(Some(service), Some(0o664)),
+            ),
+            ("a link", kept("0775", "0664"), below("l"), link, change(Some(service), None)),
+            ("modes are kept", kept("keep", "keep"), below("f"), file(service, 0o600), None),
+            (
+                "the root, with an owner",
+                adopt(OF_BOTH),
+                ROOT,
+                dir(HostIds::ROOT, 0o2775),
+                change(Some(with(100_000, OF_BOTH)), Some(0o2775)),
+            ),
+            (
+                "what a service made where the group is handed on",
+                adopt(OF_HOST),
+                below("f"),
+                file(service, 0o600),
+                None,
+            ),
+            ("what a service made elsewhere", adopt(OF_HOST), below("f"), file(WWW, 0o600), None),
+            (
+                "what the host made",
+                adopt(OF_HOST),
+                below("f"),
+                file(with(1000, OF_HOST), 0o600),
+                change(Some(with(100_000, OF_HOST)), Some(0o664)),
+            ),
+            (
+                "another group of the host",
+                adopt(OF_HOST),
+                below("f"),
+                file(with(100_033, 7), 0o600),
+                change(Some(with(100_000, OF_HOST)), Some(0o664)),
+            ),
+        ] {
+            assert_eq!(rule.decide(place, &stat), expected, "{name}");
+        }
+    }
+
+    #[test]
+    fn a_default_acl_is_for_directories_that_are_held_to_the_rule() {
+        let acl = Acl::from_bytes(&2_u32.to_le_bytes());
+        let with = |rule| OwnershipRule { default_acl: acl.clone(), ..rule };
+        let adopt = with(foreign(&[IdMap::default_unprivileged()]));
+        let everywhere = with(all("keep", "keep"));
+        for (name, rule, place, stat, is_for) in [
+            ("the root", &adopt, ROOT, dir(WWW, 0o755), true),
+            ("a service's", &adopt, below("d"), dir(WWW, 0o755), false),
+            ("nobody's", &adopt, below("d"), dir(HostIds::ROOT, 0o755), true),
+            ("any", &everywhere, below("d"), dir(WWW, 0o755), true),
+            ("a file", &everywhere, below("f"), file(WWW, 0o644), false),
+            ("undeclared", &all("0775", "0664"), ROOT, dir(WWW, 0o755), false),
+        ] {
+            assert_eq!(rule.default_acl_for(place, &stat).is_some(), is_for, "{name}");
+        }
+    }
+
     #[test]
     fn what_has_the_declared_owner_is_no_longer_foreign() {
         // A host owner lies outside every map; a service may have chosen the mode since.
@@ -410,6 +546,9 @@ mod tests {
             foreign(&[IdMap::default_unprivileged()]),
             rule(Scope::RootOnly, "0755", "0644"),
             modes_only("a-w"),
+            grouped(OF_HOST, all("0775", "2755")),
+            grouped(OF_HOST, modes_only("keep")),
+            grouped(OF_BOTH, foreign(&[IdMap::default_unprivileged()])),
         ];
         let kinds = [EntryKind::Directory, EntryKind::File, EntryKind::Symlink, EntryKind::Special];
         let ids = [HostIds::ROOT, OWNER, WWW, OTHER];

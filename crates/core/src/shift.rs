@@ -106,9 +106,9 @@ impl Shift {
 
     /// Returns what is to change on an entry: its owner, never its mode. (A chown takes setuid, setgid
     /// and capabilities of a file away, here as in any other pass.)
-    pub fn decide(self, stat: &EntryStat) -> Option<Change> {
+    pub fn decide(self, stat: &EntryStat) -> Option<Change<'static>> {
         let owner = self.ids(stat.ids);
-        (owner != stat.ids).then_some(Change { owner: Some(owner), mode: None })
+        (owner != stat.ids).then_some(Change { owner: Some(owner), ..Change::default() })
     }
 }
 
@@ -159,7 +159,7 @@ mod tests {
             for (kind, mode) in [(EntryKind::File, 0o4755), (EntryKind::Directory, 0o2750)] {
                 let stat = EntryStat { kind, ids: HostIds::new(uid, gid), mode };
                 let owner = expected.map(|(uid, gid)| HostIds::new(uid, gid));
-                let change = owner.map(|_| Change { owner, mode: None });
+                let change = owner.map(|_| Change { owner, ..Change::default() });
                 assert_eq!(shift.decide(&stat), change, "{uid}:{gid}");
                 let after = EntryStat { ids: shift.ids(stat.ids), ..stat };
                 assert_eq!(shift.decide(&after), None, "shifted twice");

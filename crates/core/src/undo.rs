@@ -108,7 +108,7 @@ pub struct State {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Judgement {
     /// It is as the pass left it, and is to be changed so.
-    Restore(Change),
+    Restore(Change<'static>),
     /// It is as it was before the pass.
     InPlace,
     /// Somebody changed it since.
@@ -117,7 +117,7 @@ pub enum Judgement {
 
 impl Entry {
     /// Returns the record of a change that is about to be made.
-    pub fn of(name: &[u8], inode: u64, birth: u32, stat: &EntryStat, change: Change) -> Self {
+    pub fn of(name: &[u8], inode: u64, birth: u32, stat: &EntryStat, change: Change<'_>) -> Self {
         let left = if change.owner.is_some() { mode_after_chown(stat) } else { stat.mode };
         let before = State { ids: stat.ids, mode: stat.mode };
         let after =
@@ -166,7 +166,11 @@ impl Entry {
         }
         let owner = (now.ids != before.ids).then_some(before.ids);
         let remains = if owner.is_some() { left(now.mode) } else { now.mode };
-        Judgement::Restore(Change { owner, mode: (remains != wanted).then_some(wanted) })
+        Judgement::Restore(Change {
+            owner,
+            mode: (remains != wanted).then_some(wanted),
+            default_acl: None,
+        })
     }
 }
 
@@ -225,7 +229,7 @@ mod tests {
     }
 
     fn restore(owner: Option<HostIds>, mode: Option<u32>) -> Judgement {
-        Judgement::Restore(Change { owner, mode })
+        Judgement::Restore(Change { owner, mode, default_acl: None })
     }
 
     #[test]
@@ -277,7 +281,7 @@ mod tests {
     }
 
     /// As `walk::entry` changes an entry, with a kill after every call.
-    fn stages(from: EntryStat, change: Change) -> Vec<EntryStat> {
+    fn stages(from: EntryStat, change: Change<'_>) -> Vec<EntryStat> {
         let mut at = from;
         let mut all = vec![at];
         if let (Some(_), Some(new)) = (change.owner, change.mode) {
@@ -302,9 +306,9 @@ mod tests {
             for (old, new) in modes.iter().flat_map(|old| modes.map(|new| (*old, new))) {
                 let before = EntryStat { kind, ids: OLD, mode: old };
                 for change in [
-                    Change { owner: Some(NEW), mode: Some(new) },
-                    Change { owner: Some(NEW), mode: None },
-                    Change { owner: None, mode: Some(new) },
+                    Change { owner: Some(NEW), mode: Some(new), default_acl: None },
+                    Change { owner: Some(NEW), mode: None, default_acl: None },
+                    Change { owner: None, mode: Some(new), default_acl: None },
                 ] {
                     let entry = Entry::of(b"f", 1, 1, &before, change);
                     for privileges in [Privileges::Withheld, Privileges::GivenBack] {

@@ -209,7 +209,7 @@ pub(crate) fn install(
     let key_file = certificate.key_file();
     // Where no owner is declared, the files belong to whom the directory belongs.
     let directory = Stat::of(volume.fd()).map_err(at(&key_file))?.entry.ids;
-    let owner = rule.owner.unwrap_or(directory);
+    let owner = rule.ids_for(directory);
     let mode = |name: &str, fresh| rule.new_file_mode(name.as_bytes(), fresh);
     let key = NewFile {
         bytes: new.key.as_bytes(),

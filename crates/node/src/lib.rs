@@ -9,6 +9,7 @@
 //! - `process`: processes, and which of them are the node's own.
 //! - [`procfs`]: held flocks, running containers, their id maps in force.
 //! - [`accounts`]: the host's users and groups.
+//! - `acl`: ACLs of open files.
 //! - [`backup`]: a backup for a conversion: what stands against it, made with `vzdump`, read to its end.
 //! - `conf_edit`: raw lines of a conf, written without `pct`; `subids`: what root may map.
 //! - [`making`]: what has to be known before a container is made.
@@ -35,6 +36,7 @@
 //! be able to unmount it.
 
 pub mod accounts;
+mod acl;
 mod answers;
 pub mod backup;
 mod bookmark;
@@ -84,6 +86,7 @@ use pctd_core::ownership::OwnershipRule;
 use pctd_core::presence::Verdict;
 use pctd_core::subids::SubIds;
 use pctd_core::vmlist::Fingerprint;
+use rustix::io::Errno;
 
 pub use crate::answers::{NoAnswer, PATIENCE};
 pub use crate::backup::{BackupError, Vzdump};
@@ -299,6 +302,7 @@ impl Node {
             let made = |by: Mechanism| volume.mounts.values().any(|mount| mount.mechanism == by);
             let whole = made(Mechanism::Lxc { recursive: true });
             let by_lxc = whole || made(Mechanism::Lxc { recursive: false });
+            let wants_acl = volume.default_acl.as_ref().is_some_and(|acl| !acl.is_none());
             let look = move || {
                 let (source, open) = source::open_at(&paths, &place, &require_mount);
                 let opened = open.as_ref().filter(|_| by_lxc);
@@ -316,8 +320,12 @@ impl Node {
                     Some(open) if !declared.is_empty() => certificate::observe(open, &declared),
                     _ => ObservedCertificates::default(),
                 };
+                let no_acl = wants_acl
+                    .then(|| no_acl(&paths, &place, &source, open.as_ref()))
+                    .flatten()
+                    .map(|errno| errno.to_string());
                 let found = ObservedVolume::new(source);
-                ObservedVolume { certificates, mapping, mapping_whole, nested, ..found }
+                ObservedVolume { certificates, mapping, mapping_whole, nested, no_acl, ..found }
             };
             (path, Box::new(look))
         };
@@ -553,6 +561,22 @@ fn mapping_of(
             None => MappingSupport::NotAsked,
         },
         _ => MappingSupport::NotAsked,
+    }
+}
+
+/// Asks whether a volume's file system keeps default ACLs; returns what it says where it does not.
+fn no_acl(
+    paths: &NodePaths,
+    path: &str,
+    source: &SourceState,
+    open: Option<&OpenVolume>,
+) -> Option<Errno> {
+    match (source, open) {
+        (_, Some(open)) => acl::refusal(open.fd()),
+        (SourceState::Missing { .. }, None) => {
+            source::nearest(paths, path).and_then(|dir| acl::refusal(dir.as_fd()))
+        }
+        _ => None,
     }
 }
 

@@ -5,14 +5,16 @@
 
 use std::ffi::CString;
 
+use pctd_core::acl::Acl;
 use pctd_core::observed::{FoundEntry, ObservedEntry};
 use pctd_core::ownership::EntryKind;
 use rustix::io::Errno;
 
+use crate::acl::{ACCESS, DEFAULT};
 use crate::paths::NodePaths;
 use crate::source::is_autofs;
 use crate::stat::{Stat, open_path};
-use crate::walk::entry::has_acl;
+use crate::walk::entry::ProcFds;
 
 /// Looks at what is `below` a directory of the node, `source`; nothing is below: at that itself.
 pub(crate) fn at(paths: &NodePaths, source: &str, below: &str) -> ObservedEntry {
@@ -60,9 +62,11 @@ fn follow(
             below_mount = Some(at.clone());
         }
     }
-    let acl = match stat.entry.kind {
-        EntryKind::Directory | EntryKind::File => has_acl(&fd)?,
-        EntryKind::Symlink | EntryKind::Special => false,
+    let acl = |attribute, is_possible: bool| {
+        if is_possible { ProcFds::open()?.acl(&fd, attribute) } else { Ok(Acl::none()) }
     };
-    Ok(ObservedEntry::Found(FoundEntry { stat: stat.entry, acl, below_mount }))
+    let is_dir = stat.is_dir();
+    let default_acl = acl(DEFAULT, is_dir)?;
+    let acl = acl(ACCESS, is_dir || stat.entry.kind == EntryKind::File)?;
+    Ok(ObservedEntry::Found(FoundEntry { stat: stat.entry, acl, default_acl, below_mount }))
 }

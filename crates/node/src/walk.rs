@@ -68,12 +68,20 @@ pub enum WalkRule<'a> {
     Shifted(&'a Arc<Shifting>),
 }
 
-impl WalkRule<'_> {
+impl<'a> WalkRule<'a> {
     /// Returns whether entries below the root need to be looked at at all.
     pub(crate) const fn looks_below(self) -> bool {
         match self {
             Self::Declared(rule) => rule.looks_below(),
             Self::Shifted(_) => true,
+        }
+    }
+
+    /// Returns what is declared, where the walk is for that.
+    pub(crate) const fn declared(self) -> Option<&'a OwnershipRule> {
+        match self {
+            Self::Declared(rule) => Some(rule),
+            Self::Shifted(_) => None,
         }
     }
 

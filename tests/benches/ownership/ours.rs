@@ -49,6 +49,8 @@ fn repair(dir: &Path, threads: usize) -> Result<WalkReport, String> {
     let open = open.ok_or_else(|| format!("{state:?}"))?;
     let rule = OwnershipRule {
         owner: Some(HostIds::new(OWNER, OWNER)),
+        group: None,
+        default_acl: None,
         scope: Scope::All,
         dir_mode: ModeRule::Exact(DIR_MODE),
         file_mode: ModeRule::Exact(FILE_MODE),
@@ -71,6 +73,8 @@ fn volume(host_path: &str) -> Volume {
         name: "bench".parse().expect("a name"),
         host_path: host_path.into(),
         owner: Owner::Keep,
+        group: None,
+        default_acl: None,
         owner_ctid: None,
         disk_ids: None,
         dir_mode: ModeRule::Keep,

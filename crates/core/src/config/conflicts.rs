@@ -11,9 +11,11 @@ use crate::desired::{Mechanism, Mount, Owner, Volume};
 use crate::ids::{Ctid, VolumeName};
 
 /// The keys that say where a volume is and what becomes of its entries.
-const DECLARATION: [&str; 8] = [
+const DECLARATION: [&str; 10] = [
     "host_path",
     "owner",
+    "group",
+    "default_acl",
     "owner_ctid",
     "disk_ids",
     "dir_mode",
@@ -107,8 +109,8 @@ fn check_directories(volumes: &BTreeMap<VolumeName, Declared>, report: &mut Repo
 fn check_pair(outer: &Declared, inner: &Declared, report: &mut Report<'_>) {
     let same_path = outer.volume.host_path == inner.volume.host_path;
     let (a, b) = (&outer.volume, &inner.volume);
-    let shared = Shared::of(a, b);
-    if !shared.any() || (!same_path && !a.recurse) || !meet(a, b) {
+    let shared = shared(a, b);
+    if shared.is_empty() || (!same_path && !a.recurse) || !meet(a, b) {
         return;
     }
     let relation = if same_path { "is" } else { "lies in" };
@@ -118,9 +120,10 @@ fn check_pair(outer: &Declared, inner: &Declared, report: &mut Report<'_>) {
         shown(&b.host_path),
         a.name
     );
-    let differing = shared.differences(a, b);
+    let differs = |(key, differs): &(&'static str, bool)| differs.then_some(*key);
+    let differing: Vec<&str> = shared.iter().filter_map(differs).collect();
     if differing.is_empty() {
-        let relative = shared.owner && matches!(a.owner, Owner::Container { .. });
+        let relative = shared.iter().any(|(key, _)| *key == "owner_ctid") && a.is_relative();
         let is_settled = a.owner_ctid.is_some() || a.disk_ids.is_some();
         if relative && !is_settled && !a.mounts.keys().eq(b.mounts.keys()) {
             report.warn(
@@ -148,41 +151,42 @@ fn check_pair(outer: &Declared, inner: &Declared, report: &mut Report<'_>) {
     }
 }
 
-/// What two volumes both declare; where one of them keeps what is there, neither undoes the other.
-struct Shared {
-    owner: bool,
-    dir_mode: bool,
-    file_mode: bool,
-}
-
-impl Shared {
-    fn of(a: &Volume, b: &Volume) -> Self {
-        let keeps_files = |volume: &Volume| {
-            volume.file_mode.is_keep() && volume.file_modes.iter().all(|(_, mode)| mode.is_keep())
-        };
-        Self {
-            owner: a.owner != Owner::Keep && b.owner != Owner::Keep,
-            dir_mode: !a.dir_mode.is_keep() && !b.dir_mode.is_keep(),
-            file_mode: !keeps_files(a) && !keeps_files(b),
-        }
+/// Returns the keys that both volumes declare, each with whether they do so differently; where one of
+/// them keeps what is there, neither undoes the other.
+fn shared(a: &Volume, b: &Volume) -> Vec<(&'static str, bool)> {
+    let both = |sets: fn(&Volume) -> bool| sets(a) && sets(b);
+    let sets_owner = |volume: &Volume| volume.owner != Owner::Keep;
+    let sets_group = |volume: &Volume| volume.owner != Owner::Keep || volume.group.is_some();
+    // A group is in the mode of directories as well.
+    let sets_dirs = |volume: &Volume| !volume.dir_mode.is_keep() || volume.group.is_some();
+    let sets_files = |volume: &Volume| {
+        let keeps_named = volume.file_modes.iter().all(|(_, mode)| mode.is_keep());
+        !volume.file_mode.is_keep() || !keeps_named
+    };
+    let is_grouped = a.group.is_some() || b.group.is_some();
+    let mut keys = Vec::new();
+    if both(sets_owner) {
+        keys.push(("owner", a.owner != b.owner));
     }
-
-    const fn any(&self) -> bool {
-        self.owner || self.dir_mode || self.file_mode
+    if is_grouped && (both(sets_group) || both(sets_dirs)) {
+        keys.push(("group", a.group != b.group));
     }
-
-    fn differences(&self, a: &Volume, b: &Volume) -> Vec<&'static str> {
-        [
-            ("owner", self.owner && a.owner != b.owner),
-            ("owner_ctid", self.owner && a.owner_ctid != b.owner_ctid),
-            ("disk_ids", self.owner && a.disk_ids != b.disk_ids),
-            ("dir_mode", self.dir_mode && a.dir_mode != b.dir_mode),
-            ("file_mode", self.file_mode && a.file_mode != b.file_mode),
-            ("file_modes", self.file_mode && a.file_modes != b.file_modes),
-            ("enforce", a.enforce != b.enforce),
-        ]
-        .into_iter()
-        .filter_map(|(key, differs)| differs.then_some(key))
-        .collect()
+    if !keys.is_empty() {
+        keys.push(("owner_ctid", a.owner_ctid != b.owner_ctid));
+        keys.push(("disk_ids", a.disk_ids != b.disk_ids));
     }
+    if both(|volume| volume.default_acl.is_some()) {
+        keys.push(("default_acl", a.default_acl != b.default_acl));
+    }
+    if both(|volume| !volume.dir_mode.is_keep()) {
+        keys.push(("dir_mode", a.dir_mode != b.dir_mode));
+    }
+    if both(sets_files) {
+        keys.push(("file_mode", a.file_mode != b.file_mode));
+        keys.push(("file_modes", a.file_modes != b.file_modes));
+    }
+    if !keys.is_empty() {
+        keys.push(("enforce", a.enforce != b.enforce));
+    }
+    keys
 }

@@ -262,6 +262,8 @@ fn declare(point: &MountPoint, name: VolumeName) -> Declared {
         name,
         host_path: point.host_path.clone(),
         owner: point.owner.clone(),
+        group: None,
+        default_acl: None,
         owner_ctid: None,
         disk_ids: None,
         dir_mode: ModeRule::Keep,

@@ -237,6 +237,18 @@ pub(super) static VOLUME: Table = Table {
              \"USER:GROUP\", \"UID:GID\" (on the host) or \"keep\".",
         ),
         Field::new(
+            "group",
+            Shape::Text(&syntax::VOLUME_GROUP),
+            "The group of every entry, whoever owns it: \"GROUP\" or \"GID\" (on the host), or \"container:GID\" (inside \
+             the containers). Directories are setgid, so that new entries have it as well.",
+        ),
+        Field::new(
+            "default_acl",
+            Shape::Text(&syntax::DEFAULT_ACL),
+            "What new entries of a directory get, whatever the umask, as setfacl takes it: \"g::rwX\" (the owning \
+             group), \"g:GROUP:rwX\", \"u:USER:rX\" (on the host). Agrees with dir_mode and file_mode. \"none\": no list.",
+        ),
+        Field::new(
             "owner_ctid",
             CTID,
             "The container whose id map counts when the mounting containers disagree.",

@@ -2,7 +2,7 @@
 
 use super::report::Complaint;
 use super::text::{nearest, shown};
-use crate::desired::Owner;
+use crate::desired::{Group, Owner};
 
 /// The words that are no user names.
 const WORDS: [&str; 2] = ["keep", "container_root"];
@@ -33,6 +33,19 @@ pub(super) fn parse(text: &str) -> Result<Owner, Complaint> {
         Complaint::new(format!("{} is no owner", shown(text))).or(
             "write \"container_root\", \"container:UID[:GID]\", \"USER\", \"USER:GROUP\", \"UID:GID\" or \"keep\"",
         )
+    })
+}
+
+/// Returns the group that `text` names.
+pub(super) fn group(text: &str) -> Result<Group, Complaint> {
+    let group = match text.strip_prefix("container:") {
+        Some(gid) => id(gid).map(Group::Container),
+        None if WORDS.contains(&text) || nearest(text, WORDS).is_some() => None,
+        None => (is_name(text) || id(text).is_some()).then(|| Group::Host(text.to_owned())),
+    };
+    group.ok_or_else(|| {
+        Complaint::new(format!("{} is no group", shown(text)))
+            .or("write \"GROUP\" or \"GID\" of the host, or \"container:GID\" for one inside the containers")
     })
 }
 
@@ -118,6 +131,20 @@ mod tests {
             "a/b",
         ] {
             assert!(parse(text).is_err(), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn a_group_is_one_of_the_host_or_of_the_containers() {
+        for (text, expected) in [
+            ("media", Group::Host("media".to_owned())),
+            ("110000", Group::Host("110000".to_owned())),
+            ("container:10000", Group::Container(10_000)),
+        ] {
+            assert_eq!(group(text), Ok(expected), "{text}");
+        }
+        for text in ["", "keep", "container_root", "container:", "container:media", "a:b", "07"] {
+            assert!(group(text).is_err(), "{text:?}");
         }
     }
 }

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use super::default_acl;
 use super::disk_ids;
 use super::owner;
 use super::paths;
@@ -58,6 +59,18 @@ pub(super) static OWNER: Syntax = Syntax {
     wanted: "an owner such as \"container_root\", \"container:1000\", \"www-data\" or \"keep\"",
     pattern: "^[A-Za-z0-9_][A-Za-z0-9_.:$-]*$",
     check: |text| owner::parse(text).map(|_| ()),
+};
+
+pub(super) static VOLUME_GROUP: Syntax = Syntax {
+    wanted: "a group such as \"media\", \"110000\" or \"container:10000\"",
+    pattern: "^(container:)?([A-Za-z_][A-Za-z0-9_.-]*[$]?|0|[1-9][0-9]*)$",
+    check: |text| owner::group(text).map(|_| ()),
+};
+
+pub(super) static DEFAULT_ACL: Syntax = Syntax {
+    wanted: "a default ACL such as \"g::rwX\" or \"g:media:rwX\", or \"none\"",
+    pattern: "^(none|(u|user|g|group|o|other):[^:,]*:[rwxX-]+(,(u|user|g|group|o|other):[^:,]*:[rwxX-]+)*)$",
+    check: |text| default_acl::parse(text).map(|_| ()),
 };
 
 pub(super) static GROUP: Syntax = Syntax {

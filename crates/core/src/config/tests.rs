@@ -1,6 +1,7 @@
 //! Whole files: the author's, the example, one full of mistakes, and anything at all.
 
 mod anything;
+mod group;
 mod raw_lines;
 mod volumes;
 
@@ -65,6 +66,8 @@ fn plain(name: &str, host_path: &str, mounts: &[(u32, &str)]) -> Volume {
         name: name.parse().unwrap(),
         host_path: host_path.to_owned(),
         owner: Owner::Keep,
+        group: None,
+        default_acl: None,
         owner_ctid: None,
         disk_ids: None,
         dir_mode: ModeRule::Keep,

@@ -8,7 +8,7 @@ use super::report::{Complaint, Report};
 use super::seed;
 use super::shape::ALWAYS_ALLOWED;
 use super::text::shown;
-use super::{certificates, disk_ids, owner, paths, syntax};
+use super::{certificates, default_acl, disk_ids, owner, paths, syntax};
 use crate::desired::{Enforce, Mechanism, Mount, MountIds, Owner, RequireMount, Volume};
 use crate::ids::{Ctid, VolumeName};
 use crate::modes::{FilePattern, ModeRule};
@@ -74,11 +74,13 @@ fn volume(
         Some(MountIds::Disk(ids)) => Some(ids),
         Some(MountIds::Plain) | None => None,
     };
+    let group = node.get("group").and_then(|node| owner::group(node.text()?).ok());
     let declared_owner = node
         .get("owner")
         .and_then(|node| owner::parse(node.text()?).ok())
-        // The seed's nobody:nogroup is in no container's space: that owner nobody can have meant.
-        .or_else(|| disk_ids.is_some().then_some(Owner::Keep));
+        // The seed's nobody:nogroup is in no container's space, and no owner for what a group shares:
+        // nobody can have meant that.
+        .or_else(|| (disk_ids.is_some() || group.is_some()).then_some(Owner::Keep));
     let by_lxc = is_lxc(node).unwrap_or(false);
     let mut mounts = BTreeMap::new();
     let mut mount_spots = BTreeMap::new();
@@ -108,6 +110,8 @@ fn volume(
         host_path,
         owner_ctid: node.get("owner_ctid").as_ref().and_then(ctid),
         owner: declared_owner.unwrap_or_else(undeclared_owner),
+        group,
+        default_acl: default_acl::read(node, &modes.dir, &modes.file, report),
         disk_ids,
         dir_mode: modes.dir,
         file_mode: modes.file,
@@ -287,7 +291,7 @@ fn check_owner_ctid(volume: &Volume, node: &Node<'_>, report: &mut Report<'_>) {
                 complaint.or(format!("write one of {}", mounting.join(", ")))
             },
         );
-    } else if !matches!(volume.owner, Owner::Container { .. }) {
+    } else if !volume.is_relative() {
         report.warn(&at.spot, "no effect: the owner is not one inside the containers");
     }
 }

@@ -42,6 +42,8 @@ pub(super) fn explain(
             advise(report, map.as_ref(), (volume, change), &host, &entry);
             entry.new_owner = change.and_then(|change| change.owner);
             entry.new_mode = change.and_then(|change| change.mode).map(octal);
+            let acl = change.and_then(|change| change.default_acl);
+            entry.new_default_acl = acl.map(ToString::to_string);
             path.entry = Some(entry);
         }
         ObservedEntry::Missing { at } => {
@@ -151,6 +153,8 @@ fn seen(
         gid_inside: inside(IdKind::Group, stat.ids.gid),
         new_owner: None,
         new_mode: None,
+        default_acl: (!found.default_acl.is_none()).then(|| found.default_acl.to_string()),
+        new_default_acl: None,
         mode,
     };
     let is = format!("{host} ({kind}, mode {}) is {} on the host", entry.mode, stat.ids);
@@ -176,22 +180,26 @@ fn seen(
 }
 
 /// Says what the volume declares for the entry; returns what pctd would change.
-fn declared(
+fn declared<'r>(
     report: &mut DoctorReport,
-    case: &Case<'_>,
+    case: &Case<'r>,
     volume: &Volume,
     located: &Located,
     found: &FoundEntry,
-) -> Option<Change> {
+) -> Option<Change<'r>> {
     let name = &volume.name;
+    let group = volume.group.as_ref().map(|group| format!(", group {group} (setgid)"));
+    let acl = volume.default_acl.as_ref().map(|acl| format!(", default ACL {acl}"));
     report.say(
         "Volume",
         format!(
-            "it belongs to volume {name} ({}): owner {}, directories {}, files {}, enforce {}",
+            "it belongs to volume {name} ({}): owner {}{}, directories {}, files {}{}, enforce {}",
             volume.host_path,
             owner(&volume.owner),
+            group.unwrap_or_default(),
             volume.dir_mode,
             volume.file_mode,
+            acl.unwrap_or_default(),
             enforce(volume.enforce),
         ),
     );
@@ -218,11 +226,17 @@ fn declared(
         report.say("LeftAlone", why_not_below(rule).to_owned());
         return None;
     }
-    let Some(change) = rule.decide(place, &found.stat) else {
+    let default_acl =
+        rule.default_acl_for(place, &found.stat).filter(|acl| **acl != found.default_acl);
+    let change = rule.decide(place, &found.stat).unwrap_or_default();
+    // What a chown takes and is given again is no difference.
+    let mode = change.mode.filter(|mode| *mode != found.stat.mode);
+    let change = Change { mode, default_acl, ..change };
+    if change == Change::default() {
         in_place(report, rule, place, found);
         return None;
-    };
-    let change = if found.acl && change.mode.is_some() {
+    }
+    let change = if change.mode.is_some() && rule.keeps_mode(&found.acl) {
         report.say("AclKeepsMode", "it has an access ACL, so its mode is left alone");
         Change { mode: None, ..change }
     } else {
@@ -233,10 +247,11 @@ fn declared(
     Some(change)
 }
 
-fn would(change: Change) -> Option<String> {
+fn would(change: Change<'_>) -> Option<String> {
     let owner = change.owner.map(|ids| format!("give it to {ids}"));
     let mode = change.mode.map(|mode| format!("set mode {}", octal(mode)));
-    let parts: Vec<String> = owner.into_iter().chain(mode).collect();
+    let acl = change.default_acl.map(|acl| format!("set its default ACL to {acl}"));
+    let parts: Vec<String> = owner.into_iter().chain(mode).chain(acl).collect();
     (!parts.is_empty()).then(|| parts.join(" and "))
 }
 
@@ -250,9 +265,10 @@ const fn why_not_below(rule: &OwnershipRule) -> &'static str {
 
 fn in_place(report: &mut DoctorReport, rule: &OwnershipRule, place: Place<'_>, found: &FoundEntry) {
     let ids = found.stat.ids;
-    let is_foreign = rule.owner.is_some() && rule.owner != Some(ids);
+    let is_foreign = rule.ids_for(ids) != ids;
+    let is_theirs = |maps: &[IdMap]| maps.iter().any(|map| rule.can_own(map, ids));
     match &rule.scope {
-        Scope::Foreign(maps) if place != Place::Root && maps.iter().any(|map| map.can_own(ids)) => {
+        Scope::Foreign(maps) if place != Place::Root && is_theirs(maps) => {
             let whose = if is_foreign {
                 "it belongs to an id of a container that mounts the volume, and that is left alone"
             } else {
@@ -268,7 +284,7 @@ fn in_place(report: &mut DoctorReport, rule: &OwnershipRule, place: Place<'_>, f
 fn advise(
     report: &mut DoctorReport,
     map: Option<&IdMap>,
-    (volume, change): (Option<&Volume>, Option<Change>),
+    (volume, change): (Option<&Volume>, Option<Change<'_>>),
     host: &str,
     entry: &DoctorEntry,
 ) {

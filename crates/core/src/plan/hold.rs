@@ -299,6 +299,18 @@ pub enum Hold {
         /// The volume.
         volume: VolumeName,
     },
+    /// The file system keeps no default ACLs.
+    #[error("{path} is on {kind}, which keeps no ACLs there ({why}); {}, or take `default_acl` out", acl_advice(.kind, .mount_point))]
+    AclUnsupported {
+        /// The host path.
+        path: String,
+        /// The type of the file system.
+        kind: String,
+        /// Where it is mounted.
+        mount_point: String,
+        /// What the kernel said.
+        why: String,
+    },
     /// Some entries of the volume could not be looked at or changed.
     #[error("{errors} entries could not be looked at or changed: {}", .first.join("; "))]
     WalkIncomplete {
@@ -597,6 +609,14 @@ pub enum NoMap {
         /// The group id inside.
         gid: u32,
     },
+    /// The declared group has no place.
+    #[error(
+        "group {gid} of the host is none of the ids that the containers have on disk by `disk_ids`, so they could write to nothing that is in it; declare one that is, such as \"container:GID\""
+    )]
+    GroupOutside {
+        /// The group id on the host.
+        gid: u32,
+    },
     /// There is no owner to count from.
     #[error(
         "`disk_ids` counts from the owner of {path}, which is not there; make it and give it to whoever root inside is to be on disk"
@@ -827,6 +847,7 @@ reasons! {
     OwnershipUnsupported: Calm,
     UndoUnavailable: Calm,
     Undone: Calm,
+    AclUnsupported: Calm,
     WalkIncomplete: Calm,
     SourceMissing: Calm,
     LedgerLost: Calm,
@@ -1020,6 +1041,22 @@ fn mapping_advice(kind: &str) -> &'static str {
         "overlay" => "share a directory of the file system below it",
         "nfs" | "nfs4" => "map ids where it is exported",
         _ => "give its files to ids that the containers have, or set them in its mount options",
+    }
+}
+
+/// Returns how a file system gets ACLs, or where they are to be had.
+fn acl_advice(kind: &str, mount_point: &str) -> String {
+    match kind {
+        "zfs" => format!(
+            "enable them with `zfs set acltype=posixacl xattr=sa $(zfs list -Ho name {mount_point})`"
+        ),
+        "ext2" | "ext3" | "ext4" | "xfs" | "btrfs" | "f2fs" | "tmpfs" | "overlay" => {
+            format!("mount it without `noacl` (`mount -o remount,acl {mount_point}`)")
+        }
+        "nfs" | "nfs4" | "cifs" | "smb3" => {
+            "set them where it is exported (NFSv4 and SMB have other lists)".to_owned()
+        }
+        _ => "keep the directory on one that has them, such as ext4, xfs or ZFS".to_owned(),
     }
 }
 

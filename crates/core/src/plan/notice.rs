@@ -65,6 +65,16 @@ pub enum Notice {
         /// The containers.
         containers: Vec<crate::ids::Ctid>,
     },
+    /// Nobody in a container can be in the group of a volume.
+    #[error(
+        "group {gid} of the host has no id inside {}: nobody there can be in it, so services there write to what is their own and to nothing that others made; give it an id that they have, such as 110000, which is 10000 inside by Proxmox's default map", list(.containers)
+    )]
+    GroupOutside {
+        /// The group id on the host.
+        gid: u32,
+        /// The containers.
+        containers: Vec<crate::ids::Ctid>,
+    },
     /// A running container uses another map than its conf holds.
     #[error(
         "the id map in the conf is not the one in force; it takes effect when the container restarts"
@@ -147,6 +157,7 @@ impl Notice {
             Self::OtherNodeActs { .. } => "OtherNodeActs",
             Self::OfOtherNodes { .. } => "OfOtherNodes",
             Self::RootExposed { .. } => "RootExposed",
+            Self::GroupOutside { .. } => "GroupOutside",
             Self::IdmapPendingRestart => "IdmapPendingRestart",
             Self::PropertyPendingRestart { .. } => "PropertyPendingRestart",
             Self::KeepAttrs { .. } => "KeepAttrs",

@@ -3,9 +3,10 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use crate::acl::{Acl, Who};
 use crate::conf::{Conf, MountLine};
-use crate::desired::{Desired, IdmapFallback, IdmapSource, Mount, Owner, Volume};
-use crate::idmap::IdMap;
+use crate::desired::{Desired, Group, IdmapFallback, IdmapSource, Mount, Owner, Volume};
+use crate::idmap::{IdKind, IdMap};
 use crate::ids::{Ctid, HostIds};
 use crate::ledger::Memory;
 use crate::observed::{ObservedContainer, Presence, Running, Snapshot};
@@ -19,13 +20,22 @@ use crate::plan::sharing;
 /// `nobody:nogroup` of Debian, the seed's fallback.
 const NOBODY: HostIds = HostIds::new(65_534, 65_534);
 
-/// Whose a volume is to be.
+/// Whose a volume is to be, as far as anything is declared.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub(crate) struct Whose {
+    /// The owner; its group is the one below, where there is one.
+    pub(crate) owner: Option<HostIds>,
+    /// The group of every entry.
+    pub(crate) group: Option<u32>,
+    /// The default ACL of directories.
+    pub(crate) default_acl: Option<Acl<u32>>,
+}
+
+/// Whether it is known whose a volume is to be.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum OwnerDecision {
-    /// The owner is left alone.
-    Keep,
-    /// These ids.
-    Ids(HostIds),
+    /// It is.
+    Known(Whose),
     /// Not known yet; waiting helps.
     Wait(Vec<Hold>),
     /// Not to be told; only a change of the declaration or of a container helps.
@@ -227,54 +237,136 @@ pub(crate) fn owning_maps(
 
 /// Decides whose a volume is to be.
 pub(crate) fn decide(desired: &Desired, snapshot: &Snapshot, volume: &Volume) -> OwnerDecision {
-    if volume.owner != Owner::Keep
+    whose(desired, snapshot, volume).map_or_else(|not_known| not_known, OwnerDecision::Known)
+}
+
+/// Returns whose a volume is to be, or the decision that this is not known.
+fn whose(desired: &Desired, snapshot: &Snapshot, volume: &Volume) -> Result<Whose, OwnerDecision> {
+    if (volume.owner != Owner::Keep || volume.group.is_some())
         && let Some(hold) = disk_ids::blocked(desired, snapshot, volume)
     {
-        return OwnerDecision::Blocked(hold);
+        return Err(OwnerDecision::Blocked(hold));
     }
-    match &volume.owner {
-        Owner::Keep => OwnerDecision::Keep,
-        Owner::Host { user, group } => host_owner(snapshot, user, group.as_deref()),
-        Owner::Container { uid, gid } => match disk_ids::space_of(desired, snapshot, volume) {
-            None => container_owner(desired, snapshot, volume, HostIds::new(*uid, *gid)),
-            Some(Ok(space)) => match space.host_ids(*uid, *gid) {
-                Some(ids) => OwnerDecision::Ids(ids),
-                None => OwnerDecision::Blocked(Hold::IdmapImpossible {
-                    why: NoMap::OwnerOutside { uid: *uid, gid: *gid },
-                }),
-            },
-            Some(Err(hold @ Hold::IdmapNotReady { .. })) => OwnerDecision::Wait(vec![hold]),
-            Some(Err(hold)) => OwnerDecision::Blocked(hold),
-        },
+    // What is declared of it as inside the containers, as one pair: all of them have to agree on both.
+    let inside = match (&volume.owner, &volume.group) {
+        (Owner::Container { uid, .. }, Some(Group::Container(gid)))
+        | (Owner::Container { uid, gid }, _) => Some((*uid, *gid)),
+        // Root is in every map.
+        (Owner::Keep | Owner::Host { .. }, Some(Group::Container(gid))) => Some((0, *gid)),
+        (Owner::Keep | Owner::Host { .. }, _) => None,
+    };
+    let inside = match inside {
+        Some((uid, gid)) => Some(mapped(desired, snapshot, volume, HostIds::new(uid, gid))?),
+        None => None,
+    };
+    let owner = match &volume.owner {
+        Owner::Keep => None,
+        Owner::Host { user, group } => Some(host_owner(snapshot, user, group.as_deref())?),
+        Owner::Container { .. } => inside,
+    };
+    let group = match &volume.group {
+        None => None,
+        Some(Group::Container(_)) => inside.map(|ids| ids.gid),
+        Some(Group::Host(name)) => Some(host_group(desired, snapshot, volume, name)?),
+    };
+    let owner = owner.map(|HostIds { uid, gid }| HostIds { uid, gid: group.unwrap_or(gid) });
+    let default_acl = match &volume.default_acl {
+        None => None,
+        Some(acl) => Some(acl.resolve(|who, name| match who {
+            Who::User(_) => user_id(snapshot, name),
+            _ => group_id(snapshot, name),
+        })?),
+    };
+    Ok(Whose { owner, group, default_acl })
+}
+
+/// Returns the host ids behind ids inside the containers.
+fn mapped(
+    desired: &Desired,
+    snapshot: &Snapshot,
+    volume: &Volume,
+    inside: HostIds,
+) -> Result<HostIds, OwnerDecision> {
+    let HostIds { uid, gid } = inside;
+    match disk_ids::space_of(desired, snapshot, volume) {
+        None => container_owner(desired, snapshot, volume, inside),
+        Some(Ok(space)) => {
+            space.host_ids(uid, gid).ok_or(OwnerDecision::Blocked(Hold::IdmapImpossible {
+                why: NoMap::OwnerOutside { uid, gid },
+            }))
+        }
+        Some(Err(hold @ Hold::IdmapNotReady { .. })) => Err(OwnerDecision::Wait(vec![hold])),
+        Some(Err(hold)) => Err(OwnerDecision::Blocked(hold)),
     }
 }
 
-fn host_owner(snapshot: &Snapshot, user: &str, group: Option<&str>) -> OwnerDecision {
+fn host_owner(
+    snapshot: &Snapshot,
+    user: &str,
+    group: Option<&str>,
+) -> Result<HostIds, OwnerDecision> {
     let accounts = &snapshot.accounts;
-    let known_user = accounts.users.get(user);
-    let Some(uid) = user.parse().ok().or(known_user.map(|ids| ids.uid)) else {
-        return OwnerDecision::Blocked(Hold::UnknownAccount {
-            what: "user",
-            name: user.to_owned(),
-        });
-    };
+    let uid = user_id(snapshot, user)?;
     let gid = match group {
-        Some(name) => name.parse().ok().or_else(|| accounts.groups.get(name).copied()),
+        Some(name) => group_id(snapshot, name)?,
         // The group of the user's name, else the primary group: what `chown user:user` meant.
         None => accounts
             .groups
             .get(user)
             .copied()
-            .or(known_user.map(|ids| ids.gid))
-            .or_else(|| user.parse().ok()),
+            .or_else(|| accounts.users.get(user).map(|ids| ids.gid))
+            .or_else(|| user.parse().ok())
+            .ok_or_else(|| unknown("group", user))?,
     };
-    match gid {
-        Some(gid) => OwnerDecision::Ids(HostIds::new(uid, gid)),
-        None => OwnerDecision::Blocked(Hold::UnknownAccount {
-            what: "group",
-            name: group.unwrap_or(user).to_owned(),
-        }),
+    Ok(HostIds::new(uid, gid))
+}
+
+/// Returns the id of the group that a volume names on the host.
+///
+/// Where ids on disk are those of a space, no container could write to what is in a group outside of
+/// it (`HAS_UNMAPPED_ID` of the kernel).
+fn host_group(
+    desired: &Desired,
+    snapshot: &Snapshot,
+    volume: &Volume,
+    name: &str,
+) -> Result<u32, OwnerDecision> {
+    let gid = group_id(snapshot, name)?;
+    match disk_ids::space_of(desired, snapshot, volume) {
+        Some(Ok(space)) if space.container_id(IdKind::Group, gid).is_none() => {
+            Err(OwnerDecision::Blocked(Hold::IdmapImpossible { why: NoMap::GroupOutside { gid } }))
+        }
+        _ => Ok(gid),
     }
+}
+
+fn user_id(snapshot: &Snapshot, user: &str) -> Result<u32, OwnerDecision> {
+    let known = snapshot.accounts.users.get(user).map(|ids| ids.uid);
+    user.parse().ok().or(known).ok_or_else(|| unknown("user", user))
+}
+
+fn group_id(snapshot: &Snapshot, group: &str) -> Result<u32, OwnerDecision> {
+    let known = snapshot.accounts.groups.get(group).copied();
+    group.parse().ok().or(known).ok_or_else(|| unknown("group", group))
+}
+
+fn unknown(what: &'static str, name: &str) -> OwnerDecision {
+    OwnerDecision::Blocked(Hold::UnknownAccount { what, name: name.to_owned() })
+}
+
+/// Returns the containers here that have no id for the group of a volume, so that nobody in them can
+/// be in it.
+pub(crate) fn outside_of_group(
+    desired: &Desired,
+    snapshot: &Snapshot,
+    volume: &Volume,
+    gid: u32,
+) -> Vec<Ctid> {
+    let maps = maps_of(desired, snapshot, volume).into_iter();
+    let lacks = |map: Result<IdMap, NotReady>| {
+        map.is_ok_and(|map| map.container_id(IdKind::Group, gid).is_none())
+    };
+    maps.filter_map(|(ctid, map)| lacks(map).then_some(ctid)).collect()
 }
 
 fn container_owner(
@@ -282,20 +374,18 @@ fn container_owner(
     snapshot: &Snapshot,
     volume: &Volume,
     inside: HostIds,
-) -> OwnerDecision {
+) -> Result<HostIds, OwnerDecision> {
     let mut maps = maps_of(desired, snapshot, volume);
     if let Some(decider) = volume.owner_ctid {
         let map = maps.remove(&decider).unwrap_or(Err(NotReady::NotHere));
-        return match map {
-            Err(why) => OwnerDecision::Wait(vec![Hold::IdmapNotReady { ctid: decider, why }]),
-            Ok(map) => match map.host_ids(inside.uid, inside.gid) {
-                Some(ids) => OwnerDecision::Ids(ids),
-                None => OwnerDecision::Blocked(unmapped(decider, inside)),
-            },
-        };
+        let map = map
+            .map_err(|why| OwnerDecision::Wait(vec![Hold::IdmapNotReady { ctid: decider, why }]))?;
+        return map
+            .host_ids(inside.uid, inside.gid)
+            .ok_or_else(|| OwnerDecision::Blocked(unmapped(decider, inside)));
     }
     if maps.is_empty() {
-        return OwnerDecision::NobodyHere;
+        return Err(OwnerDecision::NobodyHere);
     }
     let mut owners: Vec<(Ctid, HostIds)> = Vec::new();
     let mut waits: Vec<(Ctid, NotReady)> = Vec::new();
@@ -304,25 +394,23 @@ fn container_owner(
             Err(why) => waits.push((ctid, why)),
             Ok(map) => match map.host_ids(inside.uid, inside.gid) {
                 Some(ids) => owners.push((ctid, ids)),
-                None => return OwnerDecision::Blocked(unmapped(ctid, inside)),
+                None => return Err(OwnerDecision::Blocked(unmapped(ctid, inside))),
             },
         }
     }
     if owners.windows(2).any(|pair| pair[0].1 != pair[1].1) {
-        return OwnerDecision::Blocked(Hold::OwnerConflict { owners });
+        return Err(OwnerDecision::Blocked(Hold::OwnerConflict { owners }));
     }
     // A conversion takes as long as it takes, and pctd itself knows when it is over.
     let timed_out = waits
         .iter()
         .all(|(ctid, why)| *why != NotReady::Converting && waited_out(desired, snapshot, *ctid));
     match owners.first() {
-        Some((_, ids)) if waits.is_empty() || timed_out => OwnerDecision::Ids(*ids),
-        None if timed_out && may_fall_back(desired, snapshot, volume, &waits) => {
-            OwnerDecision::Ids(NOBODY)
-        }
-        _ => OwnerDecision::Wait(
+        Some((_, ids)) if waits.is_empty() || timed_out => Ok(*ids),
+        None if timed_out && may_fall_back(desired, snapshot, volume, &waits) => Ok(NOBODY),
+        _ => Err(OwnerDecision::Wait(
             waits.into_iter().map(|(ctid, why)| Hold::IdmapNotReady { ctid, why }).collect(),
-        ),
+        )),
     }
 }
 
@@ -346,6 +434,8 @@ fn may_fall_back(
     waits: &[(Ctid, NotReady)],
 ) -> bool {
     desired.settings.idmap_fallback == IdmapFallback::Nobody
+        // There is nothing to share with nobody's group.
+        && volume.group.is_none()
         && snapshot.memory == Memory::Whole
         && !snapshot.ledger.volumes.contains_key(&volume.name)
         && waits.iter().all(|(ctid, why)| {

@@ -113,12 +113,12 @@ pub(crate) fn plan_beside(
     if let Some(hold) = volume::source_hold(snapshot, volume, &dir.file_system) {
         return VolumePlan::held(hold);
     }
-    let owner = match volume::resolve(decision) {
-        Ok(owner) => owner,
+    let whose = match volume::resolve(decision) {
+        Ok(whose) => whose,
         Err(holds) => return volume::undecided(holds),
     };
     let root = EntryStat { kind: EntryKind::Directory, ids: dir.ids, mode: dir.mode };
-    let rule = volume::rule(desired, snapshot, volume, owner, Some(&root));
+    let rule = volume::rule(desired, snapshot, volume, whose, Some(&root));
     if rule.decide(Place::Root, &root).is_some() {
         return not_yet();
     }
@@ -134,7 +134,7 @@ pub(crate) fn plan_beside(
     if volume.enforce == Enforce::Once && known.is_none_or(|known| known.declaration != declaration)
     {
         let file_system = dir.file_system.id.clone();
-        let record = VolumeRecord { declaration, owner, file_system, assumed: true };
+        let record = VolumeRecord { declaration, owner: rule.owner, file_system, assumed: true };
         plan.records.push(LedgerEntry::VolumeDone { volume: volume.name.clone(), record });
     }
     plan

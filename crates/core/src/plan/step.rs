@@ -175,6 +175,12 @@ pub struct SetOwnership {
     /// The owner to be set; absent: owners are left alone.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub owner: Option<HostIds>,
+    /// The group that every entry is to have and directories hand on, where one is declared.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub group: Option<u32>,
+    /// The default ACL of directories, with ids of the host, where one is declared.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub default_acl: Option<String>,
     /// Entries that were looked at.
     pub entries: u64,
     /// Entries that are not as declared.
@@ -183,6 +189,14 @@ pub struct SetOwnership {
     pub owners: u64,
     /// Of those, entries with another mode.
     pub modes: u64,
+    /// Of those, directories with another default ACL.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub default_acls: u64,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "what serde calls")]
+const fn is_zero(count: &u64) -> bool {
+    *count == 0
 }
 
 /// A key and a self-signed certificate to be made.

@@ -15,7 +15,7 @@ use crate::plan::certificate;
 use crate::plan::disk_ids;
 use crate::plan::hold::{Hold, Missing, NoMap, NotReady};
 use crate::plan::notice::Notice;
-use crate::plan::owner::{self, OwnerDecision};
+use crate::plan::owner::{self, OwnerDecision, Whose};
 use crate::plan::planned::{Basis, Readiness, VolumePlan};
 use crate::plan::sharing::{self, Actor};
 use crate::plan::step::{SetOwnership, Step};
@@ -70,6 +70,7 @@ fn plan_observed(
     match &observed.source {
         SourceState::Directory(dir) => match source_hold(snapshot, volume, &dir.file_system) {
             Some(hold) => VolumePlan::held(hold),
+            None if observed.no_acl.is_some() => undecided(no_acl(volume, observed)),
             None => plan_directory(desired, snapshot, volume, observed, dir, decision),
         },
         SourceState::Missing { .. } if disk_ids::counts_from_owner(volume) => {
@@ -160,26 +161,30 @@ fn plan_missing(
     let create = Step::CreateDirectory { path: volume.host_path.clone() };
     let mut plan = VolumePlan::new(Readiness::Soon, Basis::None);
     plan.steps.push(create);
-    match resolve(decision) {
+    let no_acl = snapshot.volumes.get(&volume.name).map_or_else(Vec::new, |o| no_acl(volume, o));
+    let resolved = if no_acl.is_empty() { resolve(decision) } else { Err(no_acl) };
+    match resolved {
         Err(holds) => {
             plan.readiness =
                 if holds.iter().any(is_waiting) { Readiness::Held } else { Readiness::Soon };
             plan.holds = holds;
         }
-        Ok(owner) => {
-            let rule = rule(desired, snapshot, volume, owner, None);
+        Ok(whose) => {
+            let rule = rule(desired, snapshot, volume, whose, None);
             // A directory made by a step is root's, and closed until a declared mode is set.
             let mode = if rule.dir_mode.is_keep() { 0o755 } else { 0o700 };
             let fresh = EntryStat { kind: EntryKind::Directory, ids: HostIds::ROOT, mode };
-            if let Some(change) = rule.decide(Place::Root, &fresh) {
-                plan.steps.push(Step::SetOwnership(SetOwnership {
-                    path: volume.host_path.clone(),
-                    owner: rule.owner,
-                    entries: 1,
-                    changes: 1,
-                    owners: u64::from(change.owner.is_some()),
-                    modes: u64::from(change.mode.is_some()),
-                }));
+            let change = rule.decide(Place::Root, &fresh).unwrap_or_default();
+            let counts = Audit {
+                entries: 1,
+                changes: 1,
+                owners: u64::from(change.owner.is_some()),
+                modes: u64::from(change.mode.is_some()),
+                default_acls: u64::from(rule.default_acl.as_ref().is_some_and(|a| !a.is_none())),
+                ..Audit::default()
+            };
+            if counts.owners + counts.modes + counts.default_acls > 0 {
+                plan.steps.push(set_ownership(volume, &rule, &counts));
             }
             plan.rule = Some(rule);
             certificate::plan_missing(&mut plan, volume);
@@ -200,10 +205,36 @@ fn forgotten(snapshot: &Snapshot, volume: &Volume) -> Option<Hold> {
     })
 }
 
-pub(super) fn resolve(decision: OwnerDecision) -> Result<Option<HostIds>, Vec<Hold>> {
+/// Returns why a volume cannot have the default ACL that is declared for it, if so. Nothing else is
+/// done to it then: without that its modes say something else than was meant.
+fn no_acl(volume: &Volume, observed: &ObservedVolume) -> Vec<Hold> {
+    let (Some(why), Some(on)) = (&observed.no_acl, observed.source.file_system()) else {
+        return Vec::new();
+    };
+    let (path, why) = (volume.host_path.clone(), why.clone());
+    let (kind, mount_point) = (on.kind.clone(), on.mount_point.clone());
+    vec![Hold::AclUnsupported { path, kind, mount_point, why }]
+}
+
+/// Returns the step that brings a volume to its rule, of which a walk found this.
+fn set_ownership(volume: &Volume, rule: &OwnershipRule, audit: &Audit) -> Step {
+    Step::SetOwnership(SetOwnership {
+        path: volume.host_path.clone(),
+        owner: rule.owner,
+        group: rule.group,
+        default_acl: rule.default_acl.as_ref().map(ToString::to_string),
+        entries: audit.entries,
+        changes: audit.changes,
+        owners: audit.owners,
+        modes: audit.modes,
+        default_acls: audit.default_acls,
+    })
+}
+
+pub(super) fn resolve(decision: OwnerDecision) -> Result<Whose, Vec<Hold>> {
     match decision {
-        OwnerDecision::Keep | OwnerDecision::NobodyHere => Ok(None),
-        OwnerDecision::Ids(ids) => Ok(Some(ids)),
+        OwnerDecision::Known(whose) => Ok(whose),
+        OwnerDecision::NobodyHere => Ok(Whose::default()),
         OwnerDecision::Wait(holds) => Err(holds),
         OwnerDecision::Blocked(hold) => Err(vec![hold]),
     }
@@ -228,12 +259,12 @@ fn plan_directory(
     dir: &SourceDir,
     decision: OwnerDecision,
 ) -> VolumePlan {
-    let owner = match resolve(decision) {
-        Ok(owner) => owner,
+    let whose = match resolve(decision) {
+        Ok(whose) => whose,
         Err(holds) => return undecided(holds),
     };
     let root = EntryStat { kind: EntryKind::Directory, ids: dir.ids, mode: dir.mode };
-    let rule = rule(desired, snapshot, volume, owner, Some(&root));
+    let rule = rule(desired, snapshot, volume, whose, Some(&root));
     if is_managed(&rule) && undone::is_undone(snapshot, volume) {
         // Neither by a walk nor by the watch; services need not wait for what is not to come.
         return undecided(vec![Hold::Undone { volume: volume.name.clone() }]);
@@ -243,13 +274,18 @@ fn plan_directory(
     let notice = exposes_root(desired, snapshot, volume, dir);
     let record = VolumeRecord {
         declaration: declaration(volume, &rule),
-        owner,
+        owner: rule.owner,
         file_system: dir.file_system.id.clone(),
         assumed,
     };
     let mut plan = VolumePlan::new(Readiness::Ready, Basis::NotManaged);
     plan.notices.extend(notice);
     plan.records.extend(undone::record(snapshot, volume));
+    let outside =
+        rule.group.map(|gid| (gid, owner::outside_of_group(desired, snapshot, volume, gid)));
+    if let Some((gid, containers)) = outside.filter(|(_, containers)| !containers.is_empty()) {
+        plan.notices.push(Notice::GroupOutside { gid, containers });
+    }
     if assumed && is_managed(&rule) {
         let volume = volume.name.clone();
         plan.notices.push(match &snapshot.memory {
@@ -266,7 +302,7 @@ fn plan_directory(
                     0 => Basis::Walk,
                     _ => Basis::Before(Assurance::Directories),
                 };
-                judge(&mut plan, desired, snapshot, volume, dir, audit, owner);
+                judge(&mut plan, desired, snapshot, volume, dir, &rule, audit);
             }
             None if root_differs || !done => {
                 // What was refused or held will not pass by waiting, and services need not wait for it.
@@ -328,8 +364,8 @@ fn judge(
     snapshot: &Snapshot,
     volume: &Volume,
     dir: &SourceDir,
+    rule: &OwnershipRule,
     audit: &Audit,
-    owner: Option<HostIds>,
 ) {
     if !audit.nested_mounts.is_empty() {
         plan.notices.push(Notice::NestedMountInvisible { below: audit.nested_mounts.clone() });
@@ -354,7 +390,14 @@ fn judge(
     let limit = desired.settings.confirm_above;
     if let Some(why) = snapshot.requests.refused.get(&volume.name) {
         let (kind, why) = (dir.file_system.kind.clone(), why.clone());
-        plan.holds.push(Hold::OwnershipUnsupported { kind, why });
+        // Default ACLs are set first, so they were refused where nothing is left but them.
+        plan.holds.push(if audit.default_acls == audit.changes {
+            let (path, mount_point) =
+                (volume.host_path.clone(), dir.file_system.mount_point.clone());
+            Hold::AclUnsupported { path, kind, mount_point, why }
+        } else {
+            Hold::OwnershipUnsupported { kind, why }
+        });
     } else if let Some(why) = snapshot.requests.unrecorded.get(&volume.name) {
         let (volume, why) = (volume.name.clone(), why.clone());
         plan.holds.push(Hold::UndoUnavailable { volume, why });
@@ -369,20 +412,15 @@ fn judge(
         });
     } else {
         plan.readiness = Readiness::Soon;
-        plan.steps.push(Step::SetOwnership(SetOwnership {
-            path: volume.host_path.clone(),
-            owner,
-            entries: audit.entries,
-            changes: audit.changes,
-            owners: audit.owners,
-            modes: audit.modes,
-        }));
+        plan.steps.push(set_ownership(volume, rule, audit));
     }
 }
 
 /// Returns whether the rule says anything at all.
 pub(super) const fn is_managed(rule: &OwnershipRule) -> bool {
     rule.owner.is_some()
+        || rule.group.is_some()
+        || rule.default_acl.is_some()
         || !rule.dir_mode.is_keep()
         || !rule.file_mode.is_keep()
         || !rule.file_modes.is_empty()
@@ -393,11 +431,14 @@ pub(super) fn rule(
     desired: &Desired,
     snapshot: &Snapshot,
     volume: &Volume,
-    owner: Option<HostIds>,
+    whose: Whose,
     root: Option<&EntryStat>,
 ) -> OwnershipRule {
+    let Whose { owner, group, default_acl } = whose;
     let mut rule = OwnershipRule {
         owner,
+        group,
+        default_acl,
         scope: Scope::All,
         dir_mode: volume.dir_mode.clone(),
         file_mode: volume.file_mode.clone(),
@@ -478,6 +519,13 @@ pub(crate) fn declaration(volume: &Volume, rule: &OwnershipRule) -> String {
         "{}\n{owner}\n{}\n{}\n{:?}\n{}\n",
         volume.host_path, rule.dir_mode, rule.file_mode, volume.enforce, rule.recurse
     );
+    // Nothing where they are not declared: what was done before there were any is done.
+    if let Some(group) = rule.group {
+        text.extend(["group ", &group.to_string(), "\n"]);
+    }
+    if let Some(acl) = &rule.default_acl {
+        text.extend(["default_acl ", &acl.to_string(), "\n"]);
+    }
     for (pattern, mode) in &rule.file_modes {
         text.extend([pattern.as_str(), "=", &mode.to_string(), "\n"]);
     }

@@ -71,6 +71,7 @@ pub(crate) fn all() -> Vec<Case> {
     cases.extend(crate::cluster::all());
     cases.extend(crate::lines::all());
     cases.extend(crate::disk_ids::all());
+    cases.extend(crate::group::all());
     cases.extend(crate::conversions::all());
     cases
 }

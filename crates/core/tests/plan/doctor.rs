@@ -1,5 +1,6 @@
 //! What `doctor` says of a container and of a path, word for word.
 
+use pctd_core::acl::{Acl, Who};
 use pctd_core::doctor::{Case, DoctorReport, diagnose, locate};
 use pctd_core::idmap::IdMap;
 use pctd_core::ids::HostIds;
@@ -16,7 +17,18 @@ fn world() -> World {
 
 fn found(kind: EntryKind, uid: u32, gid: u32, mode: u32) -> FoundEntry {
     let ids = HostIds::new(uid, gid);
-    FoundEntry { stat: EntryStat { kind, ids, mode }, acl: false, below_mount: None }
+    FoundEntry {
+        stat: EntryStat { kind, ids, mode },
+        acl: Acl::none(),
+        default_acl: Acl::none(),
+        below_mount: None,
+    }
+}
+
+/// An ACL that names a group.
+fn shared() -> Acl<u32> {
+    let entries = [(Who::Owner, "rw-"), (Who::OwningGroup, "r-x"), (Who::Group(7), "rwx")];
+    Acl::new(entries.map(|(who, may)| (who, may.parse().unwrap())))
 }
 
 fn file(uid: u32, gid: u32) -> ObservedEntry {
@@ -321,7 +333,7 @@ fn what_is_not_judged_by_the_volume_is_said() {
     assert_eq!(last(&adopt, theirs.clone()), both);
     let with_acl = says(
         &adopt,
-        Some(("/data/x", ObservedEntry::Found(FoundEntry { acl: true, ..theirs.clone() }))),
+        Some(("/data/x", ObservedEntry::Found(FoundEntry { acl: shared(), ..theirs.clone() }))),
     );
     let owner = "! Differs: `pctd apply data` would give it to 100000:100000";
     let acl = "AclKeepsMode: it has an access ACL, so its mode is left alone";
@@ -375,4 +387,40 @@ fn a_container_that_is_not_here_is_said_to_be_elsewhere() {
         let world = World::one_mount().presence(100, presence);
         assert_eq!(says(&world, None)[0], said);
     }
+}
+
+#[test]
+fn a_group_and_a_default_acl_are_explained() {
+    let world = World::new(
+        r#"{"settings": {"seed_defaults": false}, "shared_volumes": {"data": {
+            "host_path": "/tank/data", "group": "110000", "dir_mode": "2775", "file_mode": "0664",
+            "default_acl": "g:7:rwX", "mounts": {"100": "/data"}}}}"#,
+    )
+    .here(100, CONF)
+    .settle();
+    let declared = world.plans().volumes.into_values().next().unwrap().rule.unwrap();
+    let acl = declared.default_acl.unwrap();
+    let says = |found: FoundEntry| says(&world, Some(("/data/x", ObservedEntry::Found(found))));
+    let dir = |gid, default_acl| {
+        let found = found(EntryKind::Directory, 100_033, gid, 0o2775);
+        FoundEntry { default_acl, ..found }
+    };
+    let said = says(dir(100_033, Acl::none()));
+    assert_eq!(
+        said[3..],
+        [
+            "Volume: it belongs to volume data (/tank/data): owner keep, group 110000 (setgid), \
+             directories 2775, files 0664, default ACL u::rwx,g::rwx,g:7:rwx,o::r-x, enforce always",
+            "! Differs: `pctd apply data` would give it to 100033:110000 and set its default ACL to \
+             u::rwx,g::rwx,g:7:rwx,o::r-x",
+        ]
+    );
+    assert_eq!(says(dir(110_000, acl.clone())).last().unwrap(), "InPlace: it is as declared");
+
+    // Of two files with an ACL, the one that has it from its directory is held to the declared mode.
+    let with = |acl| FoundEntry { acl, ..found(EntryKind::File, 100_033, 110_000, 0o600) };
+    let differs = "! Differs: `pctd apply data` would set mode 0664";
+    assert_eq!(says(with(acl)).last().unwrap(), differs);
+    let kept = says(with(shared()));
+    assert!(kept.last().unwrap().starts_with("AclKeepsMode"), "{kept:#?}");
 }

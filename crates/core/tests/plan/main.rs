@@ -9,6 +9,7 @@ mod conversions;
 mod definitions;
 mod disk_ids;
 mod doctor;
+mod group;
 mod laws;
 mod lines;
 mod world;

@@ -376,7 +376,8 @@ fn line(step: &Step) -> String {
     match step {
         Step::CreateDirectory { path } => format!("mkdir {path}"),
         Step::SetOwnership(set) => {
-            let owner = set.owner.map_or("keep".to_owned(), |ids| ids.to_string());
+            let kept = set.group.map_or("keep".to_owned(), |gid| format!("keep:{gid}"));
+            let owner = set.owner.map_or(kept, |ids| ids.to_string());
             format!("own {owner} {}/{}", set.changes, set.entries)
         }
         Step::CreateCertificate(create) => {

@@ -376,7 +376,7 @@ impl Undo<'_> {
             }
             Judgement::Restore(change) => change,
         };
-        let finding = entry::examine(&self.procfs, &fd, &stat, change)?;
+        let finding = entry::examine(&self.procfs, &fd, &stat, (None, change))?;
         let tally = &mut self.done.tally;
         tally.acls += u64::from(finding.acl);
         let Some(change) = finding.change else {

@@ -19,22 +19,25 @@ use crate::undo::RecordError;
 
 /// An open entry and what is to be changed on it.
 #[derive(Debug)]
-pub(super) struct Due {
+pub(super) struct Due<'r> {
     pub(super) name: CString,
     pub(super) fd: OwnedFd,
     pub(super) stat: Stat,
-    pub(super) change: Change,
+    pub(super) change: Change<'r>,
 }
 
-impl Due {
-    pub(super) fn record(&self) -> Entry {
+impl Due<'_> {
+    pub(super) fn record(&self) -> Option<Entry> {
         record(&self.name, &self.stat, self.change)
     }
 }
 
-/// Returns the record of a change.
-pub(crate) fn record(name: &CStr, stat: &Stat, change: Change) -> Entry {
-    Entry::of(name.to_bytes(), stat.identity.inode, stat.birth, &stat.entry, change)
+/// Returns the record of a change; none where neither owner nor mode is to change: a default ACL is
+/// taken back by declaring that there is none.
+pub(crate) fn record(name: &CStr, stat: &Stat, change: Change<'_>) -> Option<Entry> {
+    let is_recorded = change.owner.is_some() || change.mode.is_some();
+    is_recorded
+        .then(|| Entry::of(name.to_bytes(), stat.identity.inode, stat.birth, &stat.entry, change))
 }
 
 /// Returns how an open directory is found again; `path` is its path below the root of the volume.

@@ -135,7 +135,7 @@ pub(super) struct Engine<'a> {
     /// How many entries in a row were found to differ.
     wrong_in_a_row: u32,
     /// Entries of one directory that are changed once that is recorded.
-    due: Vec<Due>,
+    due: Vec<Due<'a>>,
 }
 
 /// What became of an entry that was taken for something other than a directory.
@@ -406,16 +406,16 @@ impl<'a> Engine<'a> {
         place: Place<'_>,
         fd: impl AsFd,
         stat: &Stat,
-    ) -> Result<Option<Change>, Errno> {
+    ) -> Result<Option<Change<'a>>, Errno> {
         let crew = self.crew;
-        let Some(change) = entry::decide(crew.walk.rule, place, &stat.entry) else {
+        let Some(change) = entry::decide_open(crew.walk.rule, place, &fd, &stat.entry)? else {
             return Ok(None);
         };
         if crew.is_the_watchs(stat.changed) {
             self.tally.left();
             return Ok(None);
         }
-        let finding = entry::examine(&crew.procfs, &fd, stat, change)?;
+        let finding = entry::examine(&crew.procfs, &fd, stat, (crew.walk.rule.declared(), change))?;
         let repair = finding.change.filter(|_| crew.walk.mode == WalkMode::Repair);
         if repair.is_some() && !crew.may_change() {
             self.tally.limited();
@@ -431,7 +431,7 @@ impl<'a> Engine<'a> {
             return;
         }
         let mut due = std::mem::take(&mut self.due);
-        let entries = due.iter().map(Due::record);
+        let entries = due.iter().filter_map(Due::record);
         if self.is_recorded(Where::In(spot), entries.collect()) {
             for Due { name, fd, stat, change } in due.drain(..) {
                 self.change(|| spot.path(Some(&name)), &fd, &stat, change);
@@ -452,7 +452,8 @@ impl<'a> Engine<'a> {
         stat: &Stat,
     ) -> Result<(), Errno> {
         if let Some(change) = self.judge(place, &fd, stat)? {
-            if self.is_recorded(at, vec![due::record(c".", stat, change)]) {
+            let record = due::record(c".", stat, change);
+            if record.is_none_or(|record| self.is_recorded(at, vec![record])) {
                 self.change(|| at.path(), &fd, stat, change);
             } else {
                 self.crew.not_changed(false);
@@ -478,7 +479,7 @@ impl<'a> Engine<'a> {
         path: impl FnOnce() -> String,
         fd: impl AsFd,
         stat: &Stat,
-        change: Change,
+        change: Change<'_>,
     ) {
         let crew = self.crew;
         if crew.is_hopeless() {
@@ -566,7 +567,9 @@ impl<'a> Engine<'a> {
         let place = Place::Below(name.to_bytes());
         self.count(place, stat, path);
         self.crew.note(&fd, stat);
-        let due = entry::decide(self.crew.walk.rule, place, &stat.entry).is_some();
+        // What cannot be asked now is asked, and said, when its turn comes.
+        let due = entry::decide_open(self.crew.walk.rule, place, &fd, &stat.entry)
+            .map_or(true, |change| change.is_some());
         let account = self.crew.account(&fd, stat);
         Frame::new(name.to_owned(), fd, stat.identity, due).with_account(account)
     }

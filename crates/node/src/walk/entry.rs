@@ -11,17 +11,19 @@ use std::fmt;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::LazyLock;
 
+use pctd_core::acl::Acl;
 use pctd_core::ids::HostIds;
 use pctd_core::ownership::{Change, EntryKind, EntryStat, OwnershipRule, Place, mode_after_chown};
 use pctd_sys::{chmod, xattr};
 use rustix::fs::{
     AtFlags, CWD, Gid, Mode, OFlags, PROC_SUPER_MAGIC, ResolveFlags, Uid, chmodat, chownat,
-    fstatfs, getxattr_query, openat, openat2,
+    fstatfs, getxattr, getxattr_query, openat, openat2,
 };
 use rustix::io::Errno;
 use rustix::path::DecInt;
 
 use super::WalkRule;
+use crate::acl::{self, ACCESS};
 use crate::stat::Stat;
 
 /// Setuid.
@@ -31,11 +33,14 @@ const SET_GID: u32 = 0o2000;
 /// Execute for anybody.
 const EXECUTE: u32 = 0o111;
 
+/// The longest ACL that is read whole; ext4 keeps some 500 entries, XFS 25 in its older format.
+const LONGEST_ACL: usize = 64 * 1024;
+
 /// What is to be done about one entry.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Finding {
+pub(crate) struct Finding<'r> {
     /// The change; none where only an ACL stands between the entry and its declared mode.
-    pub(crate) change: Option<Change>,
+    pub(crate) change: Option<Change<'r>>,
     /// The mode it has.
     pub(super) mode: u32,
     /// Its mode is left alone because it carries an access ACL.
@@ -67,14 +72,18 @@ pub(super) fn decide<'r>(
     rule: impl Into<WalkRule<'r>>,
     place: Place<'_>,
     stat: &EntryStat,
-) -> Option<Change> {
+) -> Option<Change<'r>> {
     match rule.into() {
         WalkRule::Declared(rule) => as_declared(rule, place, stat),
         WalkRule::Shifted(shifting) => shifting.shift().decide(stat),
     }
 }
 
-fn as_declared(rule: &OwnershipRule, place: Place<'_>, stat: &EntryStat) -> Option<Change> {
+fn as_declared<'r>(
+    rule: &'r OwnershipRule,
+    place: Place<'_>,
+    stat: &EntryStat,
+) -> Option<Change<'r>> {
     let mut change = rule.decide(place, stat)?;
     let left = mode_after_chown(stat);
     if change.owner.is_some() && left != stat.mode {
@@ -83,6 +92,24 @@ fn as_declared(rule: &OwnershipRule, place: Place<'_>, stat: &EntryStat) -> Opti
         change.mode = None;
     }
     Some(change)
+}
+
+/// What is to change of an open entry: besides, a directory is asked for its default ACL where one is
+/// declared for it.
+pub(super) fn decide_open<'r>(
+    rule: impl Into<WalkRule<'r>>,
+    place: Place<'_>,
+    fd: impl AsFd,
+    stat: &EntryStat,
+) -> Result<Option<Change<'r>>, Errno> {
+    let rule = rule.into();
+    let change = decide(rule, place, stat);
+    match rule.declared().and_then(|rule| rule.default_acl_for(place, stat)) {
+        Some(acl) if !acl::is_default(fd, acl)? => {
+            Ok(Some(Change { default_acl: Some(acl), ..change.unwrap_or_default() }))
+        }
+        _ => Ok(change),
+    }
 }
 
 /// Whether the kernel sets the mode of an `O_PATH` fd by itself; it will not learn to meanwhile.
@@ -125,24 +152,43 @@ impl ProcFds {
         if self.by_dir {
             return xattr::has_at(&self.dir, name.as_c_str(), attribute);
         }
-        let link = format!("/proc/self/fd/{}", name.as_str());
-        let link = CString::new(link).map_err(|_| Errno::INVAL)?;
-        match getxattr_query(link.as_c_str(), attribute) {
+        match getxattr_query(magic_link(fd)?.as_c_str(), attribute) {
             Ok(_) => Ok(true),
             Err(Errno::NODATA | Errno::OPNOTSUPP) => Ok(false),
             Err(errno) => Err(errno),
         }
     }
+
+    /// Returns an ACL of an open file; without entries where it has none.
+    pub(crate) fn acl(&self, fd: impl AsFd, attribute: &CStr) -> Result<Acl<u32>, Errno> {
+        if !self.has_xattr(&fd, attribute)? {
+            return Ok(Acl::none());
+        }
+        let mut value = vec![0; LONGEST_ACL];
+        match getxattr(magic_link(fd)?.as_c_str(), attribute, value.as_mut_slice()) {
+            Ok(len) => value.get(..len).and_then(Acl::from_bytes).ok_or(Errno::INVAL),
+            Err(Errno::NODATA) => Ok(Acl::none()),
+            Err(errno) => Err(errno),
+        }
+    }
 }
 
-/// Looks closer at an entry that differs; `fd` is open on what `stat` describes.
-pub(crate) fn examine(
+/// Returns the link of the kernel's that leads to an open file, whatever has its name. Only to be used
+/// where `/proc` is known to be the kernel's ([`ProcFds::open`]).
+fn magic_link(fd: impl AsFd) -> Result<CString, Errno> {
+    let link = format!("/proc/self/fd/{}", DecInt::from_fd(fd).as_str());
+    CString::new(link).map_err(|_| Errno::INVAL)
+}
+
+/// Looks closer at an entry that differs, by the declared rule where it is by one; `fd` is open on what `stat` describes.
+pub(crate) fn examine<'r>(
     procfs: &ProcFds,
     fd: impl AsFd,
     stat: &Stat,
-    change: Change,
-) -> Result<Finding, Errno> {
-    let acl = change.mode.is_some() && procfs.has_xattr(&fd, c"system.posix_acl_access")?;
+    (rule, change): (Option<&OwnershipRule>, Change<'r>),
+) -> Result<Finding<'r>, Errno> {
+    let keeps_mode = |acl: &Acl<u32>| rule.map_or(!acl.is_none(), |rule| rule.keeps_mode(acl));
+    let acl = change.mode.is_some() && keeps_mode(&procfs.acl(&fd, ACCESS)?);
     let change = Change { mode: change.mode.filter(|_| !acl), ..change };
     let mode = stat.entry.mode;
     let file = stat.entry.kind == EntryKind::File;
@@ -152,7 +198,7 @@ pub(crate) fn examine(
             // Capabilities are of no use to a file that cannot be executed.
             || (mode & EXECUTE != 0 && procfs.has_xattr(&fd, c"security.capability")?));
     Ok(Finding {
-        change: (change.owner.is_some() || change.mode.is_some()).then_some(change),
+        change: (change != Change::default()).then_some(change),
         mode,
         acl,
         hard_link: !stat.is_dir() && stat.links > 1,
@@ -174,9 +220,13 @@ pub(crate) enum Applied {
 /// Makes a change on the open file that `stat` describes.
 ///
 /// In the order of systemd-tmpfiles' `fd_set_perms`: at no moment does anybody have more rights
-/// than before or after.
-pub(crate) fn apply(procfs: &ProcFds, fd: impl AsFd, stat: &Stat, change: Change) -> Applied {
-    let result = set(procfs, fd, stat.entry.mode, change);
+/// than before or after. A default ACL comes first: where there is none to be had nothing else is
+/// changed, and an entry that has its owner may not be held to the rule any more.
+pub(crate) fn apply(procfs: &ProcFds, fd: impl AsFd, stat: &Stat, change: Change<'_>) -> Applied {
+    let default_acl = change.default_acl.map_or(Ok(()), |acl| acl::set_default(&fd, acl));
+    let result = default_acl
+        .map_err(|errno| Refusal { call: "setting the default ACL", errno })
+        .and_then(|()| set(procfs, fd, stat.entry.mode, change));
     match result {
         Ok(()) => Applied::Done,
         Err(refusal) if refusal.errno == Errno::PERM && stat.frozen => {
@@ -189,10 +239,10 @@ pub(crate) fn apply(procfs: &ProcFds, fd: impl AsFd, stat: &Stat, change: Change
     }
 }
 
-fn set(procfs: &ProcFds, fd: impl AsFd, old: u32, change: Change) -> Result<(), Refusal> {
+fn set(procfs: &ProcFds, fd: impl AsFd, old: u32, change: Change<'_>) -> Result<(), Refusal> {
     let set_mode = |mode| procfs.chmod(&fd, mode).map_err(|errno| Refusal { call: "chmod", errno });
     let reduced = match change {
-        Change { owner: Some(_), mode: Some(new) } => old & new,
+        Change { owner: Some(_), mode: Some(new), .. } => old & new,
         _ => old,
     };
     if reduced != old {
@@ -218,11 +268,6 @@ fn chown(fd: impl AsFd, owner: HostIds) -> Result<(), Refusal> {
     let (uid, gid) = (Uid::from_raw(owner.uid), Gid::from_raw(owner.gid));
     chownat(fd, c"", Some(uid), Some(gid), AtFlags::EMPTY_PATH)
         .map_err(|errno| Refusal { call: "chown", errno })
-}
-
-/// Returns whether an open file has an access ACL.
-pub(crate) fn has_acl(fd: impl AsFd) -> Result<bool, Errno> {
-    ProcFds::open()?.has_xattr(fd, c"system.posix_acl_access")
 }
 
 #[cfg(test)]
@@ -278,7 +323,7 @@ mod tests {
             let stat = Stat::of(&fd).unwrap();
             std::fs::rename(&name, &moved).unwrap();
             symlink(&victim, &name).unwrap();
-            let change = Change { owner: Some(OWNER), mode: Some(0o6711) };
+            let change = Change { owner: Some(OWNER), mode: Some(0o6711), default_acl: None };
             let applied = apply(&procfs, &fd, &stat, change);
             assert!(matches!(applied, Applied::Done), "{procfs:?}: {applied:?}");
             let metadata = std::fs::metadata(&moved).unwrap();

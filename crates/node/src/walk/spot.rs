@@ -38,7 +38,9 @@ pub(crate) enum Touched {
 impl Spot<'_> {
     /// Returns whether, from this stat, nothing is to be done.
     pub(crate) fn is_right(&self, place: Place<'_>, stat: &Stat) -> bool {
+        // A default ACL stands in no stat.
         entry::decide(self.rule, place, &stat.entry).is_none()
+            && self.rule.default_acl_for(place, &stat.entry).is_none()
     }
 
     /// Judges an open entry (`O_PATH` will do), and changes that very inode where it differs. `name` is
@@ -58,17 +60,17 @@ impl Spot<'_> {
         if stat.mount != self.mount || stat.is_dir() && stat.identity.device != self.device {
             return Ok(Touched::InPlace);
         }
-        let Some(change) = entry::decide(self.rule, place, &stat.entry) else {
+        let Some(change) = entry::decide_open(self.rule, place, &fd, &stat.entry)? else {
             return Ok(Touched::InPlace);
         };
-        let Some(change) = entry::examine(self.procfs, &fd, &stat, change)?.change else {
+        let judged = (Some(self.rule), change);
+        let Some(change) = entry::examine(self.procfs, &fd, &stat, judged)?.change else {
             return Ok(Touched::InPlace);
         };
-        if let Some(recorder) = self.record {
+        if let (Some(recorder), Some(entry)) = (self.record, due::record(name, &stat, change)) {
             // Whatever is watched has handles.
             let dir = FileHandle::of(dir).map_err(RecordError::Directory);
             let dir = dir.map(|handle| Directory::Handle(handle.as_bytes().to_vec()));
-            let entry = due::record(name, &stat, change);
             if let Err(error) = dir.and_then(|dir| recorder.record(dir, vec![entry])) {
                 return Ok(Touched::Failed(format!("it cannot be recorded: {error}")));
             }

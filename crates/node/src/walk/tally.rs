@@ -52,7 +52,7 @@ impl Tally {
         }
     }
 
-    pub(super) fn finding(&mut self, finding: &Finding, fresh: bool) {
+    pub(super) fn finding(&mut self, finding: &Finding<'_>, fresh: bool) {
         let audit = &mut self.report.audit;
         audit.acls += u64::from(finding.acl);
         let Some(change) = finding.change else { return };
@@ -60,6 +60,7 @@ impl Tally {
         audit.fresh += u64::from(fresh);
         audit.owners += u64::from(change.owner.is_some());
         audit.modes += u64::from(change.mode.is_some_and(|new| new != finding.mode));
+        audit.default_acls += u64::from(change.default_acl.is_some());
         audit.hard_links += u64::from(finding.hard_link);
         audit.privileges += u64::from(finding.privileged);
     }
@@ -125,6 +126,7 @@ impl Tally {
             fresh,
             owners,
             modes,
+            default_acls,
             acls,
             hard_links,
             privileges,
@@ -139,6 +141,7 @@ impl Tally {
         audit.fresh += fresh;
         audit.owners += owners;
         audit.modes += modes;
+        audit.default_acls += default_acls;
         audit.acls += acls;
         audit.hard_links += hard_links;
         audit.privileges += privileges;

@@ -12,6 +12,7 @@ use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
+use pctd_core::acl::Acl;
 use pctd_core::ids::HostIds;
 use pctd_core::ownership::OwnershipRule;
 use pctd_node::{FdBudget, NodePaths, Walk, WalkMode};
@@ -19,6 +20,7 @@ use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, mkdirat, mknodat, openat,
 use rustix::mount::{UnmountFlags, mount_bind, unmount};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
+use crate::group::plain;
 use crate::support::adversary::{Adversary, Victim, find_exec_chmod_until_harm};
 use crate::support::{Mounted, OWNER, Tree, ctime, ids, mode, rule, set_mode, volume, walk_volume};
 
@@ -32,7 +34,13 @@ const PATIENCE: Duration = Duration::from_secs(30);
 /// Two rules in turn, so that every sweep has everything to do.
 fn rules() -> [OwnershipRule; 2] {
     let other = HostIds::new(200_000, 200_000);
-    [rule("0775", "0664"), OwnershipRule { owner: Some(other), ..rule("0755", "0644") }]
+    let grouped = OwnershipRule {
+        group: Some(OWNER.gid),
+        default_acl: Some(plain()),
+        ..rule("0775", "0664")
+    };
+    let none = Some(Acl::none());
+    [grouped, OwnershipRule { owner: Some(other), default_acl: none, ..rule("0755", "0644") }]
 }
 
 /// Repairs back to back for a while, looking at the victim after each sweep.

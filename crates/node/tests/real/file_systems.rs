@@ -8,9 +8,11 @@ use std::time::{Duration, Instant};
 use pctd_core::desired::Volume;
 use pctd_core::ids::HostIds;
 use pctd_core::observed::Watch;
+use pctd_core::ownership::OwnershipRule;
 use pctd_node::watch::Standing;
 use pctd_node::{NodePaths, Walk, WalkMode, Watcher};
 
+use crate::group::acl_of;
 use crate::support::{
     Mounted, OWNER, Tree, device_of_mount, ids, marks_of, mode, rule, volume, walk_volume,
 };
@@ -48,7 +50,8 @@ fn is(path: &Path, wanted_mode: u32) -> bool {
 
 /// Repairs a volume, watches it, and lets somebody else change what is in it.
 fn is_walked_and_watched(paths: &NodePaths, volume: &Volume, at: &Path, watcher: &Watcher) {
-    let rule = rule("0755", "0640");
+    let default_acl = Some(crate::group::plain());
+    let rule = OwnershipRule { default_acl: default_acl.clone(), ..rule("0755", "0640") };
     sh(at, "mkdir -p a/b; echo x > a/b/f; ln -s /etc/shadow a/l; chmod 600 a/b/f");
     watcher.begin_walk(volume, &rule);
     let repaired = walk_volume(paths, volume, Walk::new(WalkMode::Repair, &rule));
@@ -64,6 +67,8 @@ fn is_walked_and_watched(paths: &NodePaths, volume: &Volume, at: &Path, watcher:
     eventually("a new file", || is(&at.join("a/c/new"), 0o640));
     eventually("another owner", || is(&at.join("a/b/f"), 0o640));
     eventually("the root", || is(at, 0o755));
+    let acls = ["", "a/b", "a/c"].map(|dir| acl_of(&at.join(dir), "system.posix_acl_default"));
+    assert!(acls.into_iter().all(|acl| Some(acl) == default_acl));
     match watcher.state(&volume.name) {
         Watch::Events(drift) => assert!(drift.doubt.is_none() && drift.repaired > 0, "{drift:?}"),
         Watch::Walks(why) => panic!("not watched: {why}"),

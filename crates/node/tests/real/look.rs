@@ -30,7 +30,7 @@ fn an_entry_is_seen_as_it_is_and_nothing_is_followed() {
 
     let file = found(node.look_at("/vol", "dir/file"));
     assert_eq!((file.stat.kind, file.stat.ids, file.stat.mode), (EntryKind::File, OWNER, 0o640));
-    assert!(!file.acl && file.below_mount.is_none());
+    assert!(file.acl.is_none() && file.default_acl.is_none() && file.below_mount.is_none());
     assert_eq!(found(node.look_at("/vol", "")).stat.kind, EntryKind::Directory);
     assert_eq!(found(node.look_at("/", "vol/dir")).stat.kind, EntryKind::Directory);
     assert_eq!(found(node.look_at("/vol", "link")).stat.kind, EntryKind::Symlink);
@@ -57,9 +57,15 @@ fn an_acl_is_seen() {
         acl.extend([&tag.to_le_bytes()[..], &rights.to_le_bytes(), &id.to_le_bytes()].concat());
     }
     match setxattr(&path, "system.posix_acl_access", &acl, XattrFlags::empty()) {
-        Ok(()) => assert!(found(node.look_at("/vol", "file")).acl),
-        Err(errno) => crate::support::skip("an ACL", errno),
+        Ok(()) => {
+            let seen = found(node.look_at("/vol", "file"));
+            assert_eq!((seen.acl.to_bytes(), seen.default_acl.is_none()), (acl.clone(), true));
+        }
+        Err(errno) => return crate::support::skip("an ACL", errno),
     }
+    setxattr(tree.at(""), "system.posix_acl_default", &acl, XattrFlags::empty()).unwrap();
+    let dir = found(node.look_at("/vol", ""));
+    assert_eq!((dir.acl.is_none(), dir.default_acl.to_bytes()), (true, acl));
 }
 
 #[test]

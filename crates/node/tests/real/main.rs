@@ -10,6 +10,7 @@ mod certificate;
 mod conf_edit;
 mod file_systems;
 mod going_on;
+mod group;
 mod hostile;
 mod limits;
 mod look;

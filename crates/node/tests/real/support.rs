@@ -105,6 +105,8 @@ pub(crate) fn volume(host_path: &str) -> Volume {
         name: "test".parse().unwrap(),
         host_path: host_path.into(),
         owner: Owner::Keep,
+        group: None,
+        default_acl: None,
         owner_ctid: None,
         disk_ids: None,
         dir_mode: ModeRule::Keep,
@@ -125,6 +127,8 @@ pub(crate) fn volume(host_path: &str) -> Volume {
 pub(crate) fn rule(dir_mode: &str, file_mode: &str) -> OwnershipRule {
     OwnershipRule {
         owner: Some(OWNER),
+        group: None,
+        default_acl: None,
         scope: Scope::All,
         dir_mode: dir_mode.parse().unwrap(),
         file_mode: file_mode.parse().unwrap(),

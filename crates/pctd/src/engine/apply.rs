@@ -126,7 +126,11 @@ impl Engine {
             Err(error) => return StepEnd::Failed(chain(&error)),
         };
         if report.changed > 0 {
-            let owner = rule.owner.map_or_else(String::new, |ids| format!("owner {ids} and "));
+            let owner = match (rule.owner, rule.group) {
+                (Some(ids), _) => format!("owner {ids} and "),
+                (None, Some(gid)) => format!("group {gid} and "),
+                (None, None) => String::new(),
+            };
             info!(
                 VOLUME = %volume.name,
                 STEP = "set_ownership",

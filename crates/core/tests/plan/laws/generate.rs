@@ -250,6 +250,8 @@ fn any_volume(path: &'static str, target: &'static str) -> impl Strategy<Value =
         json!("container:"),
     ];
     let disk_ids = option::weighted(0.4, select(disk_ids));
+    let groups = vec!["nogroup", "110000", "100033", "container:33", "container:70000", "gone"];
+    let group = option::weighted(0.3, select(groups));
     let domains = prop::collection::btree_set(select(vec!["a.b", "c.d"]), 0..3);
     let parts = (
         option::weighted(0.9, select(owners)),
@@ -257,14 +259,14 @@ fn any_volume(path: &'static str, target: &'static str) -> impl Strategy<Value =
         modes,
         mounts,
         flags,
-        (decider, disk_ids),
+        (decider, disk_ids, group),
         prop_oneof![2 => Just(std::collections::BTreeSet::new()), 1 => domains],
         // One that LXC makes may not lie above another.
         prop::bool::weighted(if target == "/data" { 0.0 } else { 0.3 }),
     );
     parts.prop_map(
         move |(owner, enforce, modes, mounts, (create, recurse), ids, domains, by_lxc)| {
-            let (decider, disk_ids) = ids;
+            let (decider, disk_ids, group) = ids;
             let mut volume = json!({"host_path": path, "create": create, "recurse": recurse});
             let of_container = owner.is_some_and(|owner| owner.starts_with("container"));
             let deciders: Vec<&String> = mounts.keys().collect();
@@ -286,6 +288,9 @@ fn any_volume(path: &'static str, target: &'static str) -> impl Strategy<Value =
             volume["mounts"] = json!(mounts);
             if let Some(owner) = owner {
                 volume["owner"] = json!(owner);
+            }
+            if let Some(group) = group {
+                volume["group"] = json!(group);
             }
             if let Some(enforce) = enforce {
                 volume["enforce"] = json!(enforce);

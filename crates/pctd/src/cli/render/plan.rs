@@ -227,6 +227,9 @@ fn conversion(text: &mut String, convert: &ConvertContainer, palette: Palette) {
 
 fn ownership(set: &SetOwnership) -> String {
     let owner = set.owner.map_or_else(|| "owner kept".to_owned(), |ids| format!("owner {ids}"));
+    let group = set.group.map_or_else(String::new, |gid| format!(", group {gid} (setgid)"));
+    let acl =
+        set.default_acl.as_ref().map_or_else(String::new, |acl| format!(", default ACL {acl}"));
     let mut what = Vec::new();
     if set.owners > 0 {
         what.push(count_u64(set.owners, "owner"));
@@ -234,8 +237,11 @@ fn ownership(set: &SetOwnership) -> String {
     if set.modes > 0 {
         what.push(count_u64(set.modes, "mode"));
     }
+    if set.default_acls > 0 {
+        what.push(count_u64(set.default_acls, "default ACL"));
+    }
     format!(
-        "{owner} on {}: {} of {} ({})",
+        "{owner}{group}{acl} on {}: {} of {} ({})",
         set.path,
         set.changes,
         if set.entries == 1 { "1 entry".to_owned() } else { format!("{} entries", set.entries) },
@@ -298,7 +304,30 @@ mod tests {
 
     fn own(owner: Option<HostIds>, entries: u64, owners: u64, modes: u64) -> Step {
         let (path, changes) = ("/tank/data".to_owned(), owners.max(modes));
-        Step::SetOwnership(SetOwnership { path, owner, entries, changes, owners, modes })
+        let (group, default_acl, default_acls) = (None, None, 0);
+        Step::SetOwnership(SetOwnership {
+            path,
+            owner,
+            group,
+            default_acl,
+            entries,
+            changes,
+            owners,
+            modes,
+            default_acls,
+        })
+    }
+
+    #[test]
+    fn a_group_and_a_default_acl_are_part_of_what_is_set() {
+        let Step::SetOwnership(set) = own(None, 9, 5, 2) else { unreachable!() };
+        let acl = Some("u::rwx,g::rwx,o::r-x".to_owned());
+        let set = SetOwnership { group: Some(110_000), default_acl: acl, default_acls: 3, ..set };
+        assert_eq!(
+            ownership(&set),
+            "owner kept, group 110000 (setgid), default ACL u::rwx,g::rwx,o::r-x on /tank/data: \
+             5 of 9 entries (5 owners, 2 modes, 3 default ACLs)"
+        );
     }
 
     /// A report in which every kind of step and every part of an entry occurs.

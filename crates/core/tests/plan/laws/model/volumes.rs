@@ -84,7 +84,7 @@ impl Node {
     }
 }
 
-fn change(entry: &mut EntryStat, change: Option<Change>) {
+fn change(entry: &mut EntryStat, change: Option<Change<'_>>) {
     let Some(change) = change else { return };
     if let Some(ids) = change.owner {
         entry.ids = ids;
