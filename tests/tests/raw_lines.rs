@@ -246,6 +246,25 @@ fn lines_with_which_a_container_does_not_start_are_taken_back_and_not_written_ag
 }
 
 #[test]
+fn a_line_that_was_taken_back_and_that_the_hook_of_the_stop_brings_back_is_still_pctds() {
+    let Some(world) = world(&["lxc.cap.drop: theirs"]) else { return };
+    let before = world.conf(100);
+    let managed = r#", "manage": ["lxc_options"]"#;
+    define(&world, managed, &json!({"100": {"lxc_options": [DEADLY]}}));
+    let daemon = world.pctd.start();
+    until_held(&daemon, "NeedsRestart");
+    daemon.stop();
+    assert_eq!(world.conf(100), before);
+    // It had read the conf before, and heeds no lock.
+    world.node.write_conf(ctid(100), format!("{before}{DEADLY}\n")).unwrap();
+    let settings = format!(r#"{managed}, "prune": true, "restart": "never""#);
+    define(&world, &settings, &json!({"100": {"lxc_options": []}}));
+    // A restart is still to be made, by whoever likes.
+    world.pctd.run(&["apply", "100"]);
+    assert_eq!(world.conf(100), before);
+}
+
+#[test]
 fn lines_that_keep_a_container_stopped_after_a_restart_of_others_are_named_until_it_runs() {
     let Some(world) = world(&[]) else { return };
     let before = world.conf(100);

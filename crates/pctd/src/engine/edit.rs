@@ -115,11 +115,9 @@ impl Engine {
                 return Err(chain(&error));
             }
         }
-        let lines = back.remove;
-        self.enter([
-            LedgerEntry::LinesForgotten { ctid, lines },
-            LedgerEntry::EditWaits { ctid, edited: None },
-        ])?;
+        // What went is pctd's own until a later run finds it gone: the hook of the stop may have read the
+        // conf before, and write it back.
+        self.enter([LedgerEntry::EditWaits { ctid, edited: None }])?;
         Ok(Some("its old raw lines were put back"))
     }
 }

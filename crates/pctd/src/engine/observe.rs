@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use pctd_core::conf::Conf;
+use pctd_core::conf::{Conf, RawLine};
 use pctd_core::desired::{Desired, Volume};
 use pctd_core::ids::{Ctid, Key, VolumeName};
 use pctd_core::ledger::LedgerEntry;
@@ -388,12 +388,16 @@ impl Engine {
 }
 
 /// Returns what a record comes to in a run that has taken these steps: the hook of a stop may have
-/// read the conf before and write it later, so only another run believes that a line is gone.
+/// read the conf before and write it later, so only another run believes that a line is gone. One that
+/// restarted or started the container may have taken lines back.
 fn believed(record: LedgerEntry, taken: &[Step]) -> LedgerEntry {
     let LedgerEntry::LinesForgotten { ctid, mut lines } = record else { return record };
-    lines.retain(|line| {
-        !taken.iter().any(|step| matches!(step, Step::EditConf(edit) if edit.remove.contains(line)))
-    });
+    let may_return = |line: &RawLine, step: &Step| match step {
+        Step::EditConf(edit) => edit.remove.contains(line),
+        Step::RebootContainer { .. } | Step::StartContainer {} => true,
+        _ => false,
+    };
+    lines.retain(|line| !taken.iter().any(|step| may_return(line, step)));
     LedgerEntry::LinesForgotten { ctid, lines }
 }
 
