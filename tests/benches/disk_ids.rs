@@ -1,5 +1,5 @@
 //! What it takes to serve a second container, with another id map, from a volume of a million files:
-//! a map of its mount, beside `chown -R`, which takes the files away from the first one.
+//! a map of its mount, beside `chown -R`, which takes the files away from the first one. They take turns.
 //!
 //! `cargo bench -p pctd-tests --bench disk_ids -- --files 100000`
 
@@ -14,16 +14,15 @@ use pctd_core::idmap::{IdKind, IdMap, IdRange};
 use pctd_core::mount_map;
 use pctd_sys::idmapped::{detached_clone, map_ids, user_namespace};
 use pctd_tests::machine;
-use pctd_tests::statistics::median;
+use pctd_tests::statistics::{median, range};
 use rustix::fs::{AtFlags, CWD, statat};
 
-/// The ids that the files have on disk: those of the first container.
-const FIRST: u32 = 100_000;
-/// Where the ids of the second one begin.
-const SECOND: u32 = 200_000;
+/// Where the ids of the two containers begin; the files have those of one of them.
+const BASES: [u32; 2] = [100_000, 200_000];
 const COUNT: u64 = 65_536;
 const FILES_IN_DIR: u64 = 1000;
-const ROUNDS: usize = 101;
+/// How often a container is served in a turn: one time is too short to be measured by itself.
+const SERVINGS: usize = 51;
 /// What the work for a second container may take, whatever the size of the volume.
 const TARGET: Duration = Duration::from_millis(1);
 
@@ -32,6 +31,9 @@ struct Options {
     /// Files of the volume.
     #[arg(long, default_value_t = 1_000_000)]
     files: u64,
+    /// Turns of each that count; one before them is dropped.
+    #[arg(long, default_value_t = 5)]
+    rounds: usize,
     /// Where it is made, and so the file system; the temporary directory if not given.
     #[arg(long)]
     dir: Option<PathBuf>,
@@ -41,6 +43,12 @@ struct Options {
     /// What cargo passes.
     #[arg(long, hide = true)]
     bench: bool,
+}
+
+/// What one turn came to.
+struct Turn {
+    seconds: f64,
+    inodes: usize,
 }
 
 fn main() -> ExitCode {
@@ -57,29 +65,71 @@ fn main() -> ExitCode {
     let volume = tempfile::tempdir_in(dir).expect("a place for the files");
     println!("{}", machine::describe(volume.path()));
     make(volume.path(), options.files);
-    chown(FIRST, volume.path());
-    println!("{} files, owned from {FIRST} on\n", options.files);
-    println!("{:<58} {:>12} {:>16}", "", "time", "inodes written");
+    chown(BASES[0], volume.path());
+    println!("{} files, {} rounds\n", options.files, options.rounds);
+    let (mut maps, mut chowns) = (Vec::new(), Vec::new());
+    for round in 0..=options.rounds {
+        // `chown -R` gives the files to the other container, so the map is for the one before.
+        let on_disk = |turn: usize| BASES[turn % 2];
+        let map = |on_disk| {
+            turn(volume.path(), |volume| {
+                let other = if on_disk == BASES[0] { BASES[1] } else { BASES[0] };
+                let served: Vec<f64> =
+                    (0..SERVINGS).map(|_| serve(volume, on_disk, other).as_secs_f64()).collect();
+                median(&served)
+            })
+        };
+        let chown = |to| {
+            turn(volume.path(), |volume| {
+                let begun = Instant::now();
+                chown(to, volume);
+                begun.elapsed().as_secs_f64()
+            })
+        };
+        // They take turns, and each comes first in every other round.
+        let (mapped, chowned) = if round % 2 == 0 {
+            let mapped = map(on_disk(round));
+            (mapped, chown(on_disk(round + 1)))
+        } else {
+            let chowned = chown(on_disk(round + 1));
+            (map(on_disk(round + 1)), chowned)
+        };
+        if round > 0 {
+            maps.push(mapped);
+            chowns.push(chowned);
+        }
+    }
+    report(&options, &maps, &chowns)
+}
 
-    let mark = mark();
-    let served: Vec<f64> = (0..ROUNDS).map(|_| serve(volume.path()).as_secs_f64()).collect();
-    let median = Duration::from_secs_f64(median(&served));
-    let written = written_since(volume.path(), mark);
-    row("a second container, through a map of its mount", median, written);
-
-    let begun = Instant::now();
-    chown(SECOND, volume.path());
-    let time = begun.elapsed();
-    let rewritten = written_since(volume.path(), mark);
-    row("a second container, with chown -R (the first one sees nobody)", time, rewritten);
-
-    let missed = median > TARGET || written > 0;
-    println!("\ntarget: {TARGET:?} and no inode: {}", if missed { "MISSED" } else { "met" });
+fn report(options: &Options, maps: &[Turn], chowns: &[Turn]) -> ExitCode {
+    let seconds = |turns: &[Turn]| turns.iter().map(|turn| turn.seconds).collect::<Vec<f64>>();
+    let inodes = |turns: &[Turn]| turns.iter().map(|turn| turn.inodes).max().unwrap_or_default();
+    println!("{:<58} {:>10} {:>23} {:>15}", "", "median", "range", "inodes written");
+    for (what, turns) in [
+        ("one more container, through a map of its mount", maps),
+        ("one more container, with chown -R (others see nobody)", chowns),
+    ] {
+        let all = seconds(turns);
+        let (least, most) = range(&all);
+        let of = |seconds| format!("{:.2?}", Duration::from_secs_f64(seconds));
+        let spread = format!("{} to {}", of(least), of(most));
+        println!("{what:<58} {:>10} {spread:>23} {:>15}", of(median(&all)), inodes(turns));
+    }
+    let ratios: Vec<f64> = maps.iter().zip(chowns).map(|(a, b)| b.seconds / a.seconds).collect();
+    let (least, most) = range(&ratios);
+    println!("\nchown -R takes {:.0} times as long ({least:.0} to {most:.0})", median(&ratios));
+    let missed = median(&seconds(maps)) > TARGET.as_secs_f64() || inodes(maps) > 0;
+    println!("target: {TARGET:?} and no inode: {}", if missed { "MISSED" } else { "met" });
     if missed && options.check { ExitCode::FAILURE } else { ExitCode::SUCCESS }
 }
 
-fn row(what: &str, time: Duration, inodes: usize) {
-    println!("{what:<58} {:>12} {inodes:>16}", format!("{time:.2?}"));
+/// Takes a turn, with everything before it on the disk, and counts the inodes it wrote.
+fn turn(volume: &Path, work: impl FnOnce(&Path) -> f64) -> Turn {
+    rustix::fs::syncfs(File::open(volume).expect("the volume")).expect("it is written");
+    let mark = mark();
+    let seconds = work(volume);
+    Turn { seconds, inodes: written_since(volume, mark) }
 }
 
 fn make(volume: &Path, files: u64) {
@@ -98,32 +148,32 @@ fn chown(owner: u32, volume: &Path) {
     assert!(status.expect("chown runs").success());
 }
 
-/// All that is done for one more container: its option is planned, the file system is asked whether
-/// it can, and the mount is made as Proxmox makes it. Returns how long it took; that it serves is
-/// checked afterwards.
-fn serve(volume: &Path) -> Duration {
+/// All that is done for one more container, whose ids begin at `own`: its option is planned, the file
+/// system is asked whether it can, and the mount is made as Proxmox makes it. Returns how long it took;
+/// that it serves is checked afterwards.
+fn serve(volume: &Path, on_disk: u32, own: u32) -> Duration {
     let both = |host: u32| {
         let range = |kind| IdRange { kind, container: 0, host: host.into(), count: COUNT };
         IdMap::new(vec![range(IdKind::User), range(IdKind::Group)])
     };
     let begun = Instant::now();
-    let (own, space) = (both(SECOND), both(FIRST));
-    let image = mount_map::image(&own, &space).expect("the ids fit");
-    let option = mount_map::option(&own, &image).expect("it can be said");
+    let (map, space) = (both(own), both(on_disk));
+    let image = mount_map::image(&map, &space).expect("the ids fit");
+    let option = mount_map::option(&map, &image).expect("it can be said");
     let dir = File::open(volume).expect("the volume");
     // Once to find out, once to do it: a node asks only the first time.
-    let map = format!("{FIRST} {SECOND} {COUNT}\n");
+    let map = format!("{on_disk} {own} {COUNT}\n");
     let made = [(), ()].map(|()| {
         let mount = detached_clone(&dir).expect("a mount");
         map_ids(&mount, user_namespace(&map, &map).expect("a namespace")).expect("mapped ids");
         mount
     });
     let time = begun.elapsed();
-    assert_eq!(option.as_deref(), Some("u:0:100000:65536;g:0:100000:65536"));
+    assert_eq!(option, Some(format!("u:0:{on_disk}:{COUNT};g:0:{on_disk}:{COUNT}")));
     let seen = statat(&made[1], "0/0", AtFlags::SYMLINK_NOFOLLOW).expect("the first file");
-    assert_eq!((seen.st_uid, seen.st_gid), (SECOND, SECOND), "root of the second container");
-    let on_disk = statat(CWD, volume.join("0/0"), AtFlags::SYMLINK_NOFOLLOW).expect("it is there");
-    assert_eq!(on_disk.st_uid, FIRST);
+    assert_eq!((seen.st_uid, seen.st_gid), (own, own), "root of the second container");
+    let there = statat(CWD, volume.join("0/0"), AtFlags::SYMLINK_NOFOLLOW).expect("it is there");
+    assert_eq!(there.st_uid, on_disk);
     time
 }
 
