@@ -214,7 +214,11 @@ impl Stage {
             Event::KillPct => self.kill_pct(random),
             Event::Kill => self.restart(true),
             Event::Restart => self.restart(false),
-            Event::Reload => self.daemon.signal(Signal::HUP),
+            // Told before it listens, it ends as any program does; systemd waits until it is ready.
+            Event::Reload if self.daemon.log().contains("started") => {
+                self.daemon.signal(Signal::HUP);
+            }
+            Event::Reload => {}
             Event::Pmxcfs => self.toggle_pmxcfs(),
             Event::Quorum => self.toggle_quorum(),
             Event::SpoiltList => {
