@@ -213,6 +213,20 @@ impl Machine {
         fs::rename(new, self.path("/etc/pctd/config.json")).unwrap();
     }
 
+    /// Waits until the daemon has looked at every key, whatever came of it.
+    pub(crate) fn until_looked(&self) {
+        until("looked at", || {
+            let report: Value =
+                serde_json::from_str(&self.run("pctd status --output-format json").stdout)
+                    .unwrap_or_default();
+            let keys = |section: &str| report[section].as_object().cloned().unwrap_or_default();
+            let all: Vec<Value> =
+                keys("volumes").into_iter().chain(keys("containers")).map(|(_, key)| key).collect();
+            !all.is_empty()
+                && all.iter().all(|key| matches!(key["state"].as_str(), Some("Held" | "Converged")))
+        });
+    }
+
     /// Waits until the daemon says that everything that is declared, and something is, is in place.
     pub(crate) fn until_converged(&self) {
         until("converged", || {
