@@ -9,6 +9,7 @@
 pub mod clock;
 pub mod daemon;
 pub mod disk;
+pub mod guest;
 pub mod machine;
 pub mod statistics;
 pub mod table;

@@ -5,13 +5,13 @@
 #![expect(clippy::unwrap_used, reason = "what fails in a helper ends the test")]
 
 use std::fs;
-use std::io::Write as _;
 use std::os::unix::fs::symlink;
 use std::path::Path;
-use std::process::{Command, Output, Stdio};
+use std::process::{Command, Output};
 use std::time::Duration;
 
 use pctd_tests::daemon::eventually;
+use pctd_tests::guest;
 use pctd_tests::world::{Tmpfs, UNPRIVILEGED, World, holds, own, skip};
 use rustix::fs::{getxattr_query, removexattr};
 
@@ -80,34 +80,7 @@ fn on_host(dir: &Path, who: Who, script: &str) -> Output {
 /// Runs a script as a user in a user namespace with Proxmox's own map; `None` where this machine has no
 /// such namespaces for us.
 fn inside(dir: &Path, who: Who, script: &str) -> Option<Output> {
-    let mut child = Command::new("unshare")
-        .args([
-            "--user",
-            "--keep-caps",
-            "sh",
-            "-euc",
-            &format!("read go; {}", as_user(who, script)),
-        ])
-        .current_dir(dir)
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
-    let own_namespace = fs::read_link("/proc/self/ns/user").unwrap();
-    let of_child = format!("/proc/{}", child.id());
-    eventually("a namespace of its own", || {
-        fs::read_link(format!("{of_child}/ns/user")).is_ok_and(|its| its != own_namespace)
-    });
-    for map in ["uid_map", "gid_map"] {
-        if let Err(error) = fs::write(format!("{of_child}/{map}"), "0 100000 65536") {
-            child.kill().and_then(|()| child.wait()).unwrap();
-            skip("a user in a user namespace", &error.to_string());
-            return None;
-        }
-    }
-    child.stdin.take().unwrap().write_all(b"go\n").unwrap();
-    Some(child.wait_with_output().unwrap())
+    guest::run(dir, &[], &as_user(who, script))
 }
 
 fn went_well(output: &Output) {

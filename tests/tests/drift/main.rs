@@ -6,13 +6,13 @@
 #![expect(clippy::unwrap_used, reason = "what fails in a helper ends the test")]
 
 use std::fs;
-use std::io::Write as _;
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use pctd_tests::daemon::{Daemon, eventually};
-use pctd_tests::world::{Tmpfs, UNPRIVILEGED, World, own, skip};
+use pctd_tests::guest;
+use pctd_tests::world::{Tmpfs, UNPRIVILEGED, World, own};
 use rustix::fs::chmod;
 use serde_json::Value;
 
@@ -90,30 +90,12 @@ fn sh(dir: &Path, script: &str) {
 /// Runs a script as root of an unprivileged container: in a user and a mount namespace of its own,
 /// with the default map. `None` where this machine has no such namespaces for us.
 fn as_container_root(dir: &Path, script: &str) -> Option<()> {
-    let inner = format!(
-        "read go; exec setpriv --reuid 0 --regid 0 --clear-groups sh -euc '\
+    let script = format!(
+        "exec setpriv --reuid 0 --regid 0 --clear-groups sh -euc '\
          mount --bind . /mnt; cd /mnt; {script}'"
     );
-    let mut child = Command::new("unshare")
-        .args(["--user", "--keep-caps", "--mount", "sh", "-euc", &inner])
-        .current_dir(dir)
-        .stdin(Stdio::piped())
-        .spawn()
-        .unwrap();
-    let own_namespace = fs::read_link("/proc/self/ns/user").unwrap();
-    let of_child = format!("/proc/{}", child.id());
-    eventually("a namespace of its own", || {
-        fs::read_link(format!("{of_child}/ns/user")).is_ok_and(|its| its != own_namespace)
-    });
-    for map in ["uid_map", "gid_map"] {
-        if let Err(error) = fs::write(format!("{of_child}/{map}"), "0 100000 65536") {
-            child.kill().and_then(|()| child.wait()).unwrap();
-            skip("a writer in a user namespace", &error.to_string());
-            return None;
-        }
-    }
-    child.stdin.take().unwrap().write_all(b"go\n").unwrap();
-    assert!(child.wait().unwrap().success(), "{script}");
+    let ran = guest::run(dir, &["--mount"], &script)?;
+    assert!(ran.status.success(), "{script}: {ran:?}");
     Some(())
 }
 
