@@ -8,8 +8,9 @@
 //!
 //! - `record`: noting what is about to be changed.
 //! - `store`: the files: which there are, what is in them, how much room they have.
-//! - `restore`: taking it back.
+//! - `restore`: taking it back, in the order of `places`.
 
+mod places;
 mod record;
 mod restore;
 mod store;

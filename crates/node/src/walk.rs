@@ -11,7 +11,8 @@
 //! Big volumes are walked by several threads, which share nothing per entry; how many is declared
 //! or found out.
 //!
-//! - `engine`: the order of things: directories, batches of names, cancellation.
+//! - `engine`: the order of things: directories, batches of names, cancellation; what differs is judged,
+//!   recorded and changed in its `repair`.
 //! - `crew`: the threads of one walk, and how work passes between them.
 //! - `pace`: how many of them, and how they step back behind others.
 //! - `stack`: the directories on the way down, with a bounded number of them open.

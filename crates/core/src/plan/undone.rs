@@ -22,8 +22,10 @@ pub fn declared(volume: &Volume) -> String {
         Owner::Host { user, group } => format!("{user}:{}", group.as_deref().unwrap_or_default()),
     };
     let mut text = format!(
-        "{}\n{owner}\n{:?}\n{:?}\n{}\n{}\n{:?}\n{}\n",
+        "{}\n{owner}\n{:?}\n{:?}\n{:?}\n{:?}\n{}\n{}\n{:?}\n{}\n",
         volume.host_path,
+        volume.group,
+        volume.default_acl.as_ref().map(ToString::to_string),
         volume.owner_ctid.map(Ctid::get),
         volume.disk_ids,
         volume.dir_mode,

@@ -10,7 +10,6 @@
 
 use std::collections::BTreeMap;
 use std::ffi::CString;
-use std::fs::{self, OpenOptions};
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
@@ -19,13 +18,14 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use pctd_core::ids::VolumeName;
 use pctd_core::undo::Tally;
 use pctd_core::undo::{
-    Block, Directory, Entries, Entry, Header, Identity, Judgement, PassKind, Privileges,
+    Directory, Entries, Entry, Header, Identity, Judgement, PassKind, Privileges,
 };
 use pctd_sys::handle::{self, FileHandle};
 use rustix::io::Errno;
 
+use super::places::Plan;
 use super::record::identity;
-use super::store::{self, Frames, Kept};
+use super::store::{self, Kept};
 use crate::paths::NodePaths;
 use crate::source::OpenVolume;
 use crate::stat::{Stat, is_below, open_dir_here, open_path_here};
@@ -130,7 +130,7 @@ pub(crate) fn undo(
             undo.done.cancelled = true;
             return Ok(undo.done);
         }
-        let entries = place.read(&plan.kept, &mut files).map_err(failed)?;
+        let entries = place.read(&plan, &mut files).map_err(failed)?;
         undo.block(entries, &mut of_root)?;
         undo.tell();
     }
@@ -155,87 +155,6 @@ fn begin_of(kept: &[Kept], back_to: Option<u64>) -> Result<u64, UndoError> {
     let whole = kept.iter().rev().find(|kept| kept.header.kind != PassKind::Drift);
     let last = whole.or_else(|| kept.last()).ok_or(UndoError::Nothing)?;
     Ok(last.header.begun)
-}
-
-/// What is to be taken back, the newest first.
-struct Plan<'k> {
-    kept: Vec<(&'k Kept, u64)>,
-    places: Vec<Place>,
-}
-
-/// Where a record is.
-struct Place {
-    time: u64,
-    /// Which of the files.
-    file: usize,
-    at: u64,
-}
-
-impl<'k> Plan<'k> {
-    /// Finds everything that was recorded at `from` or later.
-    fn read(all: &'k [Kept], from: u64) -> io::Result<Self> {
-        let mut plan = Self { kept: Vec::new(), places: Vec::new() };
-        for kept in all {
-            let mut frames = Frames::open(&kept.path)?;
-            let mut first = None;
-            let file = plan.kept.len();
-            while let Some((at, block)) = frames.next()? {
-                if let Block::Entries(Entries { time, .. }) = block
-                    && time >= from
-                {
-                    first.get_or_insert(at);
-                    plan.places.push(Place { time, file, at });
-                }
-            }
-            // One that began then goes as a whole; of an earlier one what came later.
-            let is_whole = kept.header.begun >= from;
-            if let Some(cut) = if is_whole { Some(0) } else { first } {
-                plan.kept.push((kept, cut));
-            }
-        }
-        plan.places.sort_by_key(|place| std::cmp::Reverse((place.time, place.file, place.at)));
-        Ok(plan)
-    }
-
-    fn passes(&self) -> impl Iterator<Item = &'k Kept> {
-        self.kept.iter().map(|(kept, _)| *kept)
-    }
-
-    /// Removes the records.
-    fn forget(&self) -> io::Result<()> {
-        for (kept, cut) in &self.kept {
-            let file = OpenOptions::new().write(true).open(&kept.path)?;
-            if !store::lock(&file)? {
-                return Err(io::ErrorKind::ResourceBusy.into());
-            }
-            match cut {
-                0 => fs::remove_file(&kept.path)?,
-                cut => file.set_len(*cut)?,
-            }
-        }
-        Ok(())
-    }
-}
-
-impl Place {
-    fn read(
-        &self,
-        kept: &[(&Kept, u64)],
-        files: &mut BTreeMap<usize, Frames<fs::File>>,
-    ) -> io::Result<Entries> {
-        let frames = match files.entry(self.file) {
-            std::collections::btree_map::Entry::Occupied(open) => open.into_mut(),
-            std::collections::btree_map::Entry::Vacant(none) => {
-                none.insert(Frames::open_at_random(&kept[self.file].0.path)?)
-            }
-        };
-        frames.go_to(self.at)?;
-        match frames.next()? {
-            Some((_, Block::Entries(entries))) => Ok(entries),
-            // It was whole a moment ago.
-            _ => Err(io::ErrorKind::InvalidData.into()),
-        }
-    }
 }
 
 struct Undo<'a> {

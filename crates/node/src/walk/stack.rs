@@ -29,7 +29,7 @@ const BESIDES: usize = 2;
 /// The share of its fds that a worker may have on entries that wait for their record, and the most
 /// of these: with so many to a record, the record costs next to nothing.
 const DUE_SHARE: usize = 4;
-const MOST_DUE: usize = 16;
+const MOST_DUE: usize = 32;
 
 /// How many directories a walk keeps open, besides the root.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -345,7 +345,7 @@ fn a_record_on_a_disk_that_is_full_ends_the_pass_and_is_whole_up_to_there() {
     let tree = tree();
     fs::create_dir_all(tree.outside("var/lib/pctd")).unwrap();
     let state = tree.outside("var/lib/pctd");
-    let small = Mounted::mount("tmpfs", "size=8k", Path::new("tmpfs"), &state);
+    let small = Mounted::mount("tmpfs", "size=4k", Path::new("tmpfs"), &state);
     let Some(_small) = small else { return };
     let before = look(&tree);
     let full = repair(&tree, &rule("0755", "0644"));
