@@ -183,7 +183,7 @@ pub struct Tally {
     pub restored: u64,
     /// They were as before the pass already.
     pub in_place: u64,
-    /// Somebody changed them since; left alone.
+    /// How many entries somebody changed since; left alone.
     pub changed_since: u64,
     /// They are gone, or no longer where they were.
     pub gone: u64,

@@ -8,7 +8,7 @@
 //! The records go once nothing of them is left to do. So an undo that was interrupted is made again
 //! from the beginning, and finds in place what it had restored.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::CString;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
@@ -119,8 +119,15 @@ pub(crate) fn undo(
     if let Some(other) = plan.passes().find(|kept| !is_here(&kept.header)) {
         return Err(UndoError::Elsewhere(other.header.begun));
     }
-    let mut undo =
-        Undo { open, root, request, procfs: ProcFds::open()?, last: None, done: Undone::default() };
+    let mut undo = Undo {
+        open,
+        root,
+        request,
+        procfs: ProcFds::open()?,
+        last: None,
+        changed_since: BTreeSet::new(),
+        done: Undone::default(),
+    };
     undo.done.passes = plan.passes().map(|kept| (kept.header.begun, kept.header.kind)).collect();
     undo.done.passes.reverse();
     let mut of_root = Vec::new();
@@ -137,6 +144,7 @@ pub(crate) fn undo(
     for entry in of_root {
         undo.entry(open, &entry);
     }
+    undo.done.tally.changed_since = u64::try_from(undo.changed_since.len()).unwrap_or(u64::MAX);
     undo.tell();
     let tally = &undo.done.tally;
     if !request.dry_run && tally.errors == 0 && tally.withheld == 0 {
@@ -164,6 +172,9 @@ struct Undo<'a> {
     procfs: ProcFds,
     /// The directory of the last record, since most have many; none where it is gone.
     last: Option<(Directory, Option<OwnedFd>)>,
+    /// Inodes that are not as the record left them that was looked at last. Where an undo was
+    /// interrupted, an older record may tell that it had taken back more already.
+    changed_since: BTreeSet<(u64, u32)>,
     done: Undone,
 }
 
@@ -279,14 +290,16 @@ impl Undo<'_> {
         if !is_same || !self.is_inside(&stat) {
             return Err(Errno::STALE);
         }
+        let inode = (entry.inode, entry.birth);
         let privileges = self.request.privileges;
         let tally = &mut self.done.tally;
         let change = match entry.judge(&stat.entry, privileges) {
             Judgement::ChangedSince => {
-                tally.changed_since += 1;
+                self.changed_since.insert(inode);
                 return Ok(());
             }
             Judgement::InPlace => {
+                self.changed_since.remove(&inode);
                 tally.in_place += 1;
                 let is_whole = stat.entry.mode == entry.before.mode;
                 tally.withheld +=
@@ -298,10 +311,7 @@ impl Undo<'_> {
         let finding = entry::examine(&self.procfs, &fd, &stat, (None, change))?;
         let tally = &mut self.done.tally;
         tally.acls += u64::from(finding.acl);
-        let Some(change) = finding.change else {
-            tally.changed_since += 1;
-            return Ok(());
-        };
+        let Some(change) = finding.change else { return Ok(()) };
         if !self.request.dry_run {
             match entry::apply(&self.procfs, &fd, &stat, change) {
                 Applied::Done => {}
@@ -315,6 +325,7 @@ impl Undo<'_> {
                 }
             }
         }
+        self.changed_since.remove(&inode);
         tally.restored += 1;
         tally.withheld += u64::from(entry.withholds(stat.entry.kind, privileges));
         Ok(())

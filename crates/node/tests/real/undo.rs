@@ -471,3 +471,21 @@ fn swaps_during_an_undo_change_nothing_outside() {
     drop((adversary, moving));
     assert_eq!(fs::metadata(victim.file()).unwrap().uid(), 0);
 }
+
+/// Of an entry that was changed twice, the newer record finds it as it was before both.
+#[test]
+fn what_an_interrupted_undo_had_taken_back_through_several_records_is_nobodys_change() {
+    let tree = Tree::new();
+    let path = tree.file("f");
+    let other = OwnershipRule { owner: Some(OTHER), ..rule("0700", "0600") };
+    for rule in [&rule("0755", "0644"), &other] {
+        repair(&tree, rule);
+    }
+    // As if the undo of both had been killed when it was through with this one.
+    set_ids(&path, HostIds::ROOT);
+    set_mode(&path, 0o644);
+    let first = kept(&tree)[0].begun;
+    let undone = undo_with(&tree, UndoRequest { back_to: Some(first), ..request() }).unwrap();
+    assert_eq!((undone.tally.changed_since, undone.is_done), (0, true), "{undone:?}");
+    assert_eq!((ids(&path), mode(&path)), (HostIds::ROOT, 0o644));
+}
