@@ -271,19 +271,3 @@ fn a_file_system_without_acls_says_so_before_anything_is_done() {
     assert!(report.unsupported.is_some() && report.changed == 0, "{report:?}");
     assert_eq!(ctime(tree.at("ramfs/dir")), before);
 }
-
-#[test]
-fn ext4_says_so_where_it_is_mounted_without_acls() {
-    let tree = Tree::new();
-    let (image, at) = (tree.outside("image"), tree.outside("fs"));
-    fs::File::create(&image).unwrap().set_len(64 << 20).unwrap();
-    fs::create_dir(&at).unwrap();
-    let Some(mounted) = Mounted::image("ext4", &image, &at) else { return };
-    drop(mounted);
-    let Some(_mounted) = Mounted::mount("ext4", "loop,noacl", &image, &at) else { return };
-    let names = Acl::new([(Who::OwningGroup, "rwx".parse().unwrap())]);
-    let declared = Volume { default_acl: Some(names), ..volume("/fs") };
-    let node = Node::open(tree.paths.clone(), NodeOptions::default());
-    let found = node.observe_volumes([&declared]).pop().unwrap();
-    assert_eq!(found.no_acl.as_deref(), Some("Operation not supported (os error 95)"));
-}
