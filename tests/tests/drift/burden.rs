@@ -103,19 +103,21 @@ fn whoever_writes_beside_all_volumes_or_in_one_that_is_held_takes_no_more_either
         let mut writer = Command::new("perl");
         let writer = writer.args(["-e", script]).current_dir(this.world.host(dir));
         let writer = Writer(writer.spawn().unwrap());
-        // Until what was saved up before is spent.
-        std::thread::sleep(Duration::from_secs(8));
-        let (before, begun) = (cpu_ticks(daemon.pid()), Instant::now());
-        std::thread::sleep(Duration::from_secs(2));
-        let ticks = cpu_ticks(daemon.pid()) - before;
-        let percent = u128::from(ticks) * 1000 / begun.elapsed().as_millis();
+        // What was saved up before is spent first, which takes longer where others have the cores.
+        let mut shares = Vec::new();
+        eventually("its share twice in a row", || {
+            let (before, begun) = (cpu_ticks(daemon.pid()), Instant::now());
+            std::thread::sleep(Duration::from_secs(2));
+            let ticks = cpu_ticks(daemon.pid()) - before;
+            shares.push(u128::from(ticks) * 1000 / begun.elapsed().as_millis());
+            println!("{dir}: {} % of a core", shares[shares.len() - 1]);
+            // Ten percent, or a quarter for what is nobody's; without a budget it is 80.
+            shares.len() > 1 && shares[shares.len() - 2..].iter().all(|percent| *percent < 35)
+        });
         // The volume that is in place is served meanwhile.
         this.world.file("/tank/data/f", 0, 0o600);
         this.becomes("/tank/data/f", "4242:4242 0664");
         drop(writer);
-        println!("{dir}: {percent} % of a core");
-        // Ten percent, or a quarter for what is nobody's; without a budget it is 80.
-        assert!(percent < 35, "{dir}: {percent}");
     }
     daemon.stop();
 }
