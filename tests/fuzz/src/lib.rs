@@ -217,7 +217,7 @@ pub fn request(data: &[u8]) {
     }
 }
 
-/// The configuration that the daemon of [`request`] uses.
+/// The configuration that the daemon of [`request()`] uses.
 const CONFIG: &str = "/etc/pctd/config.json";
 
 fn is_clean_refusal(why: &str, line: &[u8]) {
