@@ -66,6 +66,14 @@ pub struct Recorder {
 struct State {
     header: Header,
     open: Option<Open>,
+    resting: Option<Resting>,
+}
+
+/// A file that is not written to for now, and not kept open for that.
+struct Resting {
+    path: PathBuf,
+    len: u64,
+    time: u64,
 }
 
 /// The file that is written to.
@@ -96,7 +104,7 @@ impl Recorder {
         let rule = Digest::of(rule.as_bytes()).to_string();
         let file_system = open.file_system().id.clone();
         let header = Header { kind, begun: 0, rule, file_system, root: identity(open)? };
-        let state = Mutex::new(State { header, open: None });
+        let state = Mutex::new(State { header, open: None, resting: None });
         Ok(Self { dir: store::dir_of(paths, volume), limit, state })
     }
 
@@ -111,7 +119,7 @@ impl Recorder {
         entries: Vec<Entry>,
     ) -> Result<(), RecordError> {
         let mut state = self.state();
-        let State { header, open } = &mut *state;
+        let State { header, open, resting } = &mut *state;
         let is_full =
             |open: &mut Open| header.kind == PassKind::Drift && open.len > self.limit / DRIFT_SHARE;
         if let Some(full) = open.take_if(is_full) {
@@ -119,11 +127,26 @@ impl Recorder {
         }
         let open = match open {
             Some(open) => open,
-            none => none.insert(self.begin(header)?),
+            none => none.insert(match resting.take().map(Resting::wake) {
+                Some(Ok(Some(awake))) => awake,
+                None | Some(Ok(None)) => self.begin(header)?,
+                Some(Err(source)) => {
+                    return Err(RecordError::Io { path: self.dir.clone(), source });
+                }
+            }),
         };
         open.time = now().max(open.time + 1);
         let block = Block::Entries(Entries { time: open.time, directory, entries });
         self.append(open, &block)
+    }
+
+    /// Keeps nothing open until something is to be noted again: the watch has a pass for each volume,
+    /// and most volumes are at rest.
+    pub fn rest(&self) {
+        let mut state = self.state();
+        if let Some(Open { path, len, time, .. }) = state.open.take() {
+            state.resting = Some(Resting { path, len, time });
+        }
     }
 
     /// Takes note that the pass came to its end.
@@ -202,6 +225,22 @@ impl Recorder {
 impl fmt::Debug for Recorder {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Recorder").field("dir", &self.dir).finish_non_exhaustive()
+    }
+}
+
+impl Resting {
+    /// Opens it again; none where somebody made room of it, took it back or writes to it.
+    fn wake(self) -> io::Result<Option<Open>> {
+        let Self { path, len, time } = self;
+        let mut file = match OpenOptions::new().write(true).open(&path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            file => file?,
+        };
+        if !store::lock(&file)? || file.metadata()?.len() != len {
+            return Ok(None);
+        }
+        file.seek(SeekFrom::Start(len))?;
+        Ok(Some(Open { file, path, len, time, checked: 0 }))
     }
 }
 

@@ -23,6 +23,7 @@ use super::queue::{Look, Slice};
 use super::repair::{Found, Held, Repaired};
 use super::volumes::{Command, Mounts, Volumes, Watched};
 use crate::paths::NodePaths;
+use crate::undo::Recorder;
 use crate::walk::entry::ProcFds;
 
 /// One read of events: about a thousand.
@@ -182,9 +183,11 @@ impl Worker {
         let mut sooner = |wait: Duration| next = Some(next.map_or(wait, |next| next.min(wait)));
         for (name, watched) in &mut self.volumes.by_name {
             if let Some((_, since)) = &watched.open {
-                match STAYS_OPEN.checked_sub(since.elapsed()) {
-                    Some(left) => sooner(left),
-                    None => watched.open = None,
+                if let Some(left) = STAYS_OPEN.checked_sub(since.elapsed()) {
+                    sooner(left);
+                } else {
+                    watched.open = None;
+                    watched.recorder.iter().for_each(Recorder::rest);
                 }
             }
             let Some(rule) = watched.rule.clone() else { continue };

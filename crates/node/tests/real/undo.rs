@@ -249,6 +249,38 @@ fn a_pass_that_was_interrupted_is_one_with_the_one_that_goes_on() {
 }
 
 #[test]
+fn a_pass_that_rests_keeps_nothing_open_and_goes_on_or_begins_anew_where_its_record_went() {
+    let tree = tree();
+    let mut before = look(&tree);
+    let rule = rule("0755", "0644");
+    let record = recorder(&tree, PassKind::Drift, &rule, ROOM);
+    let put_right = || {
+        let walk = Walk { record: Some(&record), ..Walk::new(WalkMode::Repair, &rule) };
+        assert!(tree.walk_with(walk).is_complete());
+    };
+    let dir = tree.paths.state_dir().join("undo");
+    let is_open = || {
+        let fds = fs::read_dir("/proc/self/fd").unwrap();
+        fds.flatten().filter_map(|fd| fs::read_link(fd.path()).ok()).any(|at| at.starts_with(&dir))
+    };
+    put_right();
+    assert!(is_open());
+    record.rest();
+    assert!(!is_open());
+    let again = tree.at("0/sub/0");
+    set_mode(&again, 0o700);
+    put_right();
+    record.rest();
+    assert_eq!(kept(&tree).len(), 1, "it is still one pass");
+    undo(&tree);
+    before.insert(again, (OWNER, 0o700)).unwrap();
+    assert_eq!(look(&tree), before);
+    assert_eq!(kept(&tree), []);
+    put_right();
+    assert_eq!(kept(&tree).len(), 1, "the undo took the other one");
+}
+
+#[test]
 fn an_undo_that_was_interrupted_anywhere_is_gone_on_with() {
     let rule = rule("0755", "0644");
     for end in [0, 10, 100, 200, 280] {
