@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use rustix::fs::Mode;
+use rustix::fs::{CWD, Mode, RenameFlags, renameat_with};
 use rustix::mount::{UnmountFlags, unmount};
 use rustix::process::{Signal, kill_process, test_kill_process};
 
@@ -111,8 +111,11 @@ impl Node {
             return self.pmxcfs().launch(&program);
         }
         let (pve, aside) = (self.root.etc_pve(), self.aside());
-        fs::remove_dir(&pve)
-            .and_then(|()| fs::rename(&aside, &pve))
+        // A program that was about to write may have left something in the bare directory; a mount
+        // would hide it.
+        renameat_with(CWD, &aside, CWD, &pve, RenameFlags::EXCHANGE)
+            .map_err(io::Error::from)
+            .and_then(|()| fs::remove_dir_all(&aside))
             .map_err(|error| NodeError::io(&pve, error))?;
         self.pmxcfs().restart()
     }
