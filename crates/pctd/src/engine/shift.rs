@@ -100,10 +100,8 @@ impl Engine {
             shifting.shift()
         );
         if let Some(why) = &report.unrecorded {
-            return Err(format!(
-                "{}",
-                Hold::UndoUnavailable { volume: name.clone(), why: why.clone() }
-            ));
+            let held = Hold::UndoUnavailable { volume: name.clone(), why: why.clone() };
+            return Err(held.to_string());
         }
         if let Some(refused) = &report.unsupported {
             return Err(format!(
