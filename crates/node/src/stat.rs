@@ -116,12 +116,12 @@ pub(crate) fn open_path(dir: impl AsFd, name: &CStr) -> Result<OwnedFd, Errno> {
 /// As [`open_path`], but fails with EXDEV where the name is a mount point.
 pub(crate) fn open_path_here(dir: impl AsFd, name: &CStr) -> Result<OwnedFd, Errno> {
     let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    racing(|| openat2(&dir, name, flags, Mode::empty(), inside() | ResolveFlags::BENEATH))
+    racing(|| openat2(&dir, name, flags, Mode::empty(), below(name)))
 }
 
 /// Opens a directory for reading; fails with EXDEV where the name is a mount point.
 pub(crate) fn open_dir_here(dir: impl AsFd, name: &CStr) -> Result<OwnedFd, Errno> {
-    open_reading(dir, name, inside() | ResolveFlags::BENEATH)
+    open_reading(dir, name, below(name))
 }
 
 /// Opens the directory above, on the same mount.
@@ -158,6 +158,19 @@ pub(crate) fn is_below(dir: BorrowedFd<'_>, root: &FileHandle) -> Result<bool, E
     }
 }
 
+/// What keeps a lookup below the directory it begins in.
+///
+/// A name without a slash leads to an entry of that directory and nowhere else, unless it is `..`. For
+/// any other the kernel has to prove it, and for that takes a lock that is one for the whole machine
+/// (`path_is_under`, `mount_lock`): that costs each entry of a walk, and the more so with two of them.
+fn below(name: &CStr) -> ResolveFlags {
+    match name.to_bytes() {
+        b".." => inside() | ResolveFlags::BENEATH,
+        bytes if bytes.contains(&b'/') => inside() | ResolveFlags::BENEATH,
+        _ => inside(),
+    }
+}
+
 fn inside() -> ResolveFlags {
     ResolveFlags::NO_XDEV | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS
 }
@@ -181,4 +194,34 @@ fn racing<T>(mut open: impl FnMut() -> Result<T, Errno>) -> Result<T, Errno> {
         }
     }
     result
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use rustix::fs::CWD;
+
+    use super::*;
+
+    #[test]
+    fn no_name_leads_out_of_the_directory_it_is_looked_up_in() {
+        let root = tempfile::tempdir().unwrap();
+        fs::create_dir_all(root.path().join("in/side")).unwrap();
+        fs::write(root.path().join("out"), "").unwrap();
+        let inside = root.path().join("in");
+        std::os::unix::fs::symlink("../out", inside.join("link")).unwrap();
+        let dir = openat(CWD, &inside, OFlags::PATH | OFlags::DIRECTORY, Mode::empty()).unwrap();
+        for name in [c"..", c"../out", c"side/../../out", c"/out", c"side/../.."] {
+            assert_eq!(open_path_here(&dir, name).err(), Some(Errno::XDEV), "{name:?}");
+            assert_eq!(open_dir_here(&dir, name).err(), Some(Errno::XDEV), "{name:?}");
+        }
+        let link = open_path_here(&dir, c"link").and_then(Stat::of).unwrap();
+        assert_eq!(link.entry.kind, EntryKind::Symlink);
+        assert_eq!(open_path_here(&dir, c"link/x").err(), Some(Errno::LOOP));
+        assert_eq!(open_dir_here(&dir, c"link").err(), Some(Errno::NOTDIR));
+        for name in [c"side", c"side/.", c"side/../side"] {
+            assert!(open_dir_here(&dir, name).is_ok(), "{name:?}");
+        }
+    }
 }

@@ -12,6 +12,7 @@
 //! was dealt with, but for what another worker took over and still has in hand; only the root
 //! waits for all of them.
 
+use std::cell::OnceCell;
 use std::ffi::{CStr, CString};
 use std::mem::MaybeUninit;
 use std::os::fd::OwnedFd;
@@ -22,7 +23,7 @@ use rustix::io::{Errno, fcntl_dupfd_cloexec};
 
 use super::crew::{Crew, Names, Piece};
 use super::due::{Due, Where};
-use super::entry;
+use super::entry::{self, ProcFds};
 use super::pace::{self, Meter};
 use super::stack::{Ascent, Frame, Reading, Spot, Stack};
 use super::tally::{Tally, display_path, is_vanished};
@@ -137,6 +138,8 @@ pub(super) struct Engine<'a> {
     wrong_in_a_row: u32,
     /// Entries of one directory that are changed once that is recorded.
     due: Vec<Due<'a>>,
+    /// Its thread's own, from the first entry that differs; none where it cannot be opened.
+    procfs: OnceCell<Option<ProcFds>>,
 }
 
 /// What became of an entry that was taken for something other than a directory.
@@ -149,8 +152,15 @@ enum Leaf {
 
 impl<'a> Engine<'a> {
     pub(super) fn new(crew: &'a Crew<'a>, hire: &'a dyn Fn() -> bool) -> Self {
-        let (tally, published) = (Tally::default(), Progress::default());
-        Self { crew, hire, tally, published, wrong_in_a_row: 0, due: Vec::new() }
+        Self {
+            crew,
+            hire,
+            tally: Tally::default(),
+            published: Progress::default(),
+            wrong_in_a_row: 0,
+            due: Vec::new(),
+            procfs: OnceCell::new(),
+        }
     }
 
     /// Returns what was counted.

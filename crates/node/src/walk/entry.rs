@@ -115,7 +115,11 @@ pub(super) fn decide_open<'r>(
 /// Whether the kernel sets the mode of an `O_PATH` fd by itself; it will not learn to meanwhile.
 static HAS_FCHMODAT2: LazyLock<bool> = LazyLock::new(chmod::is_supported);
 
-/// `/proc/self/fd`, and what can only be reached through it.
+/// `/proc/thread-self/fd`, and what can only be reached through it.
+///
+/// Each thread has a directory of its own there, with the same fds in it. With one and the same for
+/// all, each lookup would take the locks and the reference counts that the other threads take. It is
+/// good as long as the thread is there that opened it.
 #[derive(Debug)]
 pub(crate) struct ProcFds {
     dir: OwnedFd,
@@ -134,7 +138,7 @@ impl ProcFds {
             return Err(Errno::NODEV);
         }
         let resolve = ResolveFlags::NO_XDEV | ResolveFlags::BENEATH;
-        let dir = openat2(&proc, "self/fd", flags, Mode::empty(), resolve)?;
+        let dir = openat2(&proc, "thread-self/fd", flags, Mode::empty(), resolve)?;
         Ok(Self { dir, by_fd: *HAS_FCHMODAT2, by_dir: xattr::is_supported() })
     }
 

@@ -8,7 +8,7 @@ use rustix::io::Errno;
 
 use super::super::WalkMode;
 use super::super::due::{self, Due, Where};
-use super::super::entry::{self, Applied};
+use super::super::entry::{self, Applied, ProcFds};
 use super::super::stack::Spot;
 use super::Engine;
 use crate::stat::Stat;
@@ -29,7 +29,8 @@ impl<'a> Engine<'a> {
             self.tally.left();
             return Ok(None);
         }
-        let finding = entry::examine(&crew.procfs, &fd, stat, (crew.walk.rule.declared(), change))?;
+        let finding =
+            entry::examine(self.procfs(), &fd, stat, (crew.walk.rule.declared(), change))?;
         let repair = finding.change.filter(|_| crew.walk.mode == WalkMode::Repair);
         if repair.is_some() && !crew.may_change() {
             self.tally.limited();
@@ -89,6 +90,11 @@ impl<'a> Engine<'a> {
         true
     }
 
+    fn procfs(&self) -> &ProcFds {
+        let own = self.procfs.get_or_init(|| ProcFds::open().ok());
+        own.as_ref().unwrap_or(&self.crew.procfs)
+    }
+
     fn change(
         &mut self,
         path: impl FnOnce() -> String,
@@ -100,7 +106,7 @@ impl<'a> Engine<'a> {
         if crew.is_hopeless() {
             return crew.not_changed(false);
         }
-        match entry::apply(&crew.procfs, &fd, stat, change) {
+        match entry::apply(self.procfs(), &fd, stat, change) {
             Applied::Done => self.tally.changed(),
             Applied::Refused(refusal) => {
                 crew.not_changed(true);
