@@ -32,7 +32,7 @@ use crate::scenarios::{Bench, Scenario};
 
 /// Compares the ownership walk with its floor and its peers, on trees it makes.
 ///
-/// It needs root, because it changes owners; the sizes below take about 20 minutes and 1.5 GiB.
+/// It needs root, because it changes owners; the sizes below take about 25 minutes and 1.5 GiB.
 #[derive(Debug, Parser)]
 #[expect(clippy::struct_excessive_bools, reason = "each is a switch of the command line")]
 struct Options {

@@ -23,7 +23,7 @@ pub(crate) enum Scenario {
     Cold,
     /// One entry of a hundred is out of order.
     Drift,
-    /// Everything is; a tenth of the files.
+    /// Everything is.
     Fix,
     /// All in one directory; a tenth of the files.
     Flat,
@@ -195,7 +195,7 @@ impl Bench {
     }
 
     fn fix(&mut self) {
-        let mut tree = self.tree(Shape::Spread, self.tenth());
+        let mut tree = self.tree(Shape::Spread, self.files);
         let peers = [Peer::ChownR, Peer::Sane];
         let turns = contenders(&peers, State::Wrong, &[1, self.threads]);
         let measured = self.measure(&mut tree, "Everything wrong, warm", &turns, Cache::Warm);
