@@ -12,7 +12,7 @@ use crate::mount_map::{self, NoOption};
 use crate::observed::{MappingSupport, ObservedContainer, Presence, Snapshot, SourceState};
 use crate::plan::hold::{Hold, NoMap, NotReady, Unmappable};
 use crate::plan::owner;
-use crate::plan::volume::source_hold;
+use crate::plan::source;
 
 /// What is the same inside and on disk, in Proxmox's words.
 const PASSTHROUGH: &str = "passthrough";
@@ -120,7 +120,7 @@ fn root_on_disk(snapshot: &Snapshot, volume: &Volume) -> Result<HostIds, Hold> {
     let Some(SourceState::Directory(dir)) = source else {
         return Err(impossible(|path| NoMap::NoOwner { path }));
     };
-    if let Some(hold) = source_hold(snapshot, volume, &dir.file_system) {
+    if let Some(hold) = source::unfit(snapshot, volume, &dir.file_system) {
         return Err(hold);
     }
     if snapshot.memory != Memory::Whole {

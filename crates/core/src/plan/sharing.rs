@@ -14,6 +14,7 @@ use crate::plan::hold::Hold;
 use crate::plan::notice::Notice;
 use crate::plan::owner::OwnerDecision;
 use crate::plan::planned::{Basis, Readiness, VolumePlan};
+use crate::plan::source;
 use crate::plan::volume;
 
 /// Who sets the owners and modes of a volume.
@@ -108,9 +109,9 @@ pub(crate) fn plan_beside(
         SourceState::Missing { .. } => {
             return VolumePlan::held(Hold::SourceMissing { path: volume.host_path.clone() });
         }
-        unusable => return VolumePlan::held(volume::unusable_source(volume, unusable)),
+        unusable => return VolumePlan::held(source::unusable(volume, unusable)),
     };
-    if let Some(hold) = volume::source_hold(snapshot, volume, &dir.file_system) {
+    if let Some(hold) = source::unfit(snapshot, volume, &dir.file_system) {
         return VolumePlan::held(hold);
     }
     let whose = match volume::resolve(decision) {

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use crate::conf::Digest;
-use crate::desired::{Desired, Enforce, RequireMount, Volume};
+use crate::desired::{Desired, Enforce, Volume};
 use crate::ids::HostIds;
 use crate::ledger::{LedgerEntry, Memory, VolumeRecord};
 use crate::observed::{
@@ -13,11 +13,12 @@ use crate::observed::{
 use crate::ownership::{EntryKind, EntryStat, OwnershipRule, Place, Scope};
 use crate::plan::certificate;
 use crate::plan::disk_ids;
-use crate::plan::hold::{Hold, Missing, NoMap, NotReady};
+use crate::plan::hold::{Hold, NoMap, NotReady};
 use crate::plan::notice::Notice;
 use crate::plan::owner::{self, OwnerDecision, Whose};
 use crate::plan::planned::{Basis, Readiness, VolumePlan};
 use crate::plan::sharing::{self, Actor};
+use crate::plan::source;
 use crate::plan::step::{SetOwnership, Step};
 use crate::plan::undone;
 
@@ -68,9 +69,9 @@ fn plan_observed(
         }
     }
     match &observed.source {
-        SourceState::Directory(dir) => match source_hold(snapshot, volume, &dir.file_system) {
+        SourceState::Directory(dir) => match source::unfit(snapshot, volume, &dir.file_system) {
             Some(hold) => VolumePlan::held(hold),
-            None if observed.no_acl.is_some() => undecided(no_acl(volume, observed)),
+            None if observed.no_acl.is_some() => undecided(source::without_acl(volume, observed)),
             None => plan_directory(desired, snapshot, volume, observed, dir, decision),
         },
         SourceState::Missing { .. } if disk_ids::counts_from_owner(volume) => {
@@ -80,7 +81,7 @@ fn plan_observed(
         SourceState::Missing { file_system } => {
             plan_missing(desired, snapshot, volume, file_system, decision)
         }
-        unusable => VolumePlan::held(unusable_source(volume, unusable)),
+        unusable => VolumePlan::held(source::unusable(volume, unusable)),
     }
 }
 
@@ -89,56 +90,6 @@ fn lives_elsewhere(snapshot: &Snapshot, volume: &Volume) -> bool {
     let presences = || volume.mounts.keys().filter_map(|ctid| snapshot.containers.get(ctid));
     presences().any(|presence| matches!(presence, Presence::OnNode(_)))
         && !presences().any(|p| matches!(p, Presence::Here(_) | Presence::Unknown(_)))
-}
-
-/// Returns why nothing may be done on this file system, if so.
-pub(super) fn source_hold(snapshot: &Snapshot, volume: &Volume, on: &FileSystem) -> Option<Hold> {
-    let wanted = match &volume.require_mount {
-        RequireMount::No => None,
-        RequireMount::NotRoot => {
-            on.is_root.then(|| "`require_mount` wants it off the root file system".to_owned())
-        }
-        RequireMount::At(path) => (on.required_mounted != Some(true))
-            .then(|| format!("`require_mount` wants {path} to be a mount point")),
-    };
-    if let Some(wanted) = wanted {
-        let path = volume.host_path.clone();
-        return Some(Hold::SourceNotMounted { path, on: on.mount_point.clone(), wanted });
-    }
-    let before = snapshot.ledger.volumes.get(&volume.name)?;
-    let moved = before.file_system != on.id && !snapshot.requests.confirmed.contains(&volume.name);
-    moved.then(|| Hold::SourceChanged {
-        volume: volume.name.clone(),
-        path: volume.host_path.clone(),
-        was: before.file_system.clone(),
-        is: on.id.clone(),
-    })
-}
-
-pub(super) fn unusable_source(volume: &Volume, source: &SourceState) -> Hold {
-    let path = volume.host_path.clone();
-    match source {
-        SourceState::Symlink { link, resolved } => Hold::PathUnsafe {
-            why: match resolved {
-                Some(real) => format!(
-                    "{link} is a symbolic link, and Proxmox refuses to start a container with it; write {real}"
-                ),
-                None => format!(
-                    "{link} is a symbolic link, and Proxmox refuses to start a container with it; write the real path"
-                ),
-            },
-        },
-        SourceState::WritableByAll { ancestor } => Hold::PathUnsafe {
-            why: format!(
-                "{ancestor} is writable by everybody, so anybody could swap {path}; take that right away with `chmod o-w {ancestor}`"
-            ),
-        },
-        SourceState::Unreadable(why) => Hold::SourceUnreadable { path, why: why.clone() },
-        SourceState::NotDirectory
-        | SourceState::Directory(_)
-        | SourceState::Missing { .. }
-        | SourceState::OfOtherNodes => Hold::SourceNotDirectory { path },
-    }
 }
 
 fn plan_missing(
@@ -152,16 +103,19 @@ fn plan_missing(
         return VolumePlan::held(Hold::SourceMissing { path: volume.host_path.clone() });
     }
     // Where it was once done on another file system, that file system is what is missing.
-    if let Some(hold) = source_hold(snapshot, volume, on) {
+    if let Some(hold) = source::unfit(snapshot, volume, on) {
         return VolumePlan::held(hold);
     }
-    if let Some(hold) = forgotten(snapshot, volume) {
+    if let Some(hold) = source::forgotten(snapshot, volume) {
         return VolumePlan::held(hold);
     }
     let create = Step::CreateDirectory { path: volume.host_path.clone() };
     let mut plan = VolumePlan::new(Readiness::Soon, Basis::None);
     plan.steps.push(create);
-    let no_acl = snapshot.volumes.get(&volume.name).map_or_else(Vec::new, |o| no_acl(volume, o));
+    let no_acl = snapshot
+        .volumes
+        .get(&volume.name)
+        .map_or_else(Vec::new, |o| source::without_acl(volume, o));
     let resolved = if no_acl.is_empty() { resolve(decision) } else { Err(no_acl) };
     match resolved {
         Err(holds) => {
@@ -191,29 +145,6 @@ fn plan_missing(
         }
     }
     plan
-}
-
-/// Returns why a missing directory is not made while nobody remembers on which file system it was:
-/// it may be there once a disk is mounted.
-fn forgotten(snapshot: &Snapshot, volume: &Volume) -> Option<Hold> {
-    let Memory::Lost(why) = &snapshot.memory else { return None };
-    let is_known = snapshot.ledger.volumes.contains_key(&volume.name)
-        || snapshot.requests.confirmed.contains(&volume.name);
-    (!is_known).then(|| Hold::LedgerLost {
-        missing: Missing::Directory { volume: volume.name.clone(), path: volume.host_path.clone() },
-        why: why.clone(),
-    })
-}
-
-/// Returns why a volume cannot have the default ACL that is declared for it, if so. Nothing else is
-/// done to it then: without that its modes say something else than was meant.
-fn no_acl(volume: &Volume, observed: &ObservedVolume) -> Vec<Hold> {
-    let (Some(why), Some(on)) = (&observed.no_acl, observed.source.file_system()) else {
-        return Vec::new();
-    };
-    let (path, why) = (volume.host_path.clone(), why.clone());
-    let (kind, mount_point) = (on.kind.clone(), on.mount_point.clone());
-    vec![Hold::AclUnsupported { path, kind, mount_point, why }]
 }
 
 /// Returns the step that brings a volume to its rule, of which a walk found this.
