@@ -9,8 +9,8 @@
 //!   of their mounts.
 //! - `planned`: what planning one container or volume comes to.
 //! - `sharing`: which node acts on a directory that all nodes of a cluster see.
-//! - `source`: whether the host path of a volume can be used at all. `volume`: directory, owner and
-//!   modes; `certificate`: what is kept in it.
+//! - `source`: whether the host path of a volume can be used at all. `rule`: what its entries are to be.
+//! - `volume`: directory, owner and modes; `certificate`: what is kept in it.
 //! - `mounts`, `container`: mount points and restarts; `prune`: what is no longer declared.
 //! - `convert`: containers with another privilege than declared, which may be converted.
 //! - `definition`: containers that are absent or just made. `fields`: what of a definition drifts.
@@ -37,6 +37,7 @@ pub mod notice;
 mod owner;
 mod planned;
 mod prune;
+mod rule;
 mod sharing;
 mod source;
 pub mod step;

@@ -44,6 +44,22 @@ pub(crate) enum OwnerDecision {
     NobodyHere,
 }
 
+impl OwnerDecision {
+    /// Returns whose the volume is to be; nobody's in particular where nobody is here.
+    ///
+    /// # Errors
+    ///
+    /// Why that is not known.
+    pub(super) fn known(self) -> Result<Whose, Vec<Hold>> {
+        match self {
+            Self::Known(whose) => Ok(whose),
+            Self::NobodyHere => Ok(Whose::default()),
+            Self::Wait(holds) => Err(holds),
+            Self::Blocked(hold) => Err(vec![hold]),
+        }
+    }
+}
+
 /// Returns the id map a container uses, or what it lacks.
 ///
 /// The map in force wins over the conf while the container runs: files are created with it.

@@ -106,4 +106,12 @@ impl VolumePlan {
     pub(super) fn held(hold: Hold) -> Self {
         Self { holds: vec![hold], ..Self::new(Readiness::Held, Basis::None) }
     }
+
+    /// Returns the plan of a volume of which it is not known whose it is to be.
+    pub(super) fn undecided(holds: Vec<Hold>) -> Self {
+        // A missing map will turn up; a conflict will not, and need not keep services down.
+        let is_waiting = holds.iter().any(Hold::waits_for_map);
+        let readiness = if is_waiting { Readiness::Held } else { Readiness::Ready };
+        Self { holds, ..Self::new(readiness, Basis::None) }
+    }
 }

@@ -14,8 +14,8 @@ use crate::plan::hold::Hold;
 use crate::plan::notice::Notice;
 use crate::plan::owner::OwnerDecision;
 use crate::plan::planned::{Basis, Readiness, VolumePlan};
+use crate::plan::rule;
 use crate::plan::source;
-use crate::plan::volume;
 
 /// Who sets the owners and modes of a volume.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -114,23 +114,23 @@ pub(crate) fn plan_beside(
     if let Some(hold) = source::unfit(snapshot, volume, &dir.file_system) {
         return VolumePlan::held(hold);
     }
-    let whose = match volume::resolve(decision) {
+    let whose = match decision.known() {
         Ok(whose) => whose,
-        Err(holds) => return volume::undecided(holds),
+        Err(holds) => return VolumePlan::undecided(holds),
     };
     let root = EntryStat { kind: EntryKind::Directory, ids: dir.ids, mode: dir.mode };
-    let rule = volume::rule(desired, snapshot, volume, whose, Some(&root));
+    let rule = rule::of(desired, snapshot, volume, whose, Some(&root));
     if rule.decide(Place::Root, &root).is_some() {
         return not_yet();
     }
     let mut plan = VolumePlan::new(Readiness::Ready, Basis::OtherNode);
-    if volume::is_managed(&rule) {
+    if rule::is_managed(&rule) {
         plan.notices.push(Notice::OtherNodeActs { ctid, node, offline });
     } else {
         plan.basis = Basis::NotManaged;
     }
     // So that it is not done a second time when this node takes over.
-    let declaration = volume::declaration(volume, &rule);
+    let declaration = rule::declaration(volume, &rule);
     let known = snapshot.ledger.volumes.get(&volume.name);
     if volume.enforce == Enforce::Once && known.is_none_or(|known| known.declaration != declaration)
     {

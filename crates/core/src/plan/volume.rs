@@ -1,22 +1,20 @@
 //! The plan of one volume: its directory, its owner and its modes.
 
-use std::collections::BTreeSet;
-
-use crate::conf::Digest;
-use crate::desired::{Desired, Enforce, Volume};
+use crate::desired::{Desired, Volume};
 use crate::ids::HostIds;
 use crate::ledger::{LedgerEntry, Memory, VolumeRecord};
 use crate::observed::{
     Assurance, Audit, Cluster, FileSystem, ObservedVolume, Presence, Snapshot, SourceDir,
     SourceState,
 };
-use crate::ownership::{EntryKind, EntryStat, OwnershipRule, Place, Scope};
+use crate::ownership::{EntryKind, EntryStat, OwnershipRule, Place};
 use crate::plan::certificate;
 use crate::plan::disk_ids;
 use crate::plan::hold::{Hold, NoMap, NotReady};
 use crate::plan::notice::Notice;
-use crate::plan::owner::{self, OwnerDecision, Whose};
+use crate::plan::owner::{self, OwnerDecision};
 use crate::plan::planned::{Basis, Readiness, VolumePlan};
+use crate::plan::rule;
 use crate::plan::sharing::{self, Actor};
 use crate::plan::source;
 use crate::plan::step::{SetOwnership, Step};
@@ -71,7 +69,9 @@ fn plan_observed(
     match &observed.source {
         SourceState::Directory(dir) => match source::unfit(snapshot, volume, &dir.file_system) {
             Some(hold) => VolumePlan::held(hold),
-            None if observed.no_acl.is_some() => undecided(source::without_acl(volume, observed)),
+            None if observed.no_acl.is_some() => {
+                VolumePlan::undecided(source::without_acl(volume, observed))
+            }
             None => plan_directory(desired, snapshot, volume, observed, dir, decision),
         },
         SourceState::Missing { .. } if disk_ids::counts_from_owner(volume) => {
@@ -116,15 +116,18 @@ fn plan_missing(
         .volumes
         .get(&volume.name)
         .map_or_else(Vec::new, |o| source::without_acl(volume, o));
-    let resolved = if no_acl.is_empty() { resolve(decision) } else { Err(no_acl) };
+    let resolved = if no_acl.is_empty() { decision.known() } else { Err(no_acl) };
     match resolved {
         Err(holds) => {
-            plan.readiness =
-                if holds.iter().any(is_waiting) { Readiness::Held } else { Readiness::Soon };
+            plan.readiness = if holds.iter().any(Hold::waits_for_map) {
+                Readiness::Held
+            } else {
+                Readiness::Soon
+            };
             plan.holds = holds;
         }
         Ok(whose) => {
-            let rule = rule(desired, snapshot, volume, whose, None);
+            let rule = rule::of(desired, snapshot, volume, whose, None);
             // A directory made by a step is root's, and closed until a declared mode is set.
             let mode = if rule.dir_mode.is_keep() { 0o755 } else { 0o700 };
             let fresh = EntryStat { kind: EntryKind::Directory, ids: HostIds::ROOT, mode };
@@ -162,26 +165,6 @@ fn set_ownership(volume: &Volume, rule: &OwnershipRule, audit: &Audit) -> Step {
     })
 }
 
-pub(super) fn resolve(decision: OwnerDecision) -> Result<Whose, Vec<Hold>> {
-    match decision {
-        OwnerDecision::Known(whose) => Ok(whose),
-        OwnerDecision::NobodyHere => Ok(Whose::default()),
-        OwnerDecision::Wait(holds) => Err(holds),
-        OwnerDecision::Blocked(hold) => Err(vec![hold]),
-    }
-}
-
-/// Plans a volume of which it is not known whose it is to be.
-pub(super) fn undecided(holds: Vec<Hold>) -> VolumePlan {
-    // A missing map will turn up; a conflict will not, and need not keep services down.
-    let readiness = if holds.iter().any(is_waiting) { Readiness::Held } else { Readiness::Ready };
-    VolumePlan { holds, ..VolumePlan::new(readiness, Basis::None) }
-}
-
-const fn is_waiting(hold: &Hold) -> bool {
-    matches!(hold, Hold::IdmapNotReady { .. })
-}
-
 fn plan_directory(
     desired: &Desired,
     snapshot: &Snapshot,
@@ -190,21 +173,21 @@ fn plan_directory(
     dir: &SourceDir,
     decision: OwnerDecision,
 ) -> VolumePlan {
-    let whose = match resolve(decision) {
+    let whose = match decision.known() {
         Ok(whose) => whose,
-        Err(holds) => return undecided(holds),
+        Err(holds) => return VolumePlan::undecided(holds),
     };
     let root = EntryStat { kind: EntryKind::Directory, ids: dir.ids, mode: dir.mode };
-    let rule = rule(desired, snapshot, volume, whose, Some(&root));
-    if is_managed(&rule) && undone::is_undone(snapshot, volume) {
+    let rule = rule::of(desired, snapshot, volume, whose, Some(&root));
+    if rule::is_managed(&rule) && undone::is_undone(snapshot, volume) {
         // Neither by a walk nor by the watch; services need not wait for what is not to come.
-        return undecided(vec![Hold::Undone { volume: volume.name.clone() }]);
+        return VolumePlan::undecided(vec![Hold::Undone { volume: volume.name.clone() }]);
     }
     let is_shared = sharing::is_shared(snapshot, volume);
-    let assumed = once(snapshot, volume, &rule, Some(&root)) == Once::Assumed;
+    let assumed = rule::is_assumed(snapshot, volume, &rule, &root);
     let notice = exposes_root(desired, snapshot, volume, dir);
     let record = VolumeRecord {
-        declaration: declaration(volume, &rule),
+        declaration: rule::declaration(volume, &rule),
         owner: rule.owner,
         file_system: dir.file_system.id.clone(),
         assumed,
@@ -217,14 +200,14 @@ fn plan_directory(
     if let Some((gid, containers)) = outside.filter(|(_, containers)| !containers.is_empty()) {
         plan.notices.push(Notice::GroupOutside { gid, containers });
     }
-    if assumed && is_managed(&rule) {
+    if assumed && rule::is_managed(&rule) {
         let volume = volume.name.clone();
         plan.notices.push(match &snapshot.memory {
             Memory::Whole if is_shared => Notice::DoneElsewhere { volume },
             Memory::Whole | Memory::Lost(_) => Notice::LedgerLost { volume },
         });
     }
-    if is_managed(&rule) {
+    if rule::is_managed(&rule) {
         let root_differs = rule.decide(Place::Root, &root).is_some();
         let done = snapshot.ledger.volumes.get(&volume.name) == Some(&record);
         match &observed.audit {
@@ -257,17 +240,8 @@ fn plan_directory(
     // What could not be looked at says nothing against the entries that can: of a volume that was in
     // place they are held to the rule as before.
     let is_held = plan.holds.iter().any(|hold| !matches!(hold, Hold::WalkIncomplete { .. }));
-    if is_managed(&rule) && !is_held && (in_place || is_done) {
-        let standing = match volume.enforce {
-            Enforce::Always | Enforce::Adopt => rule.clone(),
-            Enforce::Once => {
-                OwnershipRule { scope: foreign_scope(desired, snapshot, volume), ..rule.clone() }
-            }
-        };
-        // While it is not known what containers can own, nothing below is judged: neither is it
-        // right then, nor must what changes be taken for looked at.
-        let is_judged = !standing.recurse || standing.scope != Scope::RootOnly;
-        plan.standing = is_judged.then_some(standing);
+    if rule::is_managed(&rule) && !is_held && (in_place || is_done) {
+        plan.standing = rule::standing(desired, snapshot, volume, &rule);
     }
     plan.rule = Some(rule);
     certificate::plan(&mut plan, snapshot, volume, &observed.certificates);
@@ -345,129 +319,4 @@ fn judge(
         plan.readiness = Readiness::Soon;
         plan.steps.push(set_ownership(volume, rule, audit));
     }
-}
-
-/// Returns whether the rule says anything at all.
-pub(super) const fn is_managed(rule: &OwnershipRule) -> bool {
-    rule.owner.is_some()
-        || rule.group.is_some()
-        || rule.default_acl.is_some()
-        || !rule.dir_mode.is_keep()
-        || !rule.file_mode.is_keep()
-        || !rule.file_modes.is_empty()
-}
-
-/// Returns the rule for the entries of a volume whose owner is known, and whose root directory is so.
-pub(super) fn rule(
-    desired: &Desired,
-    snapshot: &Snapshot,
-    volume: &Volume,
-    whose: Whose,
-    root: Option<&EntryStat>,
-) -> OwnershipRule {
-    let Whose { owner, group, default_acl } = whose;
-    let mut rule = OwnershipRule {
-        owner,
-        group,
-        default_acl,
-        scope: Scope::All,
-        dir_mode: volume.dir_mode.clone(),
-        file_mode: volume.file_mode.clone(),
-        file_modes: volume.file_modes.clone(),
-        recurse: volume.recurse,
-    };
-    let all = match volume.enforce {
-        Enforce::Always => true,
-        Enforce::Adopt => false,
-        Enforce::Once => once(snapshot, volume, &rule, root) == Once::Due,
-    };
-    if !all {
-        rule.scope = foreign_scope(desired, snapshot, volume);
-    }
-    rule
-}
-
-/// Where a volume with `enforce: once` is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Once {
-    /// Every entry is to be set.
-    Due,
-    /// Every entry was set.
-    Done,
-    /// The ledger was lost, or another node had the volume: every entry may have been set, and what
-    /// services made since is theirs.
-    Assumed,
-}
-
-fn once(
-    snapshot: &Snapshot,
-    volume: &Volume,
-    rule: &OwnershipRule,
-    root: Option<&EntryStat>,
-) -> Once {
-    if volume.enforce != Enforce::Once {
-        return Once::Done;
-    }
-    let state = match snapshot.ledger.volumes.get(&volume.name) {
-        None if snapshot.memory == Memory::Whole
-            && !sharing::may_be_done(snapshot, volume, rule, root) =>
-        {
-            Once::Due
-        }
-        None => Once::Assumed,
-        Some(record) if record.declaration != declaration(volume, rule) => Once::Due,
-        Some(record) if record.assumed => Once::Assumed,
-        Some(_) => Once::Done,
-    };
-    match state {
-        Once::Assumed if snapshot.requests.confirmed.contains(&volume.name) => Once::Due,
-        state => state,
-    }
-}
-
-/// Returns what lies outside the maps of every container that counts for the volume.
-fn foreign_scope(desired: &Desired, snapshot: &Snapshot, volume: &Volume) -> Scope {
-    match owner::owning_maps(desired, snapshot, volume) {
-        // While one map is unknown, so is what its container owns.
-        None => Scope::RootOnly,
-        Some(maps) if maps.is_empty() => Scope::RootOnly,
-        Some(mut maps) => {
-            maps.sort_by_key(|map| {
-                map.ranges().iter().map(ToString::to_string).collect::<Vec<_>>()
-            });
-            maps.dedup();
-            Scope::Foreign(maps)
-        }
-    }
-}
-
-/// Returns a fingerprint of everything that decides what a volume's entries are to be.
-///
-/// The scope takes no part for `once`: whether the declaration changed decides the scope there.
-pub(crate) fn declaration(volume: &Volume, rule: &OwnershipRule) -> String {
-    let owner = rule.owner.map_or_else(|| "keep".to_owned(), |ids| ids.to_string());
-    let mut text = format!(
-        "{}\n{owner}\n{}\n{}\n{:?}\n{}\n",
-        volume.host_path, rule.dir_mode, rule.file_mode, volume.enforce, rule.recurse
-    );
-    // Nothing where they are not declared: what was done before there were any is done.
-    if let Some(group) = rule.group {
-        text.extend(["group ", &group.to_string(), "\n"]);
-    }
-    if let Some(acl) = &rule.default_acl {
-        text.extend(["default_acl ", &acl.to_string(), "\n"]);
-    }
-    for (pattern, mode) in &rule.file_modes {
-        text.extend([pattern.as_str(), "=", &mode.to_string(), "\n"]);
-    }
-    if volume.enforce == Enforce::Adopt
-        && let Scope::Foreign(maps) = &rule.scope
-    {
-        let ranges: BTreeSet<String> =
-            maps.iter().flat_map(|map| map.ranges().iter().map(ToString::to_string)).collect();
-        for range in ranges {
-            text.extend([range.as_str(), "\n"]);
-        }
-    }
-    Digest::of(text.as_bytes()).to_string()
 }

@@ -33,6 +33,11 @@ impl Hold {
                     | Self::CloneSourceNotReady { why: SourceLack::Coming, .. }
             )
     }
+
+    /// Returns whether the map of a container is missing, which will turn up.
+    pub(in crate::plan) const fn waits_for_map(&self) -> bool {
+        matches!(self, Self::IdmapNotReady { .. })
+    }
 }
 
 /// Says once, for every hold, its name and when to look again, so that no list can miss one.
