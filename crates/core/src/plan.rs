@@ -8,7 +8,8 @@
 //! - `owner`: whose a volume is to be, through the id maps of its containers. `disk_ids`: through maps
 //!   of their mounts.
 //! - `planned`: what planning one container or volume comes to.
-//! - `sharing`: which node acts on a directory that all nodes of a cluster see.
+//! - `sharing`: which node acts on a directory that all nodes of a cluster see; `other_node`: what the
+//!   others do meanwhile.
 //! - `source`: whether the host path of a volume can be used at all. `rule`: what its entries are to be.
 //! - `volume`: directory, owner and modes; `certificate`: what is kept in it.
 //! - `mounts`, `container`: mount points and restarts; `prune`: what is no longer declared.
@@ -34,6 +35,7 @@ mod id_map;
 mod lines;
 mod mounts;
 pub mod notice;
+mod other_node;
 mod owner;
 mod planned;
 mod prune;

@@ -12,6 +12,7 @@ use crate::plan::certificate;
 use crate::plan::disk_ids;
 use crate::plan::hold::{Hold, NoMap, NotReady};
 use crate::plan::notice::Notice;
+use crate::plan::other_node;
 use crate::plan::owner::{self, OwnerDecision};
 use crate::plan::planned::{Basis, Readiness, VolumePlan};
 use crate::plan::rule;
@@ -58,8 +59,8 @@ fn plan_observed(
             Actor::ThisNode => {}
             Actor::Lower => return VolumePlan::new(Readiness::Ready, Basis::NotManaged),
             Actor::Other { ctid, node } => {
-                let acts = sharing::Acts { ctid, node, offline: !cluster.online.contains(node) };
-                return sharing::plan_beside(desired, snapshot, volume, observed, decision, acts);
+                let acts = other_node::Acts { ctid, node, offline: !cluster.online.contains(node) };
+                return other_node::plan(desired, snapshot, volume, observed, decision, acts);
             }
             Actor::Unknown(ctid) => {
                 return VolumePlan::held(Hold::IdmapNotReady { ctid, why: NotReady::Unknown });
