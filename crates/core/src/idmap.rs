@@ -67,6 +67,13 @@ pub struct Moved {
     pub last: u64,
 }
 
+impl Moved {
+    /// Returns whether the container's root is among them.
+    pub const fn has_root(&self) -> bool {
+        self.first == 0
+    }
+}
+
 impl fmt::Display for Moved {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let kind = match self.kind {

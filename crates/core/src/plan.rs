@@ -5,6 +5,7 @@
 //! steps and holds is what *converged* means; nothing else is.
 //!
 //! - [`step`]: what may be done. [`hold`]: why something is not done. [`notice`]: what else to know.
+//!   `reason`: what a report says of either.
 //! - `owner`: whose a volume is to be, through the id maps of its containers. `disk_ids`: through maps
 //!   of their mounts.
 //! - `planned`: what planning one container or volume comes to.
@@ -39,6 +40,7 @@ mod other_node;
 mod owner;
 mod planned;
 mod prune;
+mod reason;
 mod rule;
 mod sharing;
 mod source;
@@ -51,8 +53,9 @@ pub(crate) use lines::mounts_in_force;
 pub(crate) use owner::{map_of, map_waits_for_restart};
 
 pub use hold::{Hold, MapChange, Missing, NoMap, NotReady, Recheck, SourceLack, Unmappable};
-pub use notice::{Notice, Reason, WhyKept};
+pub use notice::{Notice, WhyKept};
 pub use planned::{Basis, ContainerPlan, FieldDrift, Readiness, VolumePlan};
+pub use reason::Reason;
 pub use step::{
     CloneContainer, ConfigureContainer, ConvertContainer, ConvertPhase, CreateCertificate,
     CreateContainer, EditConf, Effective, RemoveMount, SetMount, SetOwnership, Step,

@@ -61,7 +61,7 @@ pub(super) fn judge(site: &Site<'_>, edit: &RawEdit, map: &IdMap) -> Result<(), 
             |line: &&RawLine| !site.is_fresh && !site.snapshot.ledger.is_own_line(ctid, line);
         let foreign: Vec<RawLine> = edit.remove.iter().filter(is_foreign).cloned().collect();
         let may_move = moved.is_empty() || site.is_fresh || consent.is_some();
-        if !may_move || moves_root(&moved) {
+        if !may_move || moved.iter().any(Moved::has_root) {
             return Err(site.map_change(MapChange::Moves { moved, foreign }));
         }
         if !foreign.is_empty() {
@@ -85,7 +85,7 @@ pub(super) fn unmakeable(
         None => IdMap::default_unprivileged(),
     };
     let moved = files.moved(map);
-    if moves_root(&moved) {
+    if moved.iter().any(Moved::has_root) {
         return Some(Hold::IdmapChange { ctid: def.ctid, why: MapChange::Unmakeable(moved) });
     }
     permitted(snapshot, def.ctid, map).err()
@@ -95,10 +95,6 @@ pub(super) fn unmakeable(
 pub(super) fn permitted(snapshot: &Snapshot, ctid: Ctid, map: &IdMap) -> Result<(), Hold> {
     let missing = snapshot.sub_ids.missing(map);
     if missing.is_empty() { Ok(()) } else { Err(Hold::SubIdsMissing { ctid, missing }) }
-}
-
-pub(super) fn moves_root(moved: &[Moved]) -> bool {
-    moved.iter().any(|ids| ids.first == 0)
 }
 
 /// Returns the map that the files of a container were made with: the one in force while it runs.

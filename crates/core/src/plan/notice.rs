@@ -1,7 +1,5 @@
 //! Notices: what an admin should know though there is nothing to do or to wait for.
 
-use serde::Serialize;
-
 /// A fact worth reporting that holds nothing up.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Notice {
@@ -176,26 +174,5 @@ pub(super) fn acting(node: &str, ctid: crate::ids::Ctid, offline: bool) -> Strin
         format!("{who}; it is offline, and nobody does until it is back or {ctid} is moved")
     } else {
         who
-    }
-}
-
-/// A hold or a notice as JSON shows it.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, serde::Deserialize, schemars::JsonSchema)]
-pub struct Reason {
-    /// The stable name.
-    pub reason: String,
-    /// What it means here, and what to do next.
-    pub message: String,
-}
-
-impl From<&Notice> for Reason {
-    fn from(notice: &Notice) -> Self {
-        Self { reason: notice.reason().to_owned(), message: notice.to_string() }
-    }
-}
-
-impl From<&super::hold::Hold> for Reason {
-    fn from(hold: &super::hold::Hold) -> Self {
-        Self { reason: hold.reason().to_owned(), message: hold.to_string() }
     }
 }

@@ -5,7 +5,6 @@ use crate::conf::RawLine;
 use crate::idmap::Moved;
 use crate::ids::{Ctid, HostIds, MpKey};
 use crate::ledger::Backup;
-use crate::plan::id_map;
 
 pub(super) fn mismatch(ctid: Ctid, wanted: bool, source: Option<Ctid>) -> String {
     let (is, wanted, flag) = (privilege(!wanted), privilege(wanted), u8::from(wanted));
@@ -25,7 +24,7 @@ pub(super) const NAMED_RANGES: usize = 4;
 pub(super) fn map_change(ctid: Ctid, why: &MapChange) -> String {
     match why {
         MapChange::Moves { moved, foreign } => {
-            let is_root = id_map::moves_root(moved);
+            let is_root = moved.iter().any(Moved::has_root);
             let root =
                 if is_root { ", and its root would not own its root file system" } else { "" };
             let also = match foreign.as_slice() {
