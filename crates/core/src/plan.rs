@@ -16,7 +16,8 @@
 //! - `mounts`, `container`: mount points and restarts; `prune`: what is no longer declared.
 //! - `convert`: containers with another privilege than declared, which may be converted.
 //! - `definition`: containers that are absent or just made. `fields`: what of a definition drifts.
-//! - `entries`: mounts that LXC makes. `lines`: raw lines of a conf. `id_map`: whether a map may take the place of another.
+//! - `entries`: mounts that LXC makes. `lines`: raw lines of a conf. `id_map`: whether a map may take the
+//!   place of another. `site`: the container that these three are about.
 
 use std::collections::BTreeMap;
 
@@ -43,6 +44,7 @@ mod prune;
 mod reason;
 mod rule;
 mod sharing;
+mod site;
 mod source;
 pub mod step;
 mod undone;

@@ -13,12 +13,13 @@ use crate::plan::definition;
 use crate::plan::disk_ids;
 use crate::plan::entries;
 use crate::plan::hold::{Hold, NotReady};
-use crate::plan::lines::{self, Site};
+use crate::plan::lines;
 use crate::plan::mounts::{MountPlan, MountTable, Wanted};
 use crate::plan::notice::Notice;
 use crate::plan::owner;
 use crate::plan::planned::{ContainerPlan, Readiness, VolumePlan};
 use crate::plan::prune;
+use crate::plan::site::Site;
 use crate::plan::step::Step;
 
 /// Plans one container on one snapshot whose volumes have been planned.

@@ -10,8 +10,8 @@ use crate::desired::{Mechanism, Mount, Volume};
 use crate::ids::{Ctid, VolumeName};
 use crate::plan::disk_ids::{self, MountIdmap};
 use crate::plan::hold::Hold;
-use crate::plan::lines::Site;
 use crate::plan::planned::{ContainerPlan, Readiness, VolumePlan};
+use crate::plan::site::Site;
 use crate::plan::step::{EditConf, Step};
 
 /// Plans the mounts of a container that LXC makes.

@@ -11,7 +11,7 @@ use crate::idmap::{IdMap, Moved};
 use crate::ids::Ctid;
 use crate::observed::{MapConsent, ObservedContainer, Running, Snapshot};
 use crate::plan::hold::{Hold, MapChange};
-use crate::plan::lines::Site;
+use crate::plan::site::Site;
 
 /// Returns the lines of a map.
 pub(super) fn lines(map: &IdMap) -> Vec<RawLine> {

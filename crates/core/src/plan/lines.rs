@@ -9,7 +9,7 @@ use std::collections::BTreeSet;
 use bstr::BString;
 
 use crate::conf::{MountLine, RawEdit, RawLine};
-use crate::desired::{ContainerDef, Desired, Field};
+use crate::desired::Field;
 use crate::ids::Ctid;
 use crate::ledger::{Edited, LedgerEntry, Making};
 use crate::observed::{ObservedContainer, Removal, Running, Snapshot};
@@ -19,54 +19,8 @@ use crate::plan::id_map;
 use crate::plan::notice::Notice;
 use crate::plan::planned::{ContainerPlan, FieldDrift};
 use crate::plan::prune::why_kept;
+use crate::plan::site::Site;
 use crate::plan::step::{EditConf, Step};
-
-/// A container whose raw lines are planned.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Site<'a> {
-    pub(super) desired: &'a Desired,
-    pub(super) snapshot: &'a Snapshot,
-    pub(super) ctid: Ctid,
-    pub(super) container: &'a ObservedContainer,
-    /// How pctd makes it, as long as it does.
-    pub(super) making: Option<Making>,
-    /// Whether pctd just made it, and it does not run.
-    pub(super) is_fresh: bool,
-}
-
-impl<'a> Site<'a> {
-    pub(super) fn new(
-        desired: &'a Desired,
-        snapshot: &'a Snapshot,
-        ctid: Ctid,
-        container: &'a ObservedContainer,
-    ) -> Self {
-        let making = snapshot.ledger.making.get(&ctid).copied();
-        let is_fresh = making.is_some() && container.running == Running::No;
-        Self { desired, snapshot, ctid, container, making, is_fresh }
-    }
-
-    pub(super) fn map_change(&self, why: MapChange) -> Hold {
-        Hold::IdmapChange { ctid: self.ctid, why }
-    }
-
-    fn definition(&self) -> Option<&'a ContainerDef> {
-        self.desired.containers.get(&self.ctid)
-    }
-
-    fn is_running(&self) -> bool {
-        self.container.running != Running::No
-    }
-
-    pub(super) fn step(&self, edit: RawEdit) -> Option<EditConf> {
-        let RawEdit { remove, add } = edit;
-        if remove.is_empty() && add.is_empty() {
-            return None;
-        }
-        let after_restart = self.is_running();
-        Some(EditConf { remove, add, after_restart, finishes: self.making, ..EditConf::default() })
-    }
-}
 
 /// What of its definition a container lacks in raw lines.
 #[derive(Debug)]
