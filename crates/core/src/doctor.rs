@@ -23,7 +23,7 @@ use crate::idmap::IdMap;
 use crate::ids::{Ctid, HostIds, Key, MpKey, VolumeName};
 use crate::mount_map;
 use crate::observed::{ObservedContainer, ObservedEntry, Presence, Snapshot};
-use crate::plan::{Hold, Notice, Plans, Reason, Step, map_of};
+use crate::plan::{Hold, Notice, Plans, Reason, Step, container_map};
 use crate::report::REPORT_VERSION;
 
 /// What is asked, and all that is known.
@@ -239,7 +239,7 @@ fn container(report: &mut DoctorReport, case: &Case<'_>) -> Option<IdMap> {
 
 fn map(report: &mut DoctorReport, case: &Case<'_>, container: &ObservedContainer) -> Option<IdMap> {
     let (ctid, conf) = (case.ctid, &container.conf);
-    let map = match map_of(case.desired, ctid, container) {
+    let map = match container_map::of(case.desired, ctid, container) {
         Ok(map) => map,
         Err(why) => {
             report.held(&Hold::IdmapNotReady { ctid, why });
@@ -263,7 +263,7 @@ fn map(report: &mut DoctorReport, case: &Case<'_>, container: &ObservedContainer
     if let Some(holes) = ids::holes(&map) {
         report.say("IdMapHoles", holes);
     }
-    if crate::plan::map_waits_for_restart(container) {
+    if container_map::waits_for_restart(container) {
         let after = conf.effective_idmap().map(|map| ids::words(&map)).unwrap_or_default();
         let now = Notice::IdmapPendingRestart;
         report.warn(now.reason(), format!("{now}; after that: {after}"));

@@ -6,8 +6,8 @@
 //!
 //! - [`step`]: what may be done. [`hold`]: why something is not done. [`notice`]: what else to know.
 //!   `reason`: what a report says of either.
-//! - `owner`: whose a volume is to be, through the id maps of its containers. `disk_ids`: through maps
-//!   of their mounts.
+//! - `container_map`: the id map that a container uses. `owner`: whose a volume is to be, through the maps
+//!   of its containers. `disk_ids`: through maps of their mounts.
 //! - `planned`: what planning one container or volume comes to.
 //! - `sharing`: which node acts on a directory that all nodes of a cluster see; `other_node`: what the
 //!   others do meanwhile.
@@ -27,6 +27,7 @@ use crate::observed::{NodeState, Snapshot};
 
 mod certificate;
 mod container;
+pub(crate) mod container_map;
 mod convert;
 mod definition;
 mod disk_ids;
@@ -52,7 +53,6 @@ mod volume;
 
 pub(crate) use disk_ids::space_of;
 pub(crate) use lines::mounts_in_force;
-pub(crate) use owner::{map_of, map_waits_for_restart};
 
 pub use hold::{Hold, MapChange, Missing, NoMap, NotReady, Recheck, SourceLack, Unmappable};
 pub use notice::{Notice, WhyKept};
@@ -156,7 +156,7 @@ pub fn owner_of(
     if convert::is_under_way(snapshot, ctid) {
         return Err(NotReady::Converting);
     }
-    let map = owner::map_of(desired, ctid, container)?;
+    let map = container_map::of(desired, ctid, container)?;
     Ok(match map.host_ids(0, 0) {
         Some(ids) => format!("container root is {ids} on the host"),
         None => "container root has no id on the host".to_owned(),

@@ -8,6 +8,7 @@ use crate::desired::{Desired, Mechanism, Mount, Restart, Volume};
 use crate::ids::{Ctid, MpKey, VolumeName};
 use crate::ledger::LedgerEntry;
 use crate::observed::{Cluster, ObservedContainer, Presence, Running, Snapshot};
+use crate::plan::container_map;
 use crate::plan::convert;
 use crate::plan::definition;
 use crate::plan::disk_ids;
@@ -16,7 +17,6 @@ use crate::plan::hold::{Hold, NotReady};
 use crate::plan::lines;
 use crate::plan::mounts::{MountPlan, MountTable, Wanted};
 use crate::plan::notice::Notice;
-use crate::plan::owner;
 use crate::plan::planned::{ContainerPlan, Readiness, VolumePlan};
 use crate::plan::prune;
 use crate::plan::site::Site;
@@ -104,7 +104,7 @@ fn plan_here(
     container: &ObservedContainer,
 ) {
     let conf = &container.conf;
-    if owner::map_waits_for_restart(container) {
+    if container_map::waits_for_restart(container) {
         plan.notices.push(Notice::IdmapPendingRestart);
     }
     plan.notices.extend(keep_attrs(conf));
@@ -113,7 +113,7 @@ fn plan_here(
         .get(&ctid)
         .and_then(|def| def.unprivileged)
         .filter(|wanted| conf.has_rootfs() && *wanted != conf.is_effectively_unprivileged());
-    let map = owner::map_of(desired, ctid, container);
+    let map = container_map::of(desired, ctid, container);
     let ready = map.as_ref().map(|_| ());
     if let Some(hold) = definition::interrupted(desired, snapshot, ctid, container, ready) {
         plan.holds.push(hold);

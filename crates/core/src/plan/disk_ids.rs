@@ -10,8 +10,8 @@ use crate::ids::{Ctid, HostIds};
 use crate::ledger::{DiskRoot, LedgerEntry, Memory};
 use crate::mount_map::{self, NoOption};
 use crate::observed::{MappingSupport, ObservedContainer, Presence, Snapshot, SourceState};
+use crate::plan::container_map;
 use crate::plan::hold::{Hold, NoMap, NotReady, Unmappable};
-use crate::plan::owner;
 use crate::plan::source;
 
 /// What is the same inside and on disk, in Proxmox's words.
@@ -91,9 +91,9 @@ fn space(
         DiskIds::Owner => root_on_disk(snapshot, volume).map(DiskIds::from_root),
         DiskIds::Container(ctid) => {
             let map = match snapshot.containers.get(ctid) {
-                Some(Presence::Here(container)) => owner::map_of(desired, *ctid, container),
+                Some(Presence::Here(container)) => container_map::of(desired, *ctid, container),
                 Some(Presence::OnNode(_)) => match snapshot.elsewhere.get(ctid) {
-                    Some(Ok(conf)) => owner::map_elsewhere(desired, *ctid, conf),
+                    Some(Ok(conf)) => container_map::elsewhere(desired, *ctid, conf),
                     Some(Err(_)) => Err(NotReady::Unknown),
                     None => Err(NotReady::NotHere),
                 },
@@ -203,11 +203,11 @@ pub(crate) fn decide(
         why: NoMap::NotReady { ctid, target: mount.target.clone(), why },
     };
     let not_ready = |why| waits_for(ctid, why);
-    owner::written_map_of(desired, snapshot, ctid, container).map_err(not_ready)?;
+    container_map::written(desired, snapshot, ctid, container).map_err(not_ready)?;
     let conf = &container.conf;
     let own =
         conf.effective_idmap().map_err(|error| not_ready(NotReady::Invalid(error.to_string())))?;
-    let is_stale = owner::map_waits_for_restart(container);
+    let is_stale = container_map::waits_for_restart(container);
     let plain = |words| DeclaredIdmap {
         image: mount_map::normal(&own),
         own: own.clone(),

@@ -5,15 +5,15 @@ use std::time::Duration;
 
 use crate::acl::{Acl, Who};
 use crate::conf::{Conf, MountLine};
-use crate::desired::{Desired, Group, IdmapFallback, IdmapSource, Mount, Owner, Volume};
+use crate::desired::{Desired, Group, IdmapFallback, Mount, Owner, Volume};
 use crate::idmap::{IdKind, IdMap};
 use crate::ids::{Ctid, HostIds};
 use crate::ledger::Memory;
-use crate::observed::{ObservedContainer, Presence, Running, Snapshot};
+use crate::observed::{ObservedContainer, Presence, Snapshot};
+use crate::plan::container_map;
 use crate::plan::convert;
 use crate::plan::disk_ids::{self, InForce};
 use crate::plan::hold::{Hold, NoMap, NotReady};
-use crate::plan::id_map;
 use crate::plan::lines;
 use crate::plan::sharing;
 
@@ -60,70 +60,6 @@ impl OwnerDecision {
     }
 }
 
-/// Returns the id map a container uses, or what it lacks.
-///
-/// The map in force wins over the conf while the container runs: files are created with it.
-pub(crate) fn map_of(
-    desired: &Desired,
-    ctid: Ctid,
-    container: &ObservedContainer,
-) -> Result<IdMap, NotReady> {
-    let conf = &container.conf;
-    let stopped = container.running == Running::No;
-    whole(conf)?;
-    // `pct create` drops the lock line while it still works; only its flock tells (PROXMOX.md 7).
-    if stopped && container.flock_held {
-        return Err(NotReady::Busy);
-    }
-    let declared = declared_map(desired, ctid, conf)?;
-    match &container.running {
-        // While a container starts, its monitor's children still have the host's ids. Taking those
-        // for the container's would give its volumes to the host's root.
-        Running::Yes { map: Some(map), .. }
-            if conf.is_effectively_unprivileged() && map.same_mapping(&IdMap::privileged()) =>
-        {
-            Err(NotReady::Starting)
-        }
-        Running::Yes { map: Some(map), .. } => Ok(map.clone()),
-        Running::Yes { map: None, .. } => Err(NotReady::InForceUnknown),
-        Running::No => Ok(declared),
-    }
-}
-
-/// Returns whether a conf is no longer being made.
-fn whole(conf: &Conf) -> Result<(), NotReady> {
-    if conf.lock().is_some_and(|lock| *lock == "create") {
-        return Err(NotReady::BeingCreated);
-    }
-    if !conf.has_rootfs() {
-        return Err(NotReady::Incomplete);
-    }
-    Ok(())
-}
-
-/// Returns the id map that a conf declares.
-fn declared_map(desired: &Desired, ctid: Ctid, conf: &Conf) -> Result<IdMap, NotReady> {
-    let wants_unprivileged =
-        desired.containers.get(&ctid).and_then(|def| def.unprivileged).unwrap_or(false);
-    if wants_unprivileged && !conf.is_effectively_unprivileged() {
-        return Err(NotReady::Privileged);
-    }
-    if desired.settings.idmap_source == IdmapSource::Explicit && !conf.has_custom_idmap() {
-        return Err(NotReady::NotExplicit);
-    }
-    let declared = conf.effective_idmap().map_err(|error| NotReady::Invalid(error.to_string()))?;
-    match conf.idmap_overlap() {
-        Some(overlap) => Err(NotReady::Invalid(overlap)),
-        None => Ok(declared),
-    }
-}
-
-/// Returns whether a running container still uses another map than its conf holds.
-pub(crate) fn map_waits_for_restart(container: &ObservedContainer) -> bool {
-    let Running::Yes { map: Some(in_force), .. } = &container.running else { return false };
-    container.conf.effective_idmap().is_ok_and(|declared| !in_force.same_mapping(&declared))
-}
-
 /// Returns the maps of the containers that count for a volume, ready or not: those here that mount it,
 /// and where all nodes see it, those of other nodes, by their confs.
 pub(crate) fn maps_of(
@@ -142,7 +78,7 @@ pub(crate) fn maps_of(
                 maps.insert(*ctid, Err(NotReady::Converting));
             }
             Some(Presence::Here(container)) => {
-                let map = written_map_of(desired, snapshot, *ctid, container);
+                let map = container_map::written(desired, snapshot, *ctid, container);
                 let mounted = || in_force_here(snapshot, *ctid, container, (volume, mount));
                 let map = map.map(|map| {
                     disk_ids::declared_image(desired, snapshot, volume, mount, &map)
@@ -152,7 +88,7 @@ pub(crate) fn maps_of(
             }
             Some(Presence::OnNode(node)) if is_shared && volume.is_on(node) => {
                 let map = match snapshot.elsewhere.get(ctid) {
-                    Some(Ok(conf)) => map_elsewhere(desired, *ctid, conf).map(|map| {
+                    Some(Ok(conf)) => container_map::elsewhere(desired, *ctid, conf).map(|map| {
                         disk_ids::declared_image(desired, snapshot, volume, mount, &map)
                             .unwrap_or_else(|| by_conf(conf, volume, mount).image(&map, conf))
                     }),
@@ -167,29 +103,6 @@ pub(crate) fn maps_of(
         }
     }
     maps
-}
-
-/// Returns the map a container uses; one that was just made and does not have its declared map yet
-/// has none: what is owned through another one would be owned twice.
-pub(crate) fn written_map_of(
-    desired: &Desired,
-    snapshot: &Snapshot,
-    ctid: Ctid,
-    container: &ObservedContainer,
-) -> Result<IdMap, NotReady> {
-    let map = map_of(desired, ctid, container)?;
-    let declared = desired.containers.get(&ctid).and_then(|def| def.id_map.as_ref());
-    let is_fresh = snapshot.ledger.making.contains_key(&ctid) && container.running == Running::No;
-    if is_fresh && declared.is_some_and(|declared| !id_map::is_in(&container.conf, declared)) {
-        return Err(NotReady::NotWritten);
-    }
-    Ok(map)
-}
-
-/// Returns the map of a container of another node, by its conf.
-pub(crate) fn map_elsewhere(desired: &Desired, ctid: Ctid, conf: &Conf) -> Result<IdMap, NotReady> {
-    whole(conf)?;
-    declared_map(desired, ctid, conf)
 }
 
 /// Returns how a volume is mounted in a container here; that mount may have a map of its own.
@@ -223,11 +136,11 @@ pub(crate) fn owning_maps(
         let (conf, own, mounted) = match snapshot.containers.get(&ctid) {
             Some(Presence::Here(container)) => {
                 let mounted = in_force_here(snapshot, ctid, container, (volume, mount));
-                (&container.conf, map_of(desired, ctid, container), mounted)
+                (&container.conf, container_map::of(desired, ctid, container), mounted)
             }
             Some(Presence::OnNode(_)) => {
                 let conf = snapshot.elsewhere.get(&ctid)?.as_ref().ok()?;
-                (conf, map_elsewhere(desired, ctid, conf), by_conf(conf, volume, mount))
+                (conf, container_map::elsewhere(desired, ctid, conf), by_conf(conf, volume, mount))
             }
             _ => return None,
         };
