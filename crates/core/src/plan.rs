@@ -13,7 +13,8 @@
 //!   others do meanwhile.
 //! - `source`: whether the host path of a volume can be used at all. `rule`: what its entries are to be.
 //! - `volume`: directory, owner and modes; `certificate`: what is kept in it.
-//! - `mounts`, `container`: mount points and restarts; `prune`: what is no longer declared.
+//! - `container`: all of one container. `mounts`: its mount points; `prune`: what is no longer declared.
+//! - `writable`: whether its conf may be written now. `restart`: whether and when it is restarted.
 //! - `convert`: containers with another privilege than declared, which may be converted.
 //! - `definition`: containers that are absent or just made. `fields`: what of a definition drifts.
 //! - `entries`: mounts that LXC makes. `lines`: raw lines of a conf. `id_map`: whether a map may take the
@@ -43,6 +44,7 @@ mod owner;
 mod planned;
 mod prune;
 mod reason;
+mod restart;
 mod rule;
 mod sharing;
 mod site;
@@ -50,6 +52,7 @@ mod source;
 pub mod step;
 mod undone;
 mod volume;
+mod writable;
 
 pub(crate) use disk_ids::space_of;
 pub(crate) use lines::mounts_in_force;

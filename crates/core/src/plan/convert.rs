@@ -14,12 +14,13 @@ use crate::idmap::IdMap;
 use crate::ids::{Ctid, VolumeName};
 use crate::ledger::{Backup, Conversion, ConversionPhase, LedgerEntry};
 use crate::observed::{Cluster, ObservedContainer, Presence, Running, Snapshot};
-use crate::plan::container::{restarted_lately, write_hold};
 use crate::plan::hold::{Hold, ranges};
 use crate::plan::id_map;
 use crate::plan::notice::Notice;
 use crate::plan::planned::{ContainerPlan, Readiness, VolumePlan};
+use crate::plan::restart;
 use crate::plan::step::{ConvertContainer, ConvertPhase, Step};
+use crate::plan::writable;
 
 /// Returns whether a conversion has begun and the container is not what it is to be.
 pub(super) fn is_under_way(snapshot: &Snapshot, ctid: Ctid) -> bool {
@@ -77,7 +78,7 @@ pub(super) fn plan_begun(
         plan.holds.push(Hold::Busy { ctid });
         return true;
     }
-    if let Some(hold) = write_hold(ctid, conf, container, cluster) {
+    if let Some(hold) = writable::hold(ctid, container, cluster) {
         let is_cut_off = conf.lock().is_some_and(|lock| *lock == "create") && !container.flock_held;
         plan.holds.push(match conversion.backup() {
             Some(backup) if is_cut_off => Hold::ConvertInterrupted {
@@ -149,7 +150,7 @@ pub(super) fn plan_mismatch(
     let Some(convert) = convert_of(desired, ctid, wanted_unprivileged) else {
         return Err(Hold::UnprivilegedMismatch { ctid, wanted_unprivileged, clone_of: None });
     };
-    if let Some(hold) = write_hold(ctid, &container.conf, container, cluster) {
+    if let Some(hold) = writable::hold(ctid, container, cluster) {
         return Err(hold);
     }
     begin(desired, snapshot, ctid, container, convert, container.running != Running::No)
@@ -229,7 +230,7 @@ fn may_not_stop(desired: &Desired, snapshot: &Snapshot, ctid: Ctid) -> Option<St
     }
     // Whoever names it means it now.
     let is_named = snapshot.requests.named.contains(&ctid);
-    restarted_lately(desired, snapshot, ctid).filter(|_| !is_named)
+    restart::too_soon(desired, snapshot, ctid).filter(|_| !is_named)
 }
 
 /// Returns the restore of a container of which there is nothing but its backup.
