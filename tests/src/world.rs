@@ -13,7 +13,7 @@ use std::thread::JoinHandle;
 use pctd_core::ids::Ctid;
 use pctd_sandbox::{Node, NodeOptions, Served, Timings};
 use rustix::fs::{AtFlags, CWD, Gid, Uid, chmod, chownat};
-use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
+use rustix::mount::{MountFlags, UnmountFlags, mount, mount_remount, unmount};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 use tempfile::TempDir;
@@ -366,6 +366,16 @@ impl Tmpfs {
     /// Mounts one that is soon full: of 128 KiB.
     pub fn small(at: &Path) -> Option<Self> {
         Self::with(at, Some(c"size=128k"))
+    }
+
+    /// Lets nobody write to it, or everybody again.
+    ///
+    /// # Panics
+    ///
+    /// The kernel refuses.
+    pub fn set_read_only(&self, is_read_only: bool) {
+        let read_only = if is_read_only { MountFlags::RDONLY } else { MountFlags::empty() };
+        mount_remount(&self.0, MountFlags::BIND | read_only, "").unwrap();
     }
 
     fn with(at: &Path, options: Option<&CStr>) -> Option<Self> {

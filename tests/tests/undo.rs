@@ -32,7 +32,7 @@ type Owners = BTreeMap<PathBuf, (u32, u32, u32)>;
 
 struct House {
     world: World,
-    _tank: Tmpfs,
+    tank: Tmpfs,
     entries: Vec<PathBuf>,
 }
 
@@ -58,7 +58,7 @@ fn house(fields: &str) -> Option<House> {
         entries.push(at);
     }
     declare(&world, fields);
-    Some(House { world, _tank: tank, entries })
+    Some(House { world, tank, entries })
 }
 
 fn declare(world: &World, fields: &str) {
@@ -259,6 +259,43 @@ fn the_daemon_does_not_do_it_again_until_it_is_told_to() {
     declare(world, &ALWAYS.replace("0664", "0660"));
     eventually("what is declared now", || world.owner("/tank/data/drifted") == "4242:4242 0660");
     daemon.until_all("Converged");
+}
+
+#[test]
+fn an_undo_that_fails_before_it_took_anything_back_holds_nothing_up() {
+    let Some(house) = house(ALWAYS) else { return };
+    let world = &house.world;
+    house.shuffle(&mut Rng::with_seed(11), |rng| rng.u32(..1000));
+    let daemon = world.pctd.start();
+    daemon.until_all("Converged");
+    let done = house.owners();
+    let goes_on = |after: &str| {
+        daemon.until_all("Converged");
+        own(&house.entries[2], 33, 33);
+        eventually(after, || house.owners() == done);
+    };
+    // Something that pctd remembers of the volume cannot be removed.
+    let in_the_way = world.host("/var/lib/pctd/walks/audit/data");
+    fs::create_dir_all(&in_the_way).unwrap();
+    let failed = world.pctd.run(&["undo", "data", "--setuid"]);
+    assert!(failed.code == 1 && failed.stderr.contains("cannot walk"), "{failed:?}");
+    goes_on("drift is put right after an undo that failed");
+    fs::remove_dir(&in_the_way).unwrap();
+    // Nothing can be written there.
+    house.tank.set_read_only(true);
+    let failed = world.pctd.run(&["undo", "data", "--setuid"]);
+    assert!(failed.code == 1 && failed.stdout.contains("Read-only"), "{failed:?}");
+    house.tank.set_read_only(false);
+    goes_on("drift is put right after an undo of what was read-only");
+    // What one did take back stays so, whatever becomes of the next.
+    let partly = world.pctd.json(&["undo", "data"]);
+    assert_eq!(partly["undone"]["done"], false, "{partly:#}");
+    let before = house.owners();
+    fs::create_dir(&in_the_way).unwrap();
+    let failed = world.pctd.run(&["undo", "data", "--setuid"]);
+    assert!(failed.code == 1 && failed.stderr.contains("cannot walk"), "{failed:?}");
+    daemon.until("it is held", |status| holds(status, "volumes", "data") == ["Undone"]);
+    assert_eq!(house.owners(), before);
 }
 
 #[test]

@@ -65,7 +65,7 @@ pub use step::{
     CloneContainer, ConfigureContainer, ConvertContainer, ConvertPhase, CreateCertificate,
     CreateContainer, EditConf, Effective, RemoveMount, SetMount, SetOwnership, Step,
 };
-pub use undone::declared;
+pub use undone::{declared, not_undone};
 
 /// The plans of everything in a snapshot.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]

@@ -301,9 +301,9 @@ pub enum Hold {
         /// What was met.
         why: String,
     },
-    /// What pctd had changed was taken back.
+    /// What pctd had changed was taken back, or is being so.
     #[error(
-        "what pctd had changed in {volume} was taken back with `pctd undo`, and is not done again until `pctd apply {volume}`, or until other owners or modes are declared for it"
+        "an undo of {volume} was begun, so owners and modes in it are left as they are until `pctd apply {volume}`, or until other ones are declared for it; if it was interrupted, `pctd undo {volume}` goes on"
     )]
     Undone {
         /// The volume.

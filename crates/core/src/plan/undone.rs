@@ -2,8 +2,8 @@
 
 use crate::conf::Digest;
 use crate::desired::{Owner, Volume};
-use crate::ids::Ctid;
-use crate::ledger::LedgerEntry;
+use crate::ids::{Ctid, VolumeName};
+use crate::ledger::{Ledger, LedgerEntry};
 use crate::observed::Snapshot;
 
 /// Returns whether what had been done was taken back, and nobody has asked for it since.
@@ -37,6 +37,19 @@ pub fn declared(volume: &Volume) -> String {
         text.extend([pattern.as_str(), "=", &mode.to_string(), "\n"]);
     }
     Digest::of(text.as_bytes()).to_string()
+}
+
+/// Returns what makes the ledger again what it was before an undo was entered, for one of which came
+/// nothing. What an earlier undo took back stays so.
+pub fn not_undone(before: &Ledger, volume: &VolumeName) -> Vec<LedgerEntry> {
+    let undone = match before.undone.get(volume).cloned() {
+        Some(declared) => LedgerEntry::Undone { volume: volume.clone(), declared },
+        None => LedgerEntry::UndoneEnded(volume.clone()),
+    };
+    // It counts as done as it did; only this tells `once` that every entry was set.
+    let record = before.volumes.get(volume).cloned();
+    let done = record.map(|record| LedgerEntry::VolumeDone { volume: volume.clone(), record });
+    [undone].into_iter().chain(done).collect()
 }
 
 /// Returns what ends that, where it is over.

@@ -16,7 +16,7 @@ mod world;
 
 use std::collections::BTreeSet;
 
-use pctd_core::ledger::Memory;
+use pctd_core::ledger::{LedgerEntry, Memory};
 use pctd_core::observed::{Audit, Requests};
 use pctd_core::plan::{Hold, Notice, Step};
 
@@ -106,6 +106,26 @@ fn what_was_set_once_and_taken_back_is_set_once_more_when_an_admin_asks_for_it()
     let again = asked.settle().with(|world| world.snapshot.requests = Requests::default());
     assert_eq!(scope(&again), Some(false));
     assert!(again.snapshot.ledger.undone.is_empty());
+}
+
+#[test]
+fn an_undo_that_came_to_nothing_leaves_the_ledger_as_it_was() {
+    let name = volume("data");
+    let never = World::new(
+        r#"{"settings": {"seed_defaults": false}, "shared_volumes": {"data": {
+            "host_path": "/tank/data", "owner": "container_root", "enforce": "once",
+            "mounts": {"100": "/data"}}}}"#,
+    );
+    let done = never.clone().here(100, UNPRIVILEGED).settle();
+    // One that took something back, and was declared otherwise then.
+    let declared = "before".to_owned();
+    let earlier = done.clone().entered(LedgerEntry::Undone { volume: name.clone(), declared });
+    for world in [never, done.clone(), done.undone("data"), earlier] {
+        let before = world.snapshot.ledger.clone();
+        let as_before = pctd_core::plan::not_undone(&before, &name);
+        let after = as_before.into_iter().fold(world.undone("data"), World::entered);
+        assert_eq!(after.snapshot.ledger, before);
+    }
 }
 
 #[test]

@@ -63,6 +63,8 @@ pub struct Undone {
     pub passes: Vec<(u64, PassKind)>,
     /// What became of their entries.
     pub tally: Tally,
+    /// Whether anything in the volume is another than before.
+    pub changed: bool,
     /// It was ended from outside.
     pub cancelled: bool,
     /// The records are gone: nothing of them is left to do.
@@ -101,7 +103,8 @@ pub enum UndoError {
 ///
 /// # Errors
 ///
-/// [`UndoError`]; entries that could not be restored are counted instead.
+/// [`UndoError`], and then nothing was changed; entries that could not be restored are counted
+/// instead, and so is what ends it half way.
 pub(crate) fn undo(
     paths: &NodePaths,
     volume: &VolumeName,
@@ -137,8 +140,10 @@ pub(crate) fn undo(
             undo.done.cancelled = true;
             return Ok(undo.done);
         }
-        let entries = place.read(&plan, &mut files).map_err(failed)?;
-        undo.block(entries, &mut of_root)?;
+        let entries = place.read(&plan, &mut files).map_err(failed);
+        if let Err(error) = entries.and_then(|entries| undo.block(entries, &mut of_root)) {
+            return undo.broken_off(error);
+        }
         undo.tell();
     }
     for entry in of_root {
@@ -148,7 +153,9 @@ pub(crate) fn undo(
     undo.tell();
     let tally = &undo.done.tally;
     if !request.dry_run && tally.errors == 0 && tally.withheld == 0 {
-        plan.forget().map_err(failed)?;
+        if let Err(error) = plan.forget().map_err(failed) {
+            return undo.broken_off(error);
+        }
         undo.done.is_done = true;
     }
     Ok(undo.done)
@@ -313,22 +320,35 @@ impl Undo<'_> {
         tally.acls += u64::from(finding.acl);
         let Some(change) = finding.change else { return Ok(()) };
         if !self.request.dry_run {
-            match entry::apply(&self.procfs, &fd, &stat, change) {
-                Applied::Done => {}
-                Applied::Refused(refusal) => {
-                    self.entry_failed(entry, &refusal.to_string());
-                    return Ok(());
-                }
-                Applied::Failed(why) => {
-                    self.entry_failed(entry, &why);
-                    return Ok(());
-                }
+            let why = match entry::apply(&self.procfs, &fd, &stat, change) {
+                Applied::Done => None,
+                Applied::Refused(refusal) => Some(refusal.to_string()),
+                Applied::Failed(why) => Some(why),
+            };
+            if let Some(why) = why {
+                // A change is of several calls, and the last of them may be what failed.
+                self.done.changed |= Stat::of(&fd).map_or(true, |now| now.entry != stat.entry);
+                self.entry_failed(entry, &why);
+                return Ok(());
             }
+            self.done.changed = true;
         }
         self.changed_since.remove(&inode);
         tally.restored += 1;
         tally.withheld += u64::from(entry.withholds(stat.entry.kind, privileges));
         Ok(())
+    }
+
+    /// Ends it with what cannot be gone on from: an error where nothing was changed.
+    fn broken_off(mut self, error: UndoError) -> Result<Undone, UndoError> {
+        if !self.done.changed {
+            return Err(error);
+        }
+        let tally = &mut self.done.tally;
+        tally.errors += 1;
+        tally.first_errors.insert(0, format!("it was broken off: {error}"));
+        tally.first_errors.truncate(ERRORS_KEPT);
+        Ok(self.done)
     }
 
     fn entry_failed(&mut self, entry: &Entry, why: &str) {

@@ -17,7 +17,7 @@ use pctd_node::{
     FdBudget, Node, NodeOptions, NodePaths, Progress, Recorder, UndoError, UndoRequest, Undone,
     Walk, WalkMode, WalkReport, source,
 };
-use rustix::fs::{CWD, FileType, Mode, RenameFlags, mknodat, renameat_with};
+use rustix::fs::{CWD, FileType, FlockOperation, Mode, RenameFlags, flock, mknodat, renameat_with};
 
 use crate::support::adversary::{Adversary, Victim};
 use crate::support::{
@@ -418,6 +418,32 @@ fn another_directory_under_the_path_is_not_touched() {
     fs::create_dir(tree.at("")).unwrap();
     let undone = undo_with(&tree, request());
     assert!(matches!(undone, Err(UndoError::Elsewhere(_))), "{undone:?}");
+}
+
+/// Whoever asked for it is told apart what changed nothing and what did.
+#[test]
+fn an_undo_that_breaks_off_fails_where_it_changed_nothing_and_counts_where_it_did() {
+    let tree = tree();
+    let before = look(&tree);
+    repair(&tree, &rule("0755", "0644"));
+    let never = UndoRequest { cancel: &AtomicBool::new(true), ..request() };
+    let cancelled = undo_with(&tree, never).unwrap();
+    assert!(cancelled.cancelled && !cancelled.changed, "{cancelled:?}");
+    // As if somebody wrote to the record: it cannot be removed.
+    let records = tree.paths.state_dir().join(format!("undo/{}", tree.volume.name));
+    let record = fs::read_dir(records).unwrap().next().unwrap().unwrap().path();
+    let record = fs::File::open(record).unwrap();
+    flock(&record, FlockOperation::LockExclusive).unwrap();
+    let broken_off = undo_with(&tree, request()).unwrap();
+    assert!(broken_off.changed && !broken_off.is_done, "{broken_off:?}");
+    let Tally { errors: 1, first_errors, .. } = &broken_off.tally else { panic!("{broken_off:?}") };
+    assert!(first_errors[0].starts_with("it was broken off: "), "{broken_off:?}");
+    assert_eq!(look(&tree), before);
+    let again = undo_with(&tree, request());
+    assert!(matches!(again, Err(UndoError::Io { .. })), "{again:?}");
+    drop(record);
+    undo(&tree);
+    assert_eq!(look(&tree), before);
 }
 
 #[test]

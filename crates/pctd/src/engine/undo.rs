@@ -1,7 +1,8 @@
 //! Taking back what was changed in a volume.
 //!
 //! First it is entered into the ledger that nothing of it is to be done again, and the watch lets go of
-//! the volume: neither a crash nor an event can undo the undo.
+//! the volume: neither a crash nor an event can undo the undo. Where certainly nothing came of it, that
+//! goes again.
 
 use std::collections::BTreeMap;
 use std::sync::PoisonError;
@@ -15,8 +16,8 @@ use pctd_core::plan;
 use pctd_core::report::{PassReport, UndoReport, UndoneReport};
 use pctd_core::undo::Privileges;
 use pctd_node::undo::{self, Pass};
-use pctd_node::{NodePaths, UndoError, UndoRequest};
-use tracing::info;
+use pctd_node::{NodePaths, UndoError, UndoRequest, Undone, WalkError};
+use tracing::{info, warn};
 
 use super::Engine;
 use crate::config_files::chain;
@@ -68,9 +69,7 @@ impl Engine {
                 "there is no pass {pass} of {name}; `pctd undo {name} --list` shows those there are"
             ));
         }
-        if !order.dry_run {
-            self.let_be(volume)?;
-        }
+        let as_before = if order.dry_run { Vec::new() } else { self.let_be(volume)? };
         let progress = |now| job.progress.set(now);
         let privileges = if order.setuid { Privileges::GivenBack } else { Privileges::Withheld };
         let request = UndoRequest {
@@ -80,11 +79,11 @@ impl Engine {
             cancel: &job.cancel,
             progress: &progress,
         };
-        let done = self.node.undo(volume, request).map_err(|error| chain(&error))?;
-        if let (Err(UndoError::Elsewhere(_)), false) = (&done, order.dry_run) {
-            // Nothing was taken back, so nothing stands against doing what is declared.
-            self.enter([LedgerEntry::UndoneEnded(name.clone())])?;
+        let done = self.node.undo(volume, request);
+        if came_to_nothing(&done) {
+            self.not_undone(name, as_before);
         }
+        let done = done.map_err(|error| chain(&error))?;
         let done = done.map_err(|error| format!("{name}: {}", chain(&error)))?;
         if !order.dry_run {
             info!(
@@ -110,19 +109,41 @@ impl Engine {
         Ok(UndoReport::new(name.clone(), passes.collect(), Some(undone)))
     }
 
-    /// Sees that nothing is done to the entries of a volume until an admin asks for it.
-    fn let_be(&self, volume: &Volume) -> Result<(), String> {
+    /// Sees that nothing is done to the entries of a volume until an admin asks for it; returns what
+    /// takes that back.
+    fn let_be(&self, volume: &Volume) -> Result<Vec<LedgerEntry>, String> {
         let name = &volume.name;
         // Held until the watch has let go: plans made before this are not told to it any more.
         let _in_force = self.in_force.lock().unwrap_or_else(PoisonError::into_inner);
+        let as_before = plan::not_undone(self.node.ledger().ledger(), name);
         let declared = plan::declared(volume);
         self.enter([LedgerEntry::Undone { volume: name.clone(), declared }])?;
         self.memory().assured.remove(name);
         match &self.watcher {
             Some(watcher) if !watcher.pause_now(name) => {
+                self.not_undone(name, as_before);
                 Err(format!("the watch does not let go of {name}; try again"))
             }
-            _ => Ok(()),
+            _ => Ok(as_before),
         }
+    }
+
+    /// Lets be done again what is declared, where nothing was taken back. The look at the volume that
+    /// follows every order tells the watch.
+    fn not_undone(&self, volume: &VolumeName, as_before: Vec<LedgerEntry>) {
+        if let Err(error) = self.enter(as_before) {
+            // Why nothing was taken back is what is answered.
+            warn!(VOLUME = %volume, "{volume}: nothing was taken back, and yet it stays held: {error}");
+        }
+    }
+}
+
+/// Returns whether an undo failed, or was ended, before it had changed anything.
+fn came_to_nothing(done: &Result<Result<Undone, UndoError>, WalkError>) -> bool {
+    match done {
+        // What does not answer now may yet do what it was asked to.
+        Err(error) => !matches!(error, WalkError::NoAnswer { .. }),
+        Ok(Err(_)) => true,
+        Ok(Ok(done)) => !done.changed && (done.cancelled || done.tally.errors > 0),
     }
 }
