@@ -11,8 +11,9 @@
 //! Big volumes are walked by several threads, which share nothing per entry; how many is declared
 //! or found out.
 //!
-//! - `engine`: the order of things: directories, batches of names, cancellation; what differs is judged,
-//!   recorded and changed in its `repair`.
+//! - `engine`: the order of things: directories, one after the other, and cancellation. Their names come
+//!   in by its `batch`; entries that are no directories are looked at in its `leaf`; what differs is
+//!   judged, recorded and changed in its `repair`.
 //! - `crew`: the threads of one walk, and how work passes between them.
 //! - `pace`: how many of them, and how they step back behind others.
 //! - `stack`: the directories on the way down, with a bounded number of them open.

@@ -18,10 +18,9 @@ use std::mem::MaybeUninit;
 use std::os::fd::OwnedFd;
 
 use pctd_core::ownership::Place;
-use rustix::fs::{FileType, RawDir, SeekFrom, seek};
-use rustix::io::{Errno, fcntl_dupfd_cloexec};
+use rustix::io::Errno;
 
-use super::crew::{Crew, Names, Piece};
+use super::crew::{Crew, Piece};
 use super::due::{Due, Where};
 use super::entry::{self, ProcFds};
 use super::pace::{self, Meter};
@@ -29,25 +28,18 @@ use super::stack::{Ascent, Frame, Reading, Spot, Stack};
 use super::tally::{Tally, display_path, is_vanished};
 use super::{Progress, Walk, WalkMode, WalkReport, WalkRule};
 use crate::source::OpenVolume;
-use crate::stat::{Stat, open_dir_here, open_for_reading, open_path_here};
+use crate::stat::{Stat, open_dir_here, open_for_reading};
 
+mod batch;
+mod leaf;
 mod repair;
 
-/// The buffer for names; glibc's `readdir` takes the same.
-const BATCH_BYTES: usize = 32 * 1024;
-
-/// How much memory names of directories to be entered may take before batches are cut short.
-const PENDING_BYTES: usize = 4 * 1024 * 1024;
-/// How many names a directory may remember even then.
-const PENDING_FLOOR: usize = 16;
+use self::batch::BATCH_BYTES;
+use self::leaf::Leaf;
 
 /// How often an entry may turn out to be a directory and then not to be one before that is an
 /// error; only an attacker gets that far.
 const SWAPS_FOLLOWED: u32 = 8;
-
-/// After so many entries in a row that differ, the next one is opened without a look at its name
-/// first: most volumes are all right or all wrong, and the look is a tenth of what a repair costs.
-const ALL_WRONG: u32 = 16;
 
 /// Walks a volume.
 ///
@@ -142,14 +134,6 @@ pub(super) struct Engine<'a> {
     procfs: OnceCell<Option<ProcFds>>,
 }
 
-/// What became of an entry that was taken for something other than a directory.
-#[derive(Debug, PartialEq, Eq)]
-enum Leaf {
-    Dealt,
-    /// It is a directory after all.
-    Directory,
-}
-
 impl<'a> Engine<'a> {
     pub(super) fn new(crew: &'a Crew<'a>, hire: &'a dyn Fn() -> bool) -> Self {
         Self {
@@ -173,22 +157,6 @@ impl<'a> Engine<'a> {
         let mut stack = Stack::new(piece.base, piece.path);
         self.leaves(&mut stack, &piece.leaves);
         self.below(stack);
-    }
-
-    /// Looks at names that another worker read.
-    fn leaves(&mut self, stack: &mut Stack, names: &Names) {
-        let mut directories = Vec::new();
-        for name in names.iter() {
-            if self.crew.is_over() {
-                break;
-            }
-            if self.leaf(stack.here(), name) == Leaf::Directory {
-                directories.push(name.to_owned());
-            }
-        }
-        self.settle(stack.here());
-        stack.remember(directories);
-        self.publish();
     }
 
     /// Walks everything the stack begins with.
@@ -246,169 +214,6 @@ impl<'a> Engine<'a> {
                 self.crew.offer(Piece::directory(frame, path), self.hire);
             }
         }
-    }
-
-    /// Leaves names of the current directory to another worker, or looks at them where that cannot be.
-    fn offer_names(&mut self, stack: &Stack, names: Names) -> Vec<CString> {
-        let spot = stack.here();
-        if let (Ok(fd), Some(base)) = (fcntl_dupfd_cloexec(spot.fd(), 0), stack.same_place()) {
-            let piece = Piece { leaves: names, ..Piece::directory(base(fd), spot.raw_path(None)) };
-            self.crew.offer(piece, self.hire);
-            return Vec::new();
-        }
-        let is_directory = |name: &&CStr| self.leaf(spot, name) == Leaf::Directory;
-        let directories = names.iter().filter(is_directory).map(CStr::to_owned).collect();
-        self.settle(spot);
-        directories
-    }
-
-    /// Reads one batch of names of the current directory, and deals with them unless another
-    /// worker has nothing to do.
-    fn batch(&mut self, stack: &mut Stack, buffer: &mut [MaybeUninit<u8>]) {
-        // The first batch is the only one of most directories: not worth the way.
-        let is_first = stack.top().is_none_or(|top| top.reading == Reading::At(0));
-        let account = stack.top().and_then(|top| top.account);
-        let believed = account.is_some_and(|account| account.believed);
-        let before = self.tally.so_far();
-        let mut others = (!is_first && !believed && self.crew.wants_work()).then(Names::default);
-        let mut directories: Vec<CString> = Vec::new();
-        let mut cut_at = None;
-        let mut iter = RawDir::new(stack.here().fd(), buffer);
-        let mut reading = loop {
-            if self.crew.is_over() {
-                break Reading::Done;
-            }
-            let entry = match iter.next() {
-                Some(Ok(entry)) => entry,
-                Some(Err(Errno::INTR)) => continue,
-                Some(Err(errno)) => {
-                    if !is_vanished(errno) {
-                        self.tally.error(|| stack.here().path(None), &errno);
-                    }
-                    break Reading::Done;
-                }
-                None => break Reading::Done,
-            };
-            let (name, offset) = (entry.file_name(), entry.next_entry_cookie());
-            if !matches!(name.to_bytes(), b"." | b"..") {
-                let leaf = match (entry.file_type(), &mut others) {
-                    (FileType::Directory, _) => Leaf::Directory,
-                    (kind, _) if believed && kind != FileType::Unknown => {
-                        self.tally.believed();
-                        Leaf::Dealt
-                    }
-                    (_, Some(names)) => {
-                        names.push(name);
-                        Leaf::Dealt
-                    }
-                    (_, None) => self.leaf(stack.here(), name),
-                };
-                if leaf == Leaf::Directory {
-                    directories.push(name.to_owned());
-                }
-            }
-            if iter.is_buffer_empty() {
-                break Reading::At(offset);
-            }
-            if directories.len() >= PENDING_FLOOR && stack.pending_bytes() > PENDING_BYTES {
-                cut_at = Some(offset);
-                break Reading::At(offset);
-            }
-        };
-        self.settle(stack.here());
-        if let Some(offset) = cut_at {
-            reading = self.go_to(stack, offset);
-        }
-        if let Some(top) = stack.top() {
-            // Of names that others look at, nobody keeps account.
-            let account = account.filter(|_| others.is_none());
-            top.account = account.map(|account| account.with(before, self.tally.so_far()));
-        }
-        if let Some(names) = others.filter(|names| !names.is_empty()) {
-            directories.extend(self.offer_names(stack, names));
-        }
-        stack.set_reading(reading);
-        stack.remember(directories);
-    }
-
-    /// Lets the next batch of the current directory start at `offset`.
-    fn go_to(&mut self, stack: &Stack, offset: u64) -> Reading {
-        match seek(stack.here().fd(), SeekFrom::Start(offset)) {
-            Ok(_) => Reading::At(offset),
-            Err(errno) => {
-                self.tally.error(|| stack.here().path(None), &errno);
-                Reading::Done
-            }
-        }
-    }
-
-    /// Looks at an entry that is no directory.
-    fn leaf(&mut self, spot: Spot<'_>, name: &CStr) -> Leaf {
-        if self.wrong_in_a_row >= ALL_WRONG {
-            // It will have to be opened anyway.
-            return self.opened_leaf(spot, name);
-        }
-        let stat = match Stat::at(spot.fd(), name) {
-            Ok(stat) => stat,
-            Err(errno) => {
-                self.failed(spot, name, errno);
-                return Leaf::Dealt;
-            }
-        };
-        if stat.mount != self.crew.volume.mount() {
-            self.tally.nested_mount(spot.path(Some(name)));
-            return Leaf::Dealt;
-        }
-        if stat.is_dir() {
-            return Leaf::Directory;
-        }
-        let place = Place::Below(name.to_bytes());
-        if entry::decide(self.crew.walk.rule, place, &stat.entry).is_none() {
-            self.count(place, &stat, || spot.path(Some(name)));
-            return Leaf::Dealt;
-        }
-        self.opened_leaf(spot, name)
-    }
-
-    /// Opens an entry and decides about what is open: its name may stand for another now.
-    fn opened_leaf(&mut self, spot: Spot<'_>, name: &CStr) -> Leaf {
-        self.try_open_leaf(spot, name).unwrap_or_else(|errno| {
-            self.failed(spot, name, errno);
-            Leaf::Dealt
-        })
-    }
-
-    fn try_open_leaf(&mut self, spot: Spot<'_>, name: &CStr) -> Result<Leaf, Errno> {
-        let fd = match open_path_here(spot.fd(), name) {
-            Err(Errno::XDEV) => {
-                self.tally.nested_mount(spot.path(Some(name)));
-                return Ok(Leaf::Dealt);
-            }
-            result => result?,
-        };
-        let mut stat = Stat::of(&fd)?;
-        if stat.links > 1 && !self.due.is_empty() {
-            // It may be among those that wait, under another of its names.
-            self.settle(spot);
-            stat = Stat::of(&fd)?;
-        }
-        if stat.is_dir() {
-            return Ok(Leaf::Directory);
-        }
-        let place = Place::Below(name.to_bytes());
-        self.count(place, &stat, || spot.path(Some(name)));
-        if entry::decide(self.crew.walk.rule, place, &stat.entry).is_none() {
-            self.wrong_in_a_row = 0;
-            return Ok(Leaf::Dealt);
-        }
-        self.wrong_in_a_row = self.wrong_in_a_row.saturating_add(1);
-        if let Some(change) = self.judge(place, &fd, &stat)? {
-            self.due.push(Due { name: name.to_owned(), fd, stat, change });
-            if self.due.len() >= self.crew.due() {
-                self.settle(spot);
-            }
-        }
-        Ok(Leaf::Dealt)
     }
 
     /// Goes down into a directory of the current one.
