@@ -4,21 +4,25 @@
 //! because a container may only mount what is owned ([`Readiness`]). A plan without
 //! steps and holds is what *converged* means; nothing else is.
 //!
-//! - [`step`]: what may be done. [`hold`]: why something is not done. [`notice`]: what else to know.
-//!   `reason`: what a report says of either.
-//! - `container_map`: the id map that a container uses. `owner`: whose a volume is to be, through the maps
-//!   of its containers. `disk_ids`: through maps of their mounts.
-//! - `planned`: what planning one container or volume comes to.
-//! - `sharing`: which node acts on a directory that all nodes of a cluster see; `other_node`: what the
-//!   others do meanwhile.
-//! - `source`: whether the host path of a volume can be used at all. `rule`: what its entries are to be.
-//! - `volume`: directory, owner and modes; `certificate`: what is kept in it.
-//! - `container`: all of one container. `mounts`: its mount points; `prune`: what is no longer declared.
-//! - `writable`: whether its conf may be written now. `restart`: whether and when it is restarted.
-//! - `convert`: containers with another privilege than declared, which may be converted.
-//! - `definition`: containers that are absent or just made. `fields`: what of a definition drifts.
-//! - `entries`: mounts that LXC makes. `lines`: raw lines of a conf. `id_map`: whether a map may take the
-//!   place of another. `site`: the container that these three are about.
+//! Files import one another in one direction: from a plan to what it rests on, and all to what comes
+//! out.
+//!
+//! - What comes out: [`step`]: what may be done. [`hold`]: why something is not done. [`notice`]: what
+//!   else to know. `reason`: what a report says of the latter two. `planned`: what it comes to for one
+//!   container or volume.
+//! - What plans of volumes rest on: `source`: whether the host path can be used at all. `sharing`: which
+//!   node acts on a directory that all nodes of a cluster see. `container_map`: the id map that a container
+//!   uses. `owner`: whose a volume is to be, through the maps of its containers; `disk_ids`: through maps
+//!   of their mounts. `rule`: what its entries are to be. `undone`: whether that was taken back.
+//! - Plans of volumes: `volume`: directory, owner and modes; `certificate`: what is kept in it.
+//!   `other_node`: one that another node looks after.
+//! - What plans of containers rest on: `writable`: whether the conf may be written now. `restart`: whether
+//!   and when one is restarted. `site`: one whose raw lines are planned. `id_map`: whether a map may take
+//!   the place of another.
+//! - Plans of containers: `container`: all of one. `mounts`: its mount points; `entries`: mounts that LXC
+//!   makes; `lines`: its raw lines; `prune`: what is no longer declared. `definition`: those that are absent
+//!   or just made; `fields`: what of a definition drifts. `convert`: those with another privilege than
+//!   declared, which may be converted.
 
 use std::collections::BTreeMap;
 

@@ -1,4 +1,5 @@
-//! The plan of one volume: its directory, its owner and its modes.
+//! The plan of one volume: what is to be done to its directory, its owner and its modes, or why not, and
+//! whether containers may mount it meanwhile.
 
 use crate::desired::{Desired, Volume};
 use crate::ids::HostIds;

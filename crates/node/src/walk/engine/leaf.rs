@@ -1,5 +1,5 @@
-//! What an [`Engine`] does with an entry that is no directory: a look at its name, and where that differs
-//! from the rule or is no use, a look at what is open.
+//! What an [`Engine`] does with an entry that is no directory: a look by its name, which is enough for
+//! what is as it is to be; everything else is opened, and what is open is judged.
 
 use std::ffi::CStr;
 
