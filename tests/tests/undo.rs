@@ -323,6 +323,26 @@ fn what_cannot_be_recorded_is_not_changed_unless_nothing_is_to_be() {
     daemon.stop();
     world.pctd.json(&["undo", "data"]);
     assert_eq!(world.owners("/tank/data"), before);
+    // What is on record of a volume stays when it is declared no more, and is named.
+    world.apply(&["data"], 0);
+    let listed = |undeclared: Option<bool>| {
+        let all = world.pctd.json(&["undo", "--list"]);
+        let all = all.as_array().unwrap();
+        assert_eq!(all.len(), 1, "{all:?}");
+        assert_eq!(
+            (&all[0]["volume"], all[0]["passes"].as_array().unwrap().len()),
+            (&"data".into(), 1)
+        );
+        assert_eq!(all[0]["undeclared"].as_bool(), undeclared, "{all:?}");
+    };
+    listed(None);
+    world.volumes(SETTINGS, "");
+    world.apply(&[], 0);
+    listed(Some(true));
+    declare(&world, ALWAYS);
+    world.pctd.json(&["undo", "data"]);
+    assert_eq!(world.owners("/tank/data"), before);
+    assert_eq!(world.pctd.json(&["undo", "--list"]), serde_json::json!([]));
     // Whoever says that nothing is to be recorded gets nothing back.
     fs::remove_dir_all(world.host("/var/lib/pctd/undo")).unwrap();
     let off = format!(r#"{SETTINGS}, "undo_mb": 0"#);

@@ -18,4 +18,4 @@ mod store;
 pub use self::record::{RecordError, Recorder};
 pub(crate) use self::restore::undo;
 pub use self::restore::{UndoError, UndoRequest, Undone};
-pub use self::store::{Pass, passes};
+pub use self::store::{Pass, passes, volumes};

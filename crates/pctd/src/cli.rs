@@ -100,8 +100,9 @@ fn dispatch(cli: Cli) -> Result<Ended, Failure> {
         Command::Check { paths, strict } => check::run(&global, paths, strict),
         Command::Inspect { ctid } => inspect::run(&global, ctid),
         Command::Doctor { ctid, path } => doctor::run(&global, ctid, path.as_deref()),
-        Command::Undo { volume, list: true, .. } => undo::list(&global, &volume),
-        Command::Undo { volume, list: false, back_to, setuid, dry_run } => {
+        Command::Undo { volume: None, .. } => undo::list_all(&global),
+        Command::Undo { volume: Some(volume), list: true, .. } => undo::list(&global, &volume),
+        Command::Undo { volume: Some(volume), list: false, back_to, setuid, dry_run } => {
             log::init(verbosity(&global, Verbosity::Quiet));
             undo::run(&global, UndoOrder { volume, back_to, setuid, dry_run })
         }

@@ -6,7 +6,7 @@ use super::REPORT_VERSION;
 use crate::ids::VolumeName;
 use crate::undo::{PassKind, Tally};
 
-/// What `undo` prints.
+/// What `undo` prints; `undo --list` without a volume prints a list of these.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 pub struct UndoReport {
     /// The version of the document, 1.
@@ -15,6 +15,9 @@ pub struct UndoReport {
     pub volume: VolumeName,
     /// With `--list` all passes that can be taken back, else those that were, the newest first.
     pub passes: Vec<PassReport>,
+    /// In a list of all volumes: whether it is not in the configuration (any more).
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub undeclared: bool,
     /// What became of their entries; with `--dry-run`, what would. Not with `--list`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub undone: Option<UndoneReport>,
@@ -54,6 +57,6 @@ pub struct UndoneReport {
 impl UndoReport {
     /// Returns a report of these passes.
     pub fn new(volume: VolumeName, passes: Vec<PassReport>, undone: Option<UndoneReport>) -> Self {
-        Self { version: REPORT_VERSION, volume, passes, undone }
+        Self { version: REPORT_VERSION, volume, passes, undeclared: false, undone }
     }
 }

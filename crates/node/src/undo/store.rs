@@ -1,5 +1,6 @@
 //! The files of records: which there are, and what is in them.
 
+use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::io::{self, BufReader, Read, Seek, SeekFrom};
 use std::os::unix::fs::FileExt as _;
@@ -46,6 +47,30 @@ pub fn passes(paths: &NodePaths, volume: &VolumeName) -> io::Result<Vec<Pass>> {
         Ok(Pass { begun, kind, entries, is_whole, bytes: kept.bytes })
     };
     kept(&dir_of(paths, volume))?.into_iter().map(pass).collect()
+}
+
+/// Returns the volumes that anything is on record of, whether they are declared or not.
+///
+/// # Errors
+///
+/// They cannot be listed.
+pub fn volumes(paths: &NodePaths) -> io::Result<BTreeSet<VolumeName>> {
+    let listed = match fs::read_dir(paths.state_dir().join("undo")) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(BTreeSet::new()),
+        listed => listed?,
+    };
+    let mut volumes = BTreeSet::new();
+    for entry in listed {
+        let entry = entry?;
+        // What has no name of a volume is not pctd's.
+        let name = entry.file_name().to_str().and_then(|name| name.parse().ok());
+        if let Some(name) = name
+            && !kept(&entry.path())?.is_empty()
+        {
+            volumes.insert(name);
+        }
+    }
+    Ok(volumes)
 }
 
 /// Returns where the records of a volume are.

@@ -128,8 +128,9 @@ pub(crate) enum Command {
     /// VOLUME`, or until other owners or modes are declared. Exit code 0: all is as it was. 3:
     /// something was left; with --dry-run, something would be restored.
     Undo {
-        /// The volume.
-        volume: VolumeName,
+        /// The volume; with --list none: all of which anything is on record, declared or not.
+        #[arg(required_unless_present = "list")]
+        volume: Option<VolumeName>,
         /// Show the passes that can be taken back.
         #[arg(long, conflicts_with_all = ["back_to", "setuid", "dry_run"])]
         list: bool,

@@ -19,6 +19,16 @@ pub(crate) fn undo(report: &UndoReport, palette: Palette) -> String {
             for pass in &report.passes {
                 line(&mut text, format_args!("  {}", row(pass)));
             }
+            if report.undeclared {
+                let text = &mut text;
+                let volume = &report.volume;
+                line(
+                    text,
+                    format_args!(
+                        "  {volume} is not in the configuration; once it is again, with the same host_path, `pctd undo {volume}` takes them back, and `rm -r /var/lib/pctd/undo/{volume}` forgets them"
+                    ),
+                );
+            }
         }
         Some(undone) => came_of_it(&mut text, report, undone, palette),
     }
@@ -60,7 +70,7 @@ fn came_of_it(text: &mut String, report: &UndoReport, undone: &UndoneReport, pal
     let volume = &report.volume;
     if undone.cancelled {
         line(text, format_args!("  ended before it was through; `pctd undo {volume}` goes on"));
-    } else if !undone.dry_run {
+    } else if !undone.dry_run && (tally.errors == 0 || tally.restored > 0) {
         line(text, format_args!("  not done again until `pctd apply {volume}`"));
     }
 }
@@ -91,6 +101,14 @@ mod tests {
         let expected = "volume media\n  1767323045000000  2026-01-02T03:04:05Z  walk   12 changes\n  \
                         1767323045000000  2026-01-02T03:04:05Z  drift  1 change, open\n";
         assert_eq!(text, expected);
+    }
+
+    #[test]
+    fn of_a_volume_that_is_declared_no_more_it_says_what_its_records_are_for() {
+        let undeclared = UndoReport { undeclared: true, ..report(None) };
+        let text = undo(&undeclared, Palette::none());
+        assert!(text.contains("`pctd undo media`"), "{text}");
+        assert!(text.contains("`rm -r /var/lib/pctd/undo/media`"), "{text}");
     }
 
     #[test]
