@@ -235,6 +235,38 @@ fn containers_that_disagree_leave_the_owner_alone_until_one_is_named_to_decide()
 }
 
 #[test]
+fn what_is_said_to_be_in_place_was_walked_though_a_lock_comes_and_goes() {
+    let Some(world) = world() else { return };
+    late_volume(&world, r#""seed_defaults": false"#);
+    world.container(960, &[UNPRIVILEGED]);
+    world.apply(&[], 0);
+    let stop = AtomicBool::new(false);
+    let mut ends = Vec::new();
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while !stop.load(Ordering::Relaxed) {
+                let lock = world.node.hold_flock(ctid(960));
+                std::thread::sleep(Duration::from_millis(2));
+                drop(lock);
+                std::thread::sleep(Duration::from_millis(2));
+            }
+        });
+        for _ in 0..75 {
+            world.file("/tank/late/file", 0, 0o644);
+            // It looks twice: before the walk, and after it.
+            let planned = world.pctd.run(&["plan", "late"]).code;
+            let applied = world.pctd.run(&["apply", "late"]).code;
+            ends.push((planned, applied, world.owner("/tank/late/file")));
+        }
+        stop.store(true, Ordering::Relaxed);
+    });
+    assert!(ends.iter().all(|(planned, ..)| *planned != 0), "planned in place: {ends:?}");
+    let (in_place, held): (Vec<_>, Vec<_>) = ends.iter().partition(|(_, code, _)| *code == 0);
+    assert!(in_place.iter().all(|(.., owner)| owner == "100000:100000 0644"), "{in_place:?}");
+    assert!(!in_place.is_empty() && !held.is_empty(), "{ends:?}");
+}
+
+#[test]
 fn a_map_with_a_hole_is_looked_up_id_by_id() {
     let Some(world) = world() else { return };
     let map = [

@@ -13,13 +13,17 @@ use pctd_core::observed::{
     SourceState,
 };
 use pctd_core::ownership::OwnershipRule;
-use pctd_core::plan::{self, Hold, Plans, Step};
+use pctd_core::plan::{self, Basis, Hold, Plans, Step, VolumePlan};
 use pctd_node::{NodeOptions, Progress, WalkError, WalkRequest};
 use tracing::debug;
 
 use super::Engine;
 use crate::config_files::chain;
 use crate::reconciler::Job;
+
+/// How often a volume is walked until whose its entries are to be is the same before and after: a task
+/// that holds the lock of a container for a moment is enough to change that.
+const WALKS: usize = 3;
 
 /// What a run looks at: the keys it is for, and what their plans depend on.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -75,12 +79,21 @@ impl Scope {
     }
 }
 
+/// Returns whether a volume is in place only as far as was known before it was walked: what the walk
+/// found does not count where the rule was not the same, or not known, when it began.
+fn owes_walk(snapshot: &Snapshot, plans: &Plans, name: &VolumeName) -> bool {
+    let rests_on_before = |plan: &VolumePlan| matches!(plan.basis, Basis::Before(_));
+    plans.volumes.get(name).is_some_and(rests_on_before)
+        && snapshot.volumes.get(name).is_some_and(|observed| observed.audit.is_none())
+}
+
 impl Engine {
     /// Observes a scope and plans it.
     ///
     /// # Errors
     ///
-    /// A walk that could not even begin; everything else is part of the snapshot.
+    /// A walk that could not even begin, or one that was asked for and never counted; everything else
+    /// is part of the snapshot.
     pub(crate) fn look(
         &self,
         desired: &Desired,
@@ -112,10 +125,23 @@ impl Engine {
         if walks.is_empty() {
             return Ok((snapshot, plans));
         }
-        for name in &walks {
-            self.walk(desired, &mut snapshot, &plans, name, job)?;
+        let (mut snapshot, mut plans, mut owed) = (snapshot, plans, walks.clone());
+        for _ in 0..WALKS {
+            for name in &owed {
+                self.walk(desired, &mut snapshot, &plans, name, job)?;
+            }
+            (snapshot, plans) = self.look_after_walks(desired, scope, snapshot, &plans, &walks);
+            owed.retain(|name| depth == Depth::Walk && owes_walk(&snapshot, &plans, name));
+            if owed.is_empty() || job.is_cancelled() {
+                break;
+            }
         }
-        let (snapshot, plans) = self.look_after_walks(desired, scope, snapshot, &plans, &walks);
+        if let Some(name) = owed.first().filter(|_| !job.is_cancelled()) {
+            return Err(format!(
+                "whose the entries of {name} are to be changed during each of {WALKS} walks; \
+                 try again when the containers that mount it are left alone"
+            ));
+        }
         self.stand_unless_ended(desired, &plans, job);
         Ok((snapshot, plans))
     }
