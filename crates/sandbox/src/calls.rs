@@ -4,6 +4,7 @@
 
 use std::fs::OpenOptions;
 use std::io::Write;
+use std::os::unix::process::parent_id;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
@@ -19,6 +20,8 @@ pub struct PctCall {
     pub argv: Vec<String>,
     /// The process.
     pub pid: u32,
+    /// The process that ran it; whoever adopts orphans, where that one has ended already.
+    pub parent: u32,
     /// When it began.
     pub began: SystemTime,
     /// When it ended, if it did.
@@ -30,6 +33,8 @@ pub struct PctCall {
 #[derive(Serialize, Deserialize)]
 struct Line {
     pid: u32,
+    #[serde(default)]
+    parent: u32,
     /// Milliseconds since the epoch.
     at: u64,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -42,7 +47,7 @@ fn append(root: &Root, argv: Option<Vec<String>>, exit: Option<u8>) -> Result<()
     let path = root.calls();
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     let at = u64::try_from(since.as_millis()).unwrap_or(u64::MAX);
-    let line = Line { pid: std::process::id(), at, argv, exit };
+    let line = Line { pid: std::process::id(), parent: parent_id(), at, argv, exit };
     let mut text = serde_json::to_string(&line)
         .map_err(|error| NodeError::Settings { path: path.clone(), error })?;
     text.push('\n');
@@ -76,7 +81,8 @@ pub(crate) fn read(root: &Root) -> Result<Vec<PctCall>, NodeError> {
         let at = UNIX_EPOCH + Duration::from_millis(line.at);
         match line.argv {
             Some(argv) => {
-                calls.push(PctCall { argv, pid: line.pid, began: at, ended: None, exit: None });
+                let Line { pid, parent, .. } = line;
+                calls.push(PctCall { argv, pid, parent, began: at, ended: None, exit: None });
             }
             None => {
                 if let Some(call) = calls.iter_mut().rev().find(|call| call.pid == line.pid) {

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use pctd_sandbox::PctCall;
 
@@ -89,8 +89,9 @@ fn wrong_with(watched: &Watched) -> Option<String> {
 
 /// Says what is wrong with the calls of `pct` that the daemon made.
 ///
-/// `killed` is when the daemon was killed: what it had begun may go on beside the next one's.
-pub(crate) fn wrong_calls(calls: &[PctCall], killed: &[SystemTime]) -> Option<String> {
+/// `daemons` are all there were, one after the other: what one had begun when it ended may go on
+/// beside the calls of the next one, which does not know of it.
+pub(crate) fn wrong_calls(calls: &[PctCall], daemons: &BTreeSet<u32>) -> Option<String> {
     for (at, call) in calls.iter().enumerate() {
         let words: Vec<&str> = call.argv.iter().map(String::as_str).collect();
         let [command, ctid, rest @ ..] = words.as_slice() else { continue };
@@ -102,8 +103,8 @@ pub(crate) fn wrong_calls(calls: &[PctCall], killed: &[SystemTime]) -> Option<St
         }
         let overlaps = |earlier: &&PctCall| {
             let is_same = earlier.argv.get(1).is_some_and(|other| other == ctid);
-            let was_killed = killed.iter().any(|when| (earlier.began..=call.began).contains(when));
-            is_same && !was_killed && earlier.ended.is_some_and(|ended| ended > call.began)
+            let is_ones = earlier.parent == call.parent && daemons.contains(&call.parent);
+            is_same && is_ones && earlier.ended.is_some_and(|ended| ended > call.began)
         };
         if let Some(earlier) = calls[..at].iter().find(overlaps) {
             return Some(format!("two at once: {earlier:?} and {call:?}"));

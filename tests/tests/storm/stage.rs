@@ -111,8 +111,8 @@ impl Wanted {
 pub(crate) struct Stage {
     wanted: Wanted,
     daemon: Daemon,
-    /// When the daemon was killed.
-    killed: Vec<SystemTime>,
+    /// The processes that were the daemon so far.
+    daemons: BTreeSet<u32>,
     /// What happened so far, for whoever has to understand a failure.
     story: Vec<String>,
     is_pmxcfs_up: bool,
@@ -170,8 +170,8 @@ impl Stage {
         daemon.wait_for("READY=1");
         Some(Self {
             wanted,
+            daemons: BTreeSet::from([daemon.pid()]),
             daemon,
-            killed: Vec::new(),
             story: Vec::new(),
             is_pmxcfs_up: true,
             is_quorate: true,
@@ -291,7 +291,6 @@ impl Stage {
     }
 
     fn restart(&mut self, kill: bool) {
-        self.killed.push(SystemTime::now());
         let signal = if kill { Signal::KILL } else { Signal::TERM };
         self.daemon.signal(signal);
         let status = self.daemon.wait();
@@ -299,6 +298,7 @@ impl Stage {
         let is_early = status.signal() == Some(15) && !self.daemon.log().contains("ready");
         assert!(kill || status.success() || is_early, "{status}\n{}", self.context());
         self.daemon = self.world.pctd.spawn(&self.clock.variables());
+        self.daemons.insert(self.daemon.pid());
     }
 
     fn toggle_pmxcfs(&mut self) {
@@ -346,7 +346,7 @@ impl Stage {
             wrong = wrong.or_else(|| wrong_conf(&path, &text));
         }
         let calls = self.world.node.pct_calls().unwrap();
-        wrong = wrong.or_else(|| wrong_calls(&calls, &self.killed));
+        wrong = wrong.or_else(|| wrong_calls(&calls, &self.daemons));
         if let Some(wrong) = wrong {
             panic!("{wrong}\n{}", self.context());
         }
@@ -383,16 +383,30 @@ impl Stage {
             assert!(begun.elapsed() < PATIENCE, "the daemon is not there\n{}", self.context());
             std::thread::sleep(Duration::from_millis(20));
         }
-        // A restart that failed is tried again when somebody says so.
         let _held = self.world.pctd.run(&["apply"]);
         let begun = Instant::now();
         while !self.is_at_rest() {
             assert!(begun.elapsed() < PATIENCE, "it does not come to rest\n{}", self.context());
+            self.try_restarts_again();
             std::thread::sleep(Duration::from_millis(20));
         }
         self.nothing_is_broken();
         self.is_as_declared();
         self.is_valid();
+    }
+
+    /// A restart that failed, maybe one that began before all was well again, is tried again when
+    /// somebody says so, and only then.
+    fn try_restarts_again(&self) {
+        let status = self.ask().unwrap_or_default();
+        for id in CONTAINERS.map(|id| id.to_string()) {
+            let holds = status["containers"][&id]["holds"].as_array().cloned().unwrap_or_default();
+            let asks_for_it = format!("`pctd apply {id}` tries again");
+            let says = |hold: &serde_json::Value| hold["message"].to_string();
+            if holds.iter().any(|hold| says(hold).contains(&asks_for_it)) {
+                let _held = self.world.pctd.run(&["apply", &id]);
+            }
+        }
     }
 
     fn ask(&self) -> Option<serde_json::Value> {
