@@ -315,6 +315,15 @@ impl Watch<'_> {
     }
 }
 
+/// Stops those who watch, also where a failure ends the scope that waits for them.
+struct AtItsEnd<'a>(&'a AtomicBool);
+
+impl Drop for AtItsEnd<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
 #[test]
 fn a_key_is_never_readable_by_others_at_any_moment() {
     let house = House::new("0666");
@@ -325,13 +334,14 @@ fn a_key_is_never_readable_by_others_at_any_moment() {
     std::thread::scope(|scope| {
         let poll = scope.spawn(|| watch.poll());
         let listen = scope.spawn(|| watch.listen());
+        let end = AtItsEnd(&stop);
         for _ in 0..100 {
             house.make();
             if poll.is_finished() || listen.is_finished() {
                 break;
             }
         }
-        stop.store(true, Ordering::Relaxed);
+        drop(end);
         poll.join().unwrap();
         listen.join().unwrap();
     });
