@@ -18,7 +18,6 @@
 //! noted within the last second. It is made with its first block: a walk that ends before that writes
 //! nothing.
 
-use std::collections::BTreeSet;
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, BufReader, Read, Seek, SeekFrom, Write};
 use std::os::fd::AsFd;
@@ -35,7 +34,8 @@ use rustix::fs::{FlockOperation, flock};
 
 use crate::paths::NodePaths;
 use crate::source::OpenVolume;
-use crate::walk::{WalkMode, WalkReport, WalkRule};
+use crate::walk::report::WalkReport;
+use crate::walk::rule::{WalkMode, WalkRule};
 
 /// The length of what a walk was of: a SHA-1 in hex.
 const TAG_LEN: usize = 40;
@@ -345,11 +345,9 @@ pub(crate) fn forget(paths: &NodePaths, volume: &VolumeName) -> io::Result<()> {
     Ok(())
 }
 
-/// Forgets the bookmarks of volumes other than these.
-pub(crate) fn forget_others(paths: &NodePaths, wanted: &BTreeSet<VolumeName>) {
-    for mode in [WalkMode::Audit, WalkMode::Repair] {
-        crate::trace::forget_all_but(&dir_of(paths, mode), wanted);
-    }
+/// Returns where bookmarks are kept.
+pub(crate) fn dirs(paths: &NodePaths) -> [PathBuf; 2] {
+    [WalkMode::Audit, WalkMode::Repair].map(|mode| dir_of(paths, mode))
 }
 
 fn dir_of(paths: &NodePaths, mode: WalkMode) -> PathBuf {

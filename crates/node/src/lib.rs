@@ -15,8 +15,9 @@
 //! - [`making`]: what has to be known before a container is made.
 //! - `mapping`: whether ids can be mapped for single mounts.
 //! - `storages`: the storages of Proxmox that are directories.
-//! - `mounts`: mount points and file systems of open directories.
-//! - [`source`]: the host path of a volume, reached safely, opened once, made where missing.
+//! - `mounts`: the table of mounts; `file_system`: what an open directory lies on.
+//! - `reach`: the way to a path of the host, which nobody can point elsewhere.
+//! - [`source`]: the host path of a volume, opened once, made where missing.
 //! - `look`: one entry by its path, for an explanation.
 //! - `answers`: asking about a host path without waiting for ever.
 //! - [`certificate`]: certificates in a volume, looked at, made and put in place.
@@ -24,6 +25,7 @@
 //!   without waiting for ever.
 //! - `bookmark`: where a walk was that was interrupted, so that the next one goes on from there.
 //! - [`trace`]: what a walk leaves behind, to tell after a restart what it need not look at first.
+//! - `kept`: what of these is of volumes that are no more.
 //! - [`undo`]: what was changed in a volume, on record, and taken back.
 //! - [`watch`]: drift below a volume, noticed and put right as it happens.
 //! - [`textfile`]: a file for other programs, replaced whole.
@@ -42,6 +44,8 @@ pub mod backup;
 mod bookmark;
 pub mod certificate;
 mod conf_edit;
+mod file_system;
+mod kept;
 pub mod ledger;
 mod look;
 pub mod making;
@@ -55,6 +59,7 @@ mod process;
 pub mod procfs;
 pub mod pve;
 mod raw_source;
+mod reach;
 pub mod source;
 mod stat;
 mod storages;
@@ -72,6 +77,7 @@ pub use crate::backup::{BackupError, Vzdump};
 pub use crate::bookmark::Bookmark;
 pub use crate::certificate::{CertificateError, NewPair};
 pub use crate::conf_edit::ConfEditError;
+pub use crate::kept::forget_others;
 pub use crate::ledger::{LedgerError, LedgerStore, LockError, NodeLock};
 pub use crate::node::{InstallError, InstallRequest, Node, NodeOptions};
 pub use crate::paths::NodePaths;

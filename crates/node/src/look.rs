@@ -12,7 +12,7 @@ use rustix::io::Errno;
 
 use crate::acl::{ACCESS, DEFAULT};
 use crate::paths::NodePaths;
-use crate::source::is_autofs;
+use crate::reach::is_autofs;
 use crate::stat::{Stat, open_path};
 use crate::walk::entry::ProcFds;
 

@@ -1,26 +1,9 @@
-//! Mount points and file systems, from `/proc/self/mountinfo` and from open directories.
-//!
-//! A directory's file system is found through its mount id, never through its path: a path says
-//! where something is today, the id says what the open directory lies on.
+//! The table of mounts, `/proc/self/mountinfo`.
 
 use std::collections::BTreeMap;
 use std::io;
-use std::os::fd::AsFd;
 
 use bstr::ByteSlice as _;
-use pctd_core::desired::RequireMount;
-use pctd_core::observed::FileSystem;
-use rustix::fs::fstatvfs;
-use rustix::io::Errno;
-
-use crate::paths::NodePaths;
-use crate::source;
-use crate::stat::Stat;
-
-/// File systems whose `f_fsid` comes from a UUID or a GUID on disk and so survives a reboot.
-///
-/// statfs(2); the others (xfs among them) derive it from the device number.
-const STABLE_FSID: [&str; 5] = ["ext2", "ext3", "ext4", "btrfs", "zfs"];
 
 /// File systems that mount further ones below themselves when a name is looked up.
 const AUTOMOUNTING: [&str; 7] = ["autofs", "nfs", "nfs4", "cifs", "smb3", "afs", "ceph"];
@@ -125,33 +108,6 @@ fn unescape(field: &[u8]) -> Vec<u8> {
     out
 }
 
-/// Returns the file system an open directory lies on.
-///
-/// # Errors
-///
-/// The directory cannot be looked at, or its mount left the table meanwhile (ESTALE).
-pub(crate) fn file_system(
-    paths: &NodePaths,
-    dir: impl AsFd,
-    require: &RequireMount,
-) -> io::Result<FileSystem> {
-    let stat = Stat::of(&dir)?;
-    let table = MountTable::read()?;
-    let entry = table.get(stat.mount).ok_or(Errno::STALE)?;
-    let mount_point = entry.mount_point.to_str_lossy().into_owned();
-    let id = if STABLE_FSID.contains(&entry.kind.as_str()) {
-        format!("{}:{:016x}", entry.kind, fstatvfs(&dir)?.f_fsid)
-    } else {
-        format!("{}:{mount_point}", entry.kind)
-    };
-    let required_mounted = match require {
-        RequireMount::No | RequireMount::NotRoot => None,
-        RequireMount::At(path) => Some(source::is_mount_point(paths, path)),
-    };
-    let is_root = stat.mount == Stat::of(paths.root())?.mount;
-    Ok(FileSystem { id, kind: entry.kind.clone(), mount_point, is_root, required_mounted })
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -243,17 +199,5 @@ not a line
     fn a_backslash_that_is_no_escape_stays() {
         assert_eq!(unescape(b"a\\b\\04"), b"a\\b\\04");
         assert_eq!(unescape(b"\\040\\"), b" \\");
-    }
-
-    #[test]
-    fn a_directory_below_the_root_is_on_the_root_file_system() {
-        let dir = tempfile::tempdir().unwrap();
-        let paths = NodePaths::new(Some(dir.path().into())).unwrap();
-        let found = file_system(&paths, paths.root(), &RequireMount::No).unwrap();
-        assert!(found.is_root);
-        assert!(found.id.starts_with(&format!("{}:", found.kind)), "{}", found.id);
-        assert_eq!(found.required_mounted, None);
-        let again = file_system(&paths, paths.root(), &RequireMount::No).unwrap();
-        assert_eq!(found, again);
     }
 }

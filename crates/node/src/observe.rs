@@ -24,7 +24,8 @@ use crate::procfs::{Locks, Sockets};
 use crate::pve::ConfVersion;
 use crate::source::OpenVolume;
 use crate::{
-    accounts, acl, backup, certificate, look, making, mapping, pve, raw_source, source, subids,
+    accounts, acl, backup, certificate, look, making, mapping, pve, raw_source, reach, source,
+    subids,
 };
 
 impl Node {
@@ -226,7 +227,7 @@ impl Node {
     /// without a link (`PVE::LXC::walk_tree_nofollow_fd`).
     pub fn is_bind_source(&self, path: &str) -> bool {
         let (paths, place) = (self.paths.clone(), path.to_owned());
-        self.answers.ask(path, move || source::is_directory(&paths, &place)).unwrap_or(false)
+        self.answers.ask(path, move || reach::is_directory(&paths, &place)).unwrap_or(false)
     }
 
     /// Returns why a container would not start with the mount of a raw line.

@@ -1,38 +1,24 @@
-//! The host path of a volume: reached component by component, judged on the way, opened once.
-//!
-//! Every component is opened relative to the one before it, never following a link, so that what
-//! was judged is what is used. A path is given up as soon as somebody other than root could point
-//! it elsewhere. Nothing is mounted on the way either: an automount point ends the way.
+//! The host path of a volume: looked at, opened once, made where it is missing.
 
 use std::ffi::CString;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::path::Path;
 
 use pctd_core::desired::{RequireMount, Volume};
 use pctd_core::observed::{FileSystem, SourceDir, SourceState};
-use pctd_core::ownership::EntryKind;
-use rustix::fs::{
-    Mode, OFlags, ResolveFlags, StatVfsMountFlags, fchmod, fchown, fstatvfs, fsync, mkdirat,
-    openat2, readlinkat,
-};
+use rustix::fs::{Mode, StatVfsMountFlags, fchmod, fchown, fstatvfs, fsync, mkdirat};
 use rustix::io::Errno;
 
 use crate::answers::NoAnswer;
-use crate::mounts::{self, MountTable};
+use crate::file_system::file_system;
 use crate::paths::NodePaths;
+use crate::reach::{Reached, reach};
 use crate::stat::{Identity, Stat, open_for_reading, open_path};
 
 /// Modes of directories that are made on the way to a volume.
 const ANCESTOR_MODE: u32 = 0o755;
 /// The mode of a new root directory until its ownership is set: nobody's but root's.
 const FRESH_MODE: u32 = 0o700;
-/// Anybody may pass through a directory.
-const PASSABLE_BY_ALL: u32 = 0o001;
-/// Anybody may write.
-const WRITABLE_BY_ALL: u32 = 0o002;
-/// Only owners may rename or remove what lies in the directory.
-const STICKY: u32 = 0o1000;
 
 /// The root directory of a volume, open; what happens to the volume happens through it.
 #[derive(Debug)]
@@ -151,7 +137,7 @@ fn settle(
     require_mount: &RequireMount,
     reached: &Reached,
 ) -> io::Result<(SourceState, Option<OpenVolume>)> {
-    let file_system = mounts::file_system(paths, &reached.dir, require_mount)?;
+    let file_system = file_system(paths, &reached.dir, require_mount)?;
     if !reached.missing.is_empty() {
         return Ok((SourceState::Missing { file_system }, None));
     }
@@ -189,20 +175,6 @@ pub(crate) fn nearest(paths: &NodePaths, host_path: &str) -> Option<OwnedFd> {
     reach(paths, host_path).ok().map(|reached| reached.dir)
 }
 
-/// Returns whether a path of the node is a directory that is reached without a link.
-///
-/// Proxmox does not mind a parent that everybody may write to; it refuses links only.
-pub(crate) fn is_directory(paths: &NodePaths, path: &str) -> bool {
-    follow(paths, path, Ancestors::AsTheyAre).is_ok_and(|reached| reached.missing.is_empty())
-}
-
-/// Returns whether a path of the node is where something is mounted.
-///
-/// What cannot be reached safely is not.
-pub(crate) fn is_mount_point(paths: &NodePaths, path: &str) -> bool {
-    reach(paths, path).is_ok_and(|reached| reached.missing.is_empty() && reached.stat.mount_root)
-}
-
 /// The mode a new directory has until its ownership is set.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum FreshMode {
@@ -233,7 +205,7 @@ pub fn create(
         return Ok(Created::AlreadyThere);
     }
     let io = |source| CreateError::Io { path: path(), source };
-    let found = mounts::file_system(paths, &reached.dir, &RequireMount::No).map_err(io)?.id;
+    let found = file_system(paths, &reached.dir, &RequireMount::No).map_err(io)?.id;
     if found != expected {
         return Err(CreateError::FileSystemChanged {
             path: path(),
@@ -292,100 +264,4 @@ fn make_one(
     fsync(&fd)?;
     fsync(open_for_reading(parent)?)?;
     Ok((path_fd, true))
-}
-
-/// How far a path could be followed.
-struct Reached {
-    /// The last directory that is there; `O_PATH`.
-    dir: OwnedFd,
-    stat: Stat,
-    /// The components that are not.
-    missing: Vec<CString>,
-    /// Whether everybody may pass through it and all above it.
-    is_open_to_all: bool,
-}
-
-/// What is asked of the directories on the way.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Ancestors {
-    /// Nobody but root may be able to exchange what lies in them.
-    Judged,
-    /// Nothing: Proxmox asks nothing of them either.
-    AsTheyAre,
-}
-
-/// Follows a path of the node from the trusted root, judging every directory it passes.
-fn reach(paths: &NodePaths, path: &str) -> Result<Reached, SourceState> {
-    follow(paths, path, Ancestors::Judged)
-}
-
-/// Follows a path of the node from the trusted root.
-fn follow(paths: &NodePaths, path: &str, ancestors: Ancestors) -> Result<Reached, SourceState> {
-    let unreadable =
-        |at: &str, error: &dyn std::fmt::Display| SourceState::Unreadable(format!("{at}: {error}"));
-    let names: Vec<&str> =
-        path.split('/').filter(|name| !name.is_empty() && *name != ".").collect();
-    if names.contains(&"..") {
-        return Err(unreadable(path, &"has a `..` component"));
-    }
-    let mut dir = open_path(paths.root(), c".").map_err(|errno| unreadable("/", &errno))?;
-    let mut stat = Stat::of(&dir).map_err(|errno| unreadable("/", &errno))?;
-    let passes = |stat: &Stat| stat.entry.mode & PASSABLE_BY_ALL != 0;
-    let mut is_open_to_all = passes(&stat);
-    let mut at = String::new();
-    for (index, name) in names.iter().enumerate() {
-        let open_to_all = stat.entry.mode & (WRITABLE_BY_ALL | STICKY) == WRITABLE_BY_ALL;
-        // The root itself is trusted, whatever its mode.
-        if index > 0 && open_to_all && ancestors == Ancestors::Judged {
-            return Err(SourceState::WritableByAll { ancestor: at });
-        }
-        let above = stat.mount;
-        let name_c = CString::new(*name).map_err(|error| unreadable(path, &error))?;
-        at.push('/');
-        at.push_str(name);
-        let next = match open_path(&dir, &name_c) {
-            Ok(next) => next,
-            Err(Errno::NOENT) => {
-                let missing = names[index..].iter().map(|name| CString::new(*name));
-                let missing =
-                    missing.collect::<Result<_, _>>().map_err(|error| unreadable(path, &error))?;
-                return Ok(Reached { dir, stat, missing, is_open_to_all });
-            }
-            Err(errno) => return Err(unreadable(&at, &errno)),
-        };
-        stat = Stat::of(&next).map_err(|errno| unreadable(&at, &errno))?;
-        match stat.entry.kind {
-            EntryKind::Directory => {}
-            EntryKind::Symlink => {
-                return Err(SourceState::Symlink { link: at, resolved: resolve(paths, path) });
-            }
-            EntryKind::File | EntryKind::Special => return Err(SourceState::NotDirectory),
-        }
-        if stat.mount != above && is_autofs(stat.mount) {
-            return Err(unreadable(&at, &"is an automount point that is not mounted"));
-        }
-        is_open_to_all &= passes(&stat);
-        dir = next;
-    }
-    Ok(Reached { dir, stat, missing: Vec::new(), is_open_to_all })
-}
-
-pub(crate) fn is_autofs(mount: u64) -> bool {
-    let table = MountTable::read().unwrap_or_default();
-    table.get(mount).is_some_and(|entry| entry.kind == "autofs")
-}
-
-/// Returns where a path leads once its links are followed, as a path of the node; for a message.
-fn resolve(paths: &NodePaths, path: &str) -> Option<String> {
-    let flags = OFlags::PATH | OFlags::CLOEXEC;
-    let below = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
-    let fd = openat2(paths.root(), path, flags, Mode::empty(), below).ok()?;
-    let (full, root) = (path_of(fd.as_fd())?, path_of(paths.root())?);
-    let inside = Path::new(&full).strip_prefix(&root).ok()?;
-    Some(format!("/{}", inside.display()))
-}
-
-fn path_of(fd: BorrowedFd<'_>) -> Option<String> {
-    let link = format!("/proc/self/fd/{}", rustix::path::DecInt::from_fd(fd).as_str());
-    readlinkat(rustix::fs::CWD, link, Vec::new()).ok()?.into_string().ok()
 }

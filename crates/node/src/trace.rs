@@ -9,12 +9,11 @@
 //! `/var/lib/pctd/directories`: 40 bytes that say what the walk was of, then for each directory
 //! its time (12 bytes), the length of its handle (1) and the handle.
 
-use std::collections::BTreeSet;
 use std::fs::{self, DirBuilder, File};
 use std::io::{self, BufReader, BufWriter, Read, Seek, SeekFrom, Write};
 use std::os::fd::AsFd;
 use std::os::unix::fs::DirBuilderExt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::{Mutex, PoisonError};
 
 use pctd_core::conf::Digest;
@@ -24,7 +23,6 @@ use pctd_sys::handle::FileHandle;
 use rustix::fs::{AtFlags, CWD, OFlags, linkat, openat};
 use rustix::path::DecInt;
 
-use crate::bookmark;
 use crate::paths::NodePaths;
 
 /// The length of what the walk was of: a SHA-1 in hex.
@@ -98,24 +96,6 @@ impl Trace {
     }
 }
 
-/// Forgets what was kept of volumes other than these.
-pub fn forget_others(paths: &NodePaths, wanted: &BTreeSet<VolumeName>) {
-    forget_all_but(&paths.state_dir().join("directories"), wanted);
-    bookmark::forget_others(paths, wanted);
-}
-
-/// Removes the files of volumes other than these.
-pub(crate) fn forget_all_but(dir: &Path, wanted: &BTreeSet<VolumeName>) {
-    let Ok(kept) = fs::read_dir(dir) else { return };
-    let is_wanted = |name: &str| name.parse().is_ok_and(|name| wanted.contains(&name));
-    for entry in kept.flatten() {
-        if !entry.file_name().to_str().is_some_and(is_wanted) {
-            // It may stay: nobody reads it.
-            let _removed = fs::remove_file(entry.path());
-        }
-    }
-}
-
 /// Reads the trace of the last complete walk of a volume, if that was of this record.
 pub(crate) fn read(
     paths: &NodePaths,
@@ -129,9 +109,14 @@ pub(crate) fn read(
         .then(|| std::iter::from_fn(move || read_one(&mut file).transpose()))
 }
 
+/// Returns where traces are kept.
+pub(crate) fn dir(paths: &NodePaths) -> PathBuf {
+    paths.state_dir().join("directories")
+}
+
 fn path_of(paths: &NodePaths, volume: &VolumeName) -> PathBuf {
     // Names of volumes are plain words, so this is one component.
-    paths.state_dir().join("directories").join(volume.to_string())
+    dir(paths).join(volume.to_string())
 }
 
 /// Returns what a walk was of: a declaration, an owner and a file system.
@@ -167,7 +152,10 @@ fn read_one(file: &mut impl Read) -> io::Result<Option<(FileHandle, Changed)>> {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
     use super::*;
+    use crate::kept;
 
     fn record(declaration: &str) -> VolumeRecord {
         let file_system = "tmpfs:/".to_owned();
@@ -213,9 +201,9 @@ mod tests {
         assert_eq!(all(&paths, &record("one")), Some(expected));
         let left: Vec<_> = fs::read_dir(paths.state_dir().join("directories")).unwrap().collect();
         assert_eq!(left.len(), 1);
-        forget_others(&paths, &BTreeSet::from([volume.clone()]));
+        kept::forget_others(&paths, &BTreeSet::from([volume.clone()]));
         assert!(all(&paths, &record("one")).is_some());
-        forget_others(&paths, &BTreeSet::new());
+        kept::forget_others(&paths, &BTreeSet::new());
         assert_eq!(all(&paths, &record("one")), None);
     }
 

@@ -14,6 +14,7 @@
 //! - `engine`: the order of things: directories, one after the other, and cancellation. Their names come
 //!   in by its `batch`; entries that are no directories are looked at in its `leaf`; what differs is
 //!   judged, recorded and changed in its `repair`.
+//! - `rule`: what entries are to be; `report`: what a walk tells of itself.
 //! - `crew`: the threads of one walk, and how work passes between them.
 //! - `pace`: how many of them, and how they step back behind others.
 //! - `stack`: the directories on the way down, with a bounded number of them open.
@@ -30,91 +31,26 @@ mod due;
 mod engine;
 pub(crate) mod entry;
 mod pace;
+pub(crate) mod report;
+pub(crate) mod rule;
 mod shifting;
 pub(crate) mod spot;
 mod stack;
 mod tally;
 
 use std::num::NonZeroUsize;
-use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::SystemTime;
-
-use pctd_core::observed::Audit;
-use pctd_core::ownership::OwnershipRule;
-use pctd_core::undo::PassKind;
 
 use crate::bookmark::Bookmark;
 use crate::trace::Trace;
 use crate::undo::Recorder;
 
 pub use self::engine::{walk, walk_below};
+pub use self::report::{Progress, Unsupported, WalkReport};
+pub use self::rule::{WalkMode, WalkRule};
 pub use self::shifting::{Seen, ShiftedEntry, Shifting};
 pub use self::stack::FdBudget;
-
-/// Whether entries are only compared with the rule or also brought to it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum WalkMode {
-    /// Change nothing.
-    Audit,
-    /// Change what differs.
-    Repair,
-}
-
-/// What entries are to be.
-#[derive(Debug, Clone, Copy)]
-pub enum WalkRule<'a> {
-    /// As is declared for them.
-    Declared(&'a OwnershipRule),
-    /// Their own, with other ids.
-    Shifted(&'a Arc<Shifting>),
-}
-
-impl<'a> WalkRule<'a> {
-    /// Returns whether entries below the root need to be looked at at all.
-    pub(crate) const fn looks_below(self) -> bool {
-        match self {
-            Self::Declared(rule) => rule.looks_below(),
-            Self::Shifted(_) => true,
-        }
-    }
-
-    /// Returns what is declared, where the walk is for that.
-    pub(crate) const fn declared(self) -> Option<&'a OwnershipRule> {
-        match self {
-            Self::Declared(rule) => Some(rule),
-            Self::Shifted(_) => None,
-        }
-    }
-
-    /// Returns what tells the rule from others.
-    pub(crate) fn text(self) -> String {
-        match self {
-            Self::Declared(rule) => format!("{rule:?}"),
-            Self::Shifted(shifting) => format!("{:?}", shifting.shift()),
-        }
-    }
-
-    /// Returns what makes a pass with it.
-    pub(crate) const fn kind(self) -> PassKind {
-        match self {
-            Self::Declared(_) => PassKind::Walk,
-            Self::Shifted(_) => PassKind::Shift,
-        }
-    }
-}
-
-impl<'a> From<&'a OwnershipRule> for WalkRule<'a> {
-    fn from(rule: &'a OwnershipRule) -> Self {
-        Self::Declared(rule)
-    }
-}
-
-impl<'a> From<&'a Arc<Shifting>> for WalkRule<'a> {
-    fn from(shifting: &'a Arc<Shifting>) -> Self {
-        Self::Shifted(shifting)
-    }
-}
 
 /// How a walk is to be made.
 #[derive(Clone, Copy)]
@@ -179,55 +115,4 @@ impl std::fmt::Debug for Walk<'_> {
             .field("rule", &self.rule)
             .finish_non_exhaustive()
     }
-}
-
-/// How far a walk is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Progress {
-    /// Entries looked at so far.
-    pub entries: u64,
-    /// Of those, entries that differ or differed.
-    pub changes: u64,
-    /// Entries looked at per second, since the walk began.
-    pub rate: u64,
-}
-
-/// What a walk found and did.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct WalkReport {
-    /// What was found, before anything was changed.
-    pub audit: Audit,
-    /// Entries that were changed.
-    pub changed: u64,
-    /// The walk was ended from outside; the root directory was not touched.
-    pub cancelled: bool,
-    /// The repair ended at [`Walk::max_changes`]; the root directory was not touched.
-    pub limited: bool,
-    /// The file system refuses to change owners or modes.
-    pub unsupported: Option<Unsupported>,
-    /// Why what was to be changed could not be recorded; nothing was changed after that.
-    pub unrecorded: Option<String>,
-}
-
-impl WalkReport {
-    /// Returns whether everything there is was looked at.
-    pub fn came_to_its_end(&self) -> bool {
-        !self.cancelled && !self.limited && self.unrecorded.is_none()
-    }
-
-    /// Returns whether everything there is was looked at and, in a repair, put right.
-    pub fn is_complete(&self) -> bool {
-        self.came_to_its_end() && self.unsupported.is_none() && self.audit.errors == 0
-    }
-}
-
-/// A file system on which owners or modes cannot be changed.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Unsupported {
-    /// Its type, as in mountinfo.
-    pub kind: String,
-    /// What the kernel said to the first attempt.
-    pub message: String,
-    /// How many entries it refused; the walk ends early when it refuses all of them.
-    pub entries: u64,
 }

@@ -19,7 +19,7 @@ use crate::source::OpenVolume;
 use crate::trace::Trace;
 use crate::undo::{Recorder, UndoError, UndoRequest, Undone};
 use crate::walk::{Progress, Shifting, Walk, WalkMode, WalkReport, WalkRule};
-use crate::{Node, source, undo, walk};
+use crate::{Node, reach, source, undo, walk};
 
 /// A walk that has looked at nothing for so long is asked after: its file system may be gone.
 const STALLED: Duration = Duration::from_secs(30);
@@ -246,7 +246,7 @@ impl Node {
             // A slow disk, or a file system that is gone? Its root tells.
             asked = Instant::now();
             let (paths, place) = (self.paths.clone(), host_path.to_owned());
-            let look = move || source::is_directory(&paths, &place);
+            let look = move || reach::is_directory(&paths, &place);
             self.answers.ask(host_path, look).is_err()
         });
         match done {

@@ -19,13 +19,15 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use rustix::io::Errno;
 
+use super::Walk;
 use super::account::Account;
 use super::engine::Engine;
 use super::entry::ProcFds;
 use super::pace::Hands;
+use super::report::Progress;
+use super::rule::WalkMode;
 use super::stack::{FdBudget, Frame};
 use super::tally::{REFUSALS_BEFORE_END, Tally};
-use super::{Progress, Walk, WalkMode};
 use crate::mounts::MountTable;
 use crate::source::OpenVolume;
 use crate::stat::Stat;

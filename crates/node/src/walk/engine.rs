@@ -20,13 +20,15 @@ use std::os::fd::OwnedFd;
 use pctd_core::ownership::Place;
 use rustix::io::Errno;
 
+use super::Walk;
 use super::crew::{Crew, Piece};
 use super::due::{Due, Where};
 use super::entry::{self, ProcFds};
 use super::pace::{self, Meter};
+use super::report::{Progress, WalkReport};
+use super::rule::{WalkMode, WalkRule};
 use super::stack::{Ascent, Frame, Reading, Spot, Stack};
 use super::tally::{Tally, display_path, is_vanished};
-use super::{Progress, Walk, WalkMode, WalkReport, WalkRule};
 use crate::source::OpenVolume;
 use crate::stat::{Stat, open_dir_here, open_for_reading};
 

@@ -22,7 +22,7 @@ use rustix::fs::{
 use rustix::io::Errno;
 use rustix::path::DecInt;
 
-use super::WalkRule;
+use super::rule::WalkRule;
 use crate::acl::{self, ACCESS};
 use crate::stat::Stat;
 

@@ -5,7 +5,7 @@ use rustix::io::Errno;
 
 use super::account::Counted;
 use super::entry::{Finding, Refusal};
-use super::{Progress, Unsupported, WalkReport};
+use super::report::{Progress, Unsupported, WalkReport};
 use crate::bookmark::Counts;
 
 /// How many errors are kept with their path; the rest is counted.

@@ -14,7 +14,8 @@ use rustix::fs::fstatvfs;
 use rustix::io::Errno;
 
 use crate::answers::Answers;
-use crate::mounts::{self, MountTable};
+use crate::file_system::file_system;
+use crate::mounts::MountTable;
 use crate::paths::NodePaths;
 use crate::source;
 use crate::stat::Stat;
@@ -133,7 +134,7 @@ impl Root {
     /// Marks the file system of a host path.
     fn arm(paths: &NodePaths, group: &Group, host_path: &str) -> Result<Self, String> {
         let (fd, stat) = source::open_root(paths, host_path)?;
-        let on = mounts::file_system(paths, &fd, &RequireMount::No)
+        let on = file_system(paths, &fd, &RequireMount::No)
             .map_err(|error| format!("{host_path}: {error}"))?;
         let kind = on.kind.as_str();
         if CHANGED_ELSEWHERE.contains(&kind) {

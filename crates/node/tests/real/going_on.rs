@@ -248,7 +248,7 @@ fn only_a_walk_that_is_to_go_on_has_to_do_with_bookmarks() {
     }
     until(&tree, &rule, WalkMode::Audit, HALF);
     assert_eq!(bookmarks(&tree).len(), 1);
-    pctd_node::trace::forget_others(&tree.paths, &[].into());
+    pctd_node::forget_others(&tree.paths, &[].into());
     assert_eq!(bookmarks(&tree), Vec::<PathBuf>::new());
 }
 

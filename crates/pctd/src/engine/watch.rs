@@ -13,7 +13,7 @@ use pctd_core::ids::VolumeName;
 use pctd_core::observed::{Assurance, Drift, Watch};
 use pctd_core::ownership::OwnershipRule;
 use pctd_core::plan::{Basis, Plans, VolumePlan};
-use pctd_node::trace::{self, Trace};
+use pctd_node::Trace;
 use pctd_node::watch::{News, Standing, Watcher};
 use tracing::{debug, info, warn};
 
@@ -147,7 +147,7 @@ impl Engine {
             let names = desired.volumes.keys().filter(|_| is_wanted(desired));
             let wanted: BTreeSet<_> = names.cloned().collect();
             watcher.keep(&wanted);
-            trace::forget_others(self.node.paths(), &wanted);
+            pctd_node::forget_others(self.node.paths(), &wanted);
         }
     }
 

@@ -6,9 +6,9 @@ use pctd_core::ownership::{Change, Place};
 use pctd_core::undo;
 use rustix::io::Errno;
 
-use super::super::WalkMode;
 use super::super::due::{self, Due, Where};
 use super::super::entry::{self, Applied, ProcFds};
+use super::super::rule::WalkMode;
 use super::super::stack::Spot;
 use super::Engine;
 use crate::stat::Stat;
