@@ -1,4 +1,5 @@
-//! A disk that fails when a test says so: a small file system in memory that answers `EIO`.
+//! A disk that fails when a test says so: a small file system in memory that answers `EIO`, now and
+//! then to everything, or always to one call about one entry.
 //!
 //! Its owners and modes are real to everybody who looks. While it fails it fails for others: what
 //! the test itself does on it, and looks at, goes on.
@@ -15,8 +16,8 @@ use std::time::{Duration, SystemTime};
 use fuser::{
     BackgroundSession, BsdFileFlags, Config, Errno, FileAttr, FileHandle, FileType, Filesystem,
     FopenFlags, Generation, INodeNo, LockOwner, MountOption, OpenFlags, ReplyAttr, ReplyCreate,
-    ReplyData, ReplyDirectory, ReplyEmpty, ReplyEntry, ReplyOpen, ReplyWrite, Request, Session,
-    SessionACL, TimeOrNow, WriteFlags,
+    ReplyData, ReplyDirectory, ReplyEmpty, ReplyEntry, ReplyOpen, ReplyWrite, ReplyXattr, Request,
+    Session, SessionACL, TimeOrNow, WriteFlags,
 };
 
 use crate::world::skip;
@@ -25,6 +26,23 @@ use crate::world::skip;
 const TTL: Duration = Duration::ZERO;
 const GENERATION: Generation = Generation(0);
 const ROOT: u64 = 1;
+
+/// What a program may want of one entry.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Call {
+    /// Find it by its name.
+    Find,
+    /// Stat it once it is open.
+    Stat,
+    /// Read the names in it.
+    List,
+    /// Give it to somebody.
+    Chown,
+    /// Set its mode.
+    Chmod,
+    /// Ask for an extended attribute of it.
+    Attribute,
+}
 
 /// The disk; unmounted when dropped.
 #[derive(Debug)]
@@ -56,6 +74,24 @@ impl Disk {
         self.state.every.store(every, Ordering::Relaxed);
     }
 
+    /// Lets one call about one entry fail for others from now on, as a disk with one bad spot does;
+    /// `path` is relative to its root.
+    ///
+    /// # Panics
+    ///
+    /// There is no such entry.
+    pub fn spoil(&self, path: &str, call: Call) {
+        let tree = lock(&self.state.tree);
+        let below = |ino: u64, name: &str| tree.inodes[&ino].names[OsStr::new(name)];
+        let ino = path.split('/').filter(|name| !name.is_empty()).fold(ROOT, below);
+        *lock(&self.state.bad) = Some((ino, call));
+    }
+
+    /// Lets every call about every entry succeed again.
+    pub fn heal(&self) {
+        *lock(&self.state.bad) = None;
+    }
+
     /// Returns whether it fails at times.
     pub fn fails(&self) -> bool {
         self.state.every.load(Ordering::Relaxed) != 0
@@ -70,6 +106,8 @@ impl Disk {
 #[derive(Debug)]
 struct State {
     tree: Mutex<Tree>,
+    /// The entry and the call about it that fail.
+    bad: Mutex<Option<(u64, Call)>>,
     /// Every which request fails.
     every: AtomicU64,
     asked: AtomicU64,
@@ -80,7 +118,7 @@ impl Default for State {
     fn default() -> Self {
         let tree = Mutex::new(Tree::new());
         let [every, asked, failed] = [0; 3].map(AtomicU64::new);
-        Self { tree, every, asked, failed }
+        Self { tree, bad: Mutex::default(), every, asked, failed }
     }
 }
 
@@ -91,14 +129,28 @@ impl State {
         if every != 0 && !is_own(request) {
             let turn = self.asked.fetch_add(1, Ordering::Relaxed);
             if turn.is_multiple_of(every) {
-                if is_pctd(request) {
-                    self.failed.fetch_add(1, Ordering::Relaxed);
-                }
-                return Err(Errno::EIO);
+                return Err(self.failure(request));
             }
         }
-        Ok(self.tree.lock().unwrap_or_else(PoisonError::into_inner))
+        Ok(lock(&self.tree))
     }
+
+    /// Returns that this call about this entry fails, where it does.
+    fn meets(&self, request: &Request, ino: INodeNo, call: Call) -> Result<(), Errno> {
+        let is_bad = *lock(&self.bad) == Some((ino.0, call));
+        if is_bad && !is_own(request) { Err(self.failure(request)) } else { Ok(()) }
+    }
+
+    fn failure(&self, request: &Request) -> Errno {
+        if is_pctd(request) {
+            self.failed.fetch_add(1, Ordering::Relaxed);
+        }
+        Errno::EIO
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Returns whether a thread of this process asks.
@@ -232,11 +284,17 @@ fn attributes(answer: Result<FileAttr, Errno>, reply: ReplyAttr) {
 
 impl Filesystem for Kernel {
     fn lookup(&self, request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
-        entry(self.ask(request, |tree| tree.lookup(parent, name)), reply);
+        let found = self.ask(request, |tree| tree.lookup(parent, name));
+        let found = found.and_then(|attr| {
+            self.0.meets(request, attr.ino, Call::Find)?;
+            Ok(attr)
+        });
+        entry(found, reply);
     }
 
     fn getattr(&self, request: &Request, ino: INodeNo, _: Option<FileHandle>, reply: ReplyAttr) {
-        attributes(self.ask(request, |tree| tree.attr(ino)), reply);
+        let looked = self.0.meets(request, ino, Call::Stat);
+        attributes(looked.and_then(|()| self.ask(request, |tree| tree.attr(ino))), reply);
     }
 
     fn setattr(
@@ -257,15 +315,20 @@ impl Filesystem for Kernel {
         _: Option<BsdFileFlags>,
         reply: ReplyAttr,
     ) {
-        let changed = self.ask(request, |tree| {
-            let inode = tree.change(ino)?;
-            inode.mode = mode.map_or(inode.mode, |mode| mode & 0o7777);
-            inode.uid = uid.unwrap_or(inode.uid);
-            inode.gid = gid.unwrap_or(inode.gid);
-            if let Some(size) = size {
-                inode.data.resize(usize::try_from(size).unwrap_or(0), 0);
-            }
-            tree.attr(ino)
+        let calls = [(mode.is_some(), Call::Chmod), (uid.is_some() || gid.is_some(), Call::Chown)];
+        let mut due = calls.into_iter().filter(|(is_made, _)| *is_made);
+        let met = due.try_for_each(|(_, call)| self.0.meets(request, ino, call));
+        let changed = met.and_then(|()| {
+            self.ask(request, |tree| {
+                let inode = tree.change(ino)?;
+                inode.mode = mode.map_or(inode.mode, |mode| mode & 0o7777);
+                inode.uid = uid.unwrap_or(inode.uid);
+                inode.gid = gid.unwrap_or(inode.gid);
+                if let Some(size) = size {
+                    inode.data.resize(usize::try_from(size).unwrap_or(0), 0);
+                }
+                tree.attr(ino)
+            })
         });
         attributes(changed, reply);
     }
@@ -275,6 +338,19 @@ impl Filesystem for Kernel {
             Ok(target) => reply.data(&target),
             Err(errno) => reply.error(errno),
         }
+    }
+
+    fn mkdir(
+        &self,
+        request: &Request,
+        parent: INodeNo,
+        name: &OsStr,
+        mode: u32,
+        umask: u32,
+        reply: ReplyEntry,
+    ) {
+        let (kind, mode) = (FileType::Directory, mode & !umask);
+        entry(self.ask(request, |tree| tree.make(parent, name, kind, mode, Vec::new())), reply);
     }
 
     fn symlink(
@@ -362,13 +438,17 @@ impl Filesystem for Kernel {
         offset: u64,
         mut reply: ReplyDirectory,
     ) {
-        let listed = self.ask(request, |tree| {
-            let dots = [".", ".."].map(|name| (ino.0, FileType::Directory, OsString::from(name)));
-            let mut all = dots.to_vec();
-            for (name, ino) in &tree.get(ino)?.names {
-                all.push((*ino, tree.get(INodeNo(*ino))?.kind, name.clone()));
-            }
-            Ok(all)
+        let met = self.0.meets(request, ino, Call::List);
+        let listed = met.and_then(|()| {
+            self.ask(request, |tree| {
+                let dots =
+                    [".", ".."].map(|name| (ino.0, FileType::Directory, OsString::from(name)));
+                let mut all = dots.to_vec();
+                for (name, ino) in &tree.get(ino)?.names {
+                    all.push((*ino, tree.get(INodeNo(*ino))?.kind, name.clone()));
+                }
+                Ok(all)
+            })
         });
         let all = match listed {
             Ok(all) => all,
@@ -381,6 +461,13 @@ impl Filesystem for Kernel {
             }
         }
         reply.ok();
+    }
+
+    fn getxattr(&self, request: &Request, ino: INodeNo, _: &OsStr, _: u32, reply: ReplyXattr) {
+        let met = self.0.meets(request, ino, Call::Attribute);
+        // There are none.
+        let answer = met.and_then(|()| self.ask(request, |tree| tree.get(ino).map(|_| ())));
+        reply.error(answer.err().unwrap_or(Errno::ENODATA));
     }
 
     fn create(
