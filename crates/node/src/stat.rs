@@ -216,10 +216,13 @@ mod tests {
             assert_eq!(open_path_here(&dir, name).err(), Some(Errno::XDEV), "{name:?}");
             assert_eq!(open_dir_here(&dir, name).err(), Some(Errno::XDEV), "{name:?}");
         }
+        std::os::unix::fs::symlink("../in", inside.join("link-to-dir")).unwrap();
         let link = open_path_here(&dir, c"link").and_then(Stat::of).unwrap();
         assert_eq!(link.entry.kind, EntryKind::Symlink);
         assert_eq!(open_path_here(&dir, c"link/x").err(), Some(Errno::LOOP));
-        assert_eq!(open_dir_here(&dir, c"link").err(), Some(Errno::NOTDIR));
+        for name in [c"link", c"link-to-dir"] {
+            assert_eq!(open_dir_here(&dir, name).err(), Some(Errno::NOTDIR), "{name:?}");
+        }
         for name in [c"side", c"side/.", c"side/../side"] {
             assert!(open_dir_here(&dir, name).is_ok(), "{name:?}");
         }

@@ -29,7 +29,8 @@ fn while_swapping<T>(pairs: &[(PathBuf, PathBuf)], work: impl FnOnce() -> T) -> 
     work()
 }
 
-/// What is outside: a file and a directory with a file, for root alone.
+/// What is outside: a file and a directory with a file, for root alone. Links to them begin with `..`:
+/// those from `/` on may lead over another mount, where nobody follows them anyway.
 fn victims(tree: &Tree) -> [PathBuf; 3] {
     let dir = tree.outside("victim-dir");
     fs::create_dir(&dir).unwrap();
@@ -113,7 +114,7 @@ fn files_swapped_for_links_lead_nowhere() {
         tree.file(&format!("filler-{n}"));
     }
     let file = tree.file("file");
-    symlink(&victims[0], tree.at("link")).unwrap();
+    symlink("../victim", tree.at("link")).unwrap();
     let pairs = [(file, tree.at("link"))];
     assert_eq!(attack(&tree, &pairs, &victims), (true, false));
     assert!(ids(tree.at("filler-1")) == OWNER || ids(tree.at("filler-1")) == OTHER);
@@ -126,7 +127,7 @@ fn directories_swapped_for_links_and_files_lead_nowhere() {
     tree.file("dir/file");
     tree.file("dir/sub/sub/file");
     let file = tree.file("file");
-    symlink(&victims[1], tree.at("link")).unwrap();
+    symlink("../victim-dir", tree.at("link")).unwrap();
     let pairs = [
         (tree.at("dir"), tree.at("link")),
         (tree.at("link"), file.clone()),

@@ -7,7 +7,7 @@
 
 use std::fs;
 use std::os::unix::fs::{MetadataExt as _, symlink};
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -73,6 +73,13 @@ impl Victim {
     }
 }
 
+/// Returns the way from one directory to a path; both are absolute.
+fn relative(from: &Path, to: &Path) -> PathBuf {
+    let common = from.components().zip(to.components()).take_while(|(a, b)| a == b).count();
+    let up = from.components().skip(common).map(|_| Component::ParentDir);
+    up.chain(to.components().skip(common)).collect()
+}
+
 /// Exchanges what some names stand for, over and over, on a thread of its own.
 #[derive(Debug)]
 pub(crate) struct Adversary {
@@ -90,8 +97,9 @@ impl Adversary {
         fs::write(&file, "").unwrap();
         fs::create_dir(&inner).unwrap();
         fs::write(inner.join("inner"), "").unwrap();
-        symlink(victim.file(), &to_file).unwrap();
-        symlink(victim.dir(), &to_dir).unwrap();
+        // Not from `/` on: that could be another mount, on which nobody arrives anyway.
+        symlink(relative(dir, victim.file()), &to_file).unwrap();
+        symlink(relative(dir, victim.dir()), &to_dir).unwrap();
         let pair = |a: &PathBuf, b: &PathBuf| (a.clone(), b.clone());
         Self::swapping(vec![
             pair(&file, &to_file),
