@@ -31,6 +31,17 @@ fn set(pct: &Pct) -> Result<(), PctError> {
 }
 
 #[test]
+fn a_mount_is_removed_with_its_digest() {
+    for (what, option) in [(RemoveWhat::Mount, "--delete"), (RemoveWhat::Pending, "--revert")] {
+        let (dir, pct) = pct(r#"printf '%s\n' "$@" >"${0%/*}/said""#, AMPLE);
+        let ctid = Ctid::new(100).unwrap();
+        assert_eq!(pct.remove_mount(ctid, MpKey::new(2), what, "abc"), Ok(()));
+        let said = std::fs::read_to_string(dir.path().join("said")).unwrap();
+        assert_eq!(said, format!("set\n100\n{option}\nmp2\n--digest\nabc\n"));
+    }
+}
+
+#[test]
 fn a_mount_is_set_with_its_digest_in_a_clean_environment() {
     let (dir, pct) = pct(r#"printf '%s\n' "$@" "$LC_ALL" "$PATH" "$HOME" >"${0%/*}/said""#, AMPLE);
     assert_eq!(set(&pct), Ok(()));
