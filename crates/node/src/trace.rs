@@ -164,6 +164,7 @@ mod tests {
             owner: None,
             file_system,
             assumed: false,
+            maps: String::new(),
         }
     }
 

@@ -79,6 +79,10 @@ pub struct VolumeRecord {
     /// granted that every entry was set once; an admin's confirmation sets them.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub assumed: bool,
+    /// For `enforce: once` the maps of its containers (`plan::rule::maps`): what lies outside of them
+    /// is put right ever after, and with other maps other entries do.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub maps: String,
 }
 
 /// What pctd made for one domain.

@@ -73,7 +73,13 @@ pub(crate) fn plan(
     if volume.enforce == Enforce::Once && known.is_none_or(|known| known.declaration != declaration)
     {
         let file_system = dir.file_system.id.clone();
-        let record = VolumeRecord { declaration, owner: rule.owner, file_system, assumed: true };
+        let record = VolumeRecord {
+            declaration,
+            owner: rule.owner,
+            file_system,
+            assumed: true,
+            maps: String::new(),
+        };
         plan.records.push(LedgerEntry::VolumeDone { volume: volume.name.clone(), record });
     }
     plan

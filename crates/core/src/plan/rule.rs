@@ -8,6 +8,7 @@ use std::collections::BTreeSet;
 
 use crate::conf::Digest;
 use crate::desired::{Desired, Enforce, Volume};
+use crate::idmap::IdMap;
 use crate::ledger::Memory;
 use crate::observed::Snapshot;
 use crate::ownership::{EntryStat, OwnershipRule, Scope};
@@ -160,11 +161,29 @@ pub(super) fn declaration(volume: &Volume, rule: &OwnershipRule) -> String {
     if volume.enforce == Enforce::Adopt
         && let Scope::Foreign(maps) = &rule.scope
     {
-        let ranges: BTreeSet<String> =
-            maps.iter().flat_map(|map| map.ranges().iter().map(ToString::to_string)).collect();
-        for range in ranges {
-            text.extend([range.as_str(), "\n"]);
-        }
+        text.push_str(&text_of(maps));
     }
     Digest::of(text.as_bytes()).to_string()
+}
+
+/// Returns a fingerprint of the maps that decide which entries are put right once all were set.
+///
+/// Apart from the declaration: other maps are no reason to set every entry again. While they are not
+/// known, those of before are taken to be still in force.
+pub(super) fn maps(desired: &Desired, snapshot: &Snapshot, volume: &Volume) -> String {
+    if volume.enforce != Enforce::Once {
+        return String::new();
+    }
+    match foreign_scope(desired, snapshot, volume) {
+        Scope::Foreign(maps) => Digest::of(text_of(&maps).as_bytes()).to_string(),
+        Scope::All | Scope::RootOnly => {
+            snapshot.ledger.volumes.get(&volume.name).map(|r| r.maps.clone()).unwrap_or_default()
+        }
+    }
+}
+
+fn text_of(maps: &[IdMap]) -> String {
+    let ranges = maps.iter().flat_map(|map| map.ranges().iter().map(ToString::to_string));
+    let ranges: BTreeSet<String> = ranges.collect();
+    ranges.into_iter().map(|range| range + "\n").collect()
 }

@@ -193,6 +193,7 @@ fn plan_directory(
         owner: rule.owner,
         file_system: dir.file_system.id.clone(),
         assumed,
+        maps: rule::maps(desired, snapshot, volume),
     };
     let mut plan = VolumePlan::new(Readiness::Ready, Basis::NotManaged);
     plan.notices.extend(notice);

@@ -476,7 +476,13 @@ impl Scenario {
         if self.moved {
             let declaration = "another".to_owned();
             let file_system = "zfs:9".to_owned();
-            let record = VolumeRecord { declaration, owner: None, file_system, assumed: false };
+            let record = VolumeRecord {
+                declaration,
+                owner: None,
+                file_system,
+                assumed: false,
+                maps: String::new(),
+            };
             node.ledger.enter(LedgerEntry::VolumeDone { volume: volume("a"), record });
         }
         node
