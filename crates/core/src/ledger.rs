@@ -87,6 +87,10 @@ pub struct Ledger {
     /// The backups that containers were converted from.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub converted: BTreeMap<Ctid, String>,
+    /// Other backups that were made to convert containers, from when `vzdump` has made them: of
+    /// conversions that were cut off, failed or began anew, and of earlier ones.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub backups: BTreeMap<Ctid, BTreeSet<String>>,
 }
 
 impl Default for Ledger {
@@ -111,6 +115,7 @@ impl Default for Ledger {
             converting: BTreeMap::new(),
             convert_failed: BTreeMap::new(),
             converted: BTreeMap::new(),
+            backups: BTreeMap::new(),
         }
     }
 }
@@ -190,7 +195,22 @@ impl Ledger {
             | self.seen.remove(&ctid)
             | self.start_owed.remove(&ctid)
             | self.converted.remove(&ctid).is_some()
+            | self.backups.remove(&ctid).is_some()
             | self.forget_conversion(ctid)
+    }
+
+    /// Takes note of the backup a container was converted from, in place of another; returns whether
+    /// that was new.
+    fn converted_from(&mut self, ctid: Ctid, archive: &str) -> bool {
+        let mut others = self.backups.remove(&ctid).unwrap_or_default();
+        others.remove(archive);
+        let before = self.converted.insert(ctid, archive.to_owned());
+        let changed = before.as_deref() != Some(archive);
+        others.extend(before.filter(|_| changed));
+        if !others.is_empty() {
+            self.backups.insert(ctid, others);
+        }
+        changed
     }
 
     /// Forgets a conversion that is under way or failed; returns whether there was one.
@@ -225,6 +245,34 @@ mod tests {
             init: Some(init),
             added: lines(added),
             removed: lines(removed),
+        }
+    }
+
+    #[test]
+    fn every_backup_of_a_conversion_is_known_until_its_container_is_another() {
+        let ctid: Ctid = "953".parse().unwrap();
+        let mut ledger = Ledger::default();
+        let backed_up = |archive: &str| LedgerEntry::BackedUp { ctid, archive: archive.to_owned() };
+        let converted =
+            |archive: &str| LedgerEntry::Converted { ctid, archive: archive.to_owned() };
+        let mut after = |entry: LedgerEntry| {
+            let changed = ledger.enter(entry);
+            let left = ledger.backups.get(&ctid).into_iter().flatten().cloned().collect::<Vec<_>>();
+            (changed, ledger.converted.get(&ctid).cloned(), left.join(" "))
+        };
+        let from = |archive: &str| Some(archive.to_owned());
+        for (entry, expected) in [
+            (backed_up("a"), (true, None, "a".to_owned())),
+            (backed_up("a"), (false, None, "a".to_owned())),
+            (LedgerEntry::ConvertEnded(ctid), (false, None, "a".to_owned())),
+            (backed_up("b"), (true, None, "a b".to_owned())),
+            (converted("b"), (true, from("b"), "a".to_owned())),
+            (converted("b"), (false, from("b"), "a".to_owned())),
+            (backed_up("c"), (true, from("b"), "a c".to_owned())),
+            (converted("c"), (true, from("c"), "a b".to_owned())),
+            (LedgerEntry::MakeIntended { ctid, how: Making::Create }, (true, None, String::new())),
+        ] {
+            assert_eq!(after(entry.clone()), expected, "{entry:?}");
         }
     }
 

@@ -45,8 +45,13 @@ pub enum BackupError {
     #[error("vzdump does not say where it put the archive")]
     Nowhere,
     /// It left something out.
-    #[error("vzdump left {0} out of the backup")]
-    LeftOut(String),
+    #[error("vzdump left {what} out of the backup {archive}")]
+    LeftOut {
+        /// What.
+        what: String,
+        /// The archive.
+        archive: String,
+    },
     /// The archive cannot be read to its end.
     #[error("the backup {archive} cannot be read to its end: {why}")]
     Unreadable {
@@ -157,6 +162,30 @@ fn read(paths: &NodePaths, path: &str) -> Result<String, Obstacle> {
     }
 }
 
+/// A backup that `vzdump` has made.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Made {
+    /// Where it is, as a path of the node.
+    pub archive: String,
+    /// A disk of the container that is not in it.
+    left_out: Option<String>,
+}
+
+impl Made {
+    /// Returns whether everything is in it, by `vzdump`'s own account.
+    ///
+    /// # Errors
+    ///
+    /// [`BackupError::LeftOut`].
+    pub fn is_whole(&self) -> Result<(), BackupError> {
+        let left_out = |what: &String| BackupError::LeftOut {
+            what: what.clone(),
+            archive: self.archive.clone(),
+        };
+        self.left_out.as_ref().map(left_out).map_or(Ok(()), Err)
+    }
+}
+
 /// How `vzdump` is run.
 #[derive(Debug, Clone)]
 pub struct Vzdump(Pct);
@@ -167,9 +196,10 @@ impl Vzdump {
         Self(program)
     }
 
-    /// Backs a container up, and returns where the archive is, as a path of the node.
+    /// Backs a container up.
     ///
-    /// `disks` are the mount points that must be in it. Nothing is left out by default
+    /// `disks` are the mount points that must be in it; a backup that lacks one is made all the same,
+    /// and is to be told of. Nothing is left out by default
     /// (`--stdexcludes`), no backup of before is pruned (`--remove`) and this one is by nobody
     /// (`--protected`). Told to end it cleans up after itself.
     ///
@@ -182,7 +212,7 @@ impl Vzdump {
         storage: &str,
         disks: &BTreeSet<String>,
         limits: Limits<'_>,
-    ) -> Result<String, BackupError> {
+    ) -> Result<Made, BackupError> {
         let ctid = ctid.to_string();
         let args = ["--mode", "stop", "--compress", "zstd", "--stdexcludes", "0"];
         let keep = ["--remove", "0", "--protected", "1"];
@@ -205,9 +235,11 @@ fn complaint(log: &str) -> Option<String> {
     lines.next().map(str::to_owned)
 }
 
-/// Returns the archive that a log names, if these disks are in it and nothing else was left out.
-fn read_log(log: &str, ctid: &str, disks: &BTreeSet<String>) -> Result<String, BackupError> {
+/// Returns the archive that a log names, and whether these disks are in it and nothing else was left
+/// out.
+fn read_log(log: &str, ctid: &str, disks: &BTreeSet<String>) -> Result<Made, BackupError> {
     let mut missing = disks.clone();
+    let mut excluded = None;
     let mut archive = None;
     for line in log.lines().filter_map(|line| line.strip_prefix("INFO: ")) {
         if let Some(rest) = line.strip_prefix("including mount point ") {
@@ -215,19 +247,17 @@ fn read_log(log: &str, ctid: &str, disks: &BTreeSet<String>) -> Result<String, B
         } else if let Some(rest) = line.strip_prefix("excluding ") {
             // Bind mounts and devices are no part of a container's disks; their lines in the conf are.
             if rest.starts_with("volume mount point ") || !rest.contains("(not a volume)") {
-                return Err(BackupError::LeftOut(rest.to_owned()));
+                excluded.get_or_insert_with(|| rest.to_owned());
             }
         } else if let Some(rest) = line.strip_prefix("creating vzdump archive '") {
             archive = rest.strip_suffix('\'').map(str::to_owned);
         }
     }
-    if let Some(name) = missing.first() {
-        return Err(BackupError::LeftOut(name.clone()));
-    }
+    let left_out = excluded.or_else(|| missing.pop_first());
     let archive = archive.ok_or(BackupError::Nowhere)?;
     let name = Path::new(&archive).file_name().unwrap_or_default().to_string_lossy();
     let is_its = archive.starts_with('/') && name.starts_with(&format!("vzdump-lxc-{ctid}-"));
-    if is_its { Ok(archive) } else { Err(BackupError::Nowhere) }
+    if is_its { Ok(Made { archive, left_out }) } else { Err(BackupError::Nowhere) }
 }
 
 /// Reads an archive to its end; returns how many entries it has.
@@ -349,11 +379,18 @@ mod tests {
     fn a_log_says_where_the_archive_is_and_what_is_in_it() {
         let archive = "/var/lib/vz/dump/vzdump-lxc-157-2026_11_23-16_27_16.tar.zst";
         let read = |log: &str, names: &[&str]| read_log(log, "157", &disks(names));
-        assert_eq!(read(LOG, &["mp2", "rootfs"]).unwrap(), archive);
-        assert!(matches!(read(LOG, &["mp3"]), Err(BackupError::LeftOut(name)) if name == "mp3"));
+        let whole = read(LOG, &["mp2", "rootfs"]).unwrap();
+        assert_eq!((whole.archive.as_str(), whole.is_whole().is_ok()), (archive, true));
+        // What was left out does not keep the archive from being there.
+        let lacks = |log: &str, names: &[&str]| {
+            let made = read(log, names).unwrap();
+            assert_eq!(made.archive, archive);
+            made.is_whole().unwrap_err().to_string()
+        };
+        let what = format!("vzdump left mp3 out of the backup {archive}");
+        assert_eq!(lacks(LOG, &["mp3"]), what);
         let out = "INFO: excluding volume mount point mp1 ('/data/vol') from backup (disabled)\n";
-        let found = read(&format!("{LOG}{out}"), &["rootfs"]);
-        assert!(matches!(found, Err(BackupError::LeftOut(what)) if what.contains("mp1")));
+        assert!(lacks(&format!("{LOG}{out}"), &["rootfs"]).contains("left volume mount point mp1"));
         let other = LOG.replace("vzdump-lxc-157-", "vzdump-lxc-158-");
         assert!(matches!(read(&other, &["rootfs"]), Err(BackupError::Nowhere)));
         assert!(matches!(read("", &[]), Err(BackupError::Nowhere)));

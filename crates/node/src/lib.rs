@@ -73,7 +73,7 @@ mod walks;
 pub mod watch;
 
 pub use crate::answers::{NoAnswer, PATIENCE};
-pub use crate::backup::{BackupError, Vzdump};
+pub use crate::backup::{BackupError, Made, Vzdump};
 pub use crate::bookmark::Bookmark;
 pub use crate::certificate::{CertificateError, NewPair};
 pub use crate::conf_edit::ConfEditError;

@@ -51,6 +51,8 @@ const LEDGERS: &[&str] = &[
     "{\"version\":1}",
     "{\"version\":1,\"mounts\":{\"953\":{\"mp0\":\"/tank/a,mp=/a\"}},\"seen\":[950,953],\"restarted\":{\"953\":1763900000},\
      \"borrowed\":{\"950\":[\"mp1\"]},\"making\":{\"901\":\"clone\"}}",
+    "{\"version\":1,\"converted\":{\"953\":\"/d/b.tar.zst\"},\"backups\":{\"953\":[\"/d/a.tar.zst\"]},\
+     \"undone\":{\"media\":\"da39a3\"}}",
 ];
 
 const MODES: &[&str] = &["0775", "2775", "keep", "u=rwX,g=rX,o=", "a+X,u+x", "g=u", "*.key"];

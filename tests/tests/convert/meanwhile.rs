@@ -58,3 +58,36 @@ fn what_a_container_wrote_during_the_check_of_its_backup_is_kept() {
     assert_eq!(fs::read_to_string(disk.join("etc/new")).unwrap(), "new");
     is_converted(&world, true);
 }
+
+#[test]
+fn a_backup_whose_check_was_cut_off_is_named_beside_the_one_that_was_restored() {
+    let Some(world) = world(Timings::default(), true) else { return };
+    let gate = Gate::new(&world);
+    let daemon = gate.start(&world);
+    gate.until_reached();
+    kill(daemon);
+    gate.open();
+    let [first] = archives(&world).try_into().unwrap();
+    let daemon = world.pctd.start();
+    eventually("it is converted", || is_unprivileged(&world));
+    daemon.until_all("Converged");
+    let status = daemon.status();
+    daemon.stop();
+    is_converted(&world, true);
+    let archives = archives(&world);
+    assert_eq!((archives.len(), &archives[0]), (2, &first));
+    let notices = status["containers"]["100"]["notices"].as_array().unwrap();
+    let named: Vec<_> = notices.iter().map(|notice| &notice["reason"]).collect();
+    assert_eq!(named, ["ConvertBackup", "BackupLeft"], "{notices:#?}");
+    let message = notices[1]["message"].as_str().unwrap();
+    assert!(message.contains(&first), "{message}");
+}
+
+/// Returns the backups of 100, the oldest first.
+fn archives(world: &World) -> Vec<String> {
+    let entries = fs::read_dir(world.host("/var/lib/vz/dump")).unwrap();
+    let names = entries.map(|entry| entry.unwrap().file_name().into_string().unwrap());
+    let mut archives: Vec<_> = names.filter(|name| name.ends_with(".tar.zst")).collect();
+    archives.sort();
+    archives
+}

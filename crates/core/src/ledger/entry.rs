@@ -171,6 +171,13 @@ pub enum LedgerEntry {
         /// The conversion with that phase.
         conversion: Conversion,
     },
+    /// `vzdump` has made a backup for a conversion; nobody knows yet whether it is good.
+    BackedUp {
+        /// The container.
+        ctid: Ctid,
+        /// Where it is, as a path of the node.
+        archive: String,
+    },
     /// A container was converted.
     Converted {
         /// The container.
@@ -276,9 +283,12 @@ impl Ledger {
                 let failed = self.convert_failed.remove(&ctid).is_some();
                 self.converting.insert(ctid, conversion.clone()) != Some(conversion) || failed
             }
+            LedgerEntry::BackedUp { ctid, archive } => {
+                self.backups.entry(ctid).or_default().insert(archive)
+            }
             LedgerEntry::Converted { ctid, archive } => {
                 let ended = self.forget_conversion(ctid);
-                self.converted.insert(ctid, archive.clone()) != Some(archive) || ended
+                self.converted_from(ctid, &archive) || ended
             }
             LedgerEntry::ConvertFailed { ctid, why } => {
                 let ended = self.converting.remove(&ctid).is_some();

@@ -277,10 +277,20 @@ fn start(
     })
 }
 
-/// Says where the backup is, as long as the definition lets pctd convert.
+/// Says where the backups are, as long as the definition lets pctd convert.
 pub(super) fn notice(plan: &mut ContainerPlan, desired: &Desired, snapshot: &Snapshot, ctid: Ctid) {
     let is_declared = desired.containers.get(&ctid).is_some_and(|def| def.convert.is_some());
-    if let Some(archive) = snapshot.ledger.converted.get(&ctid).filter(|_| is_declared) {
+    if !is_declared {
+        return;
+    }
+    if let Some(archive) = snapshot.ledger.converted.get(&ctid) {
         plan.notices.push(Notice::ConvertBackup { archive: archive.clone() });
+    }
+    if snapshot.ledger.converting.contains_key(&ctid) {
+        // One of them may be all there is of the container: nobody is told that it is left over.
+        return;
+    }
+    for archive in snapshot.ledger.backups.get(&ctid).into_iter().flatten() {
+        plan.notices.push(Notice::BackupLeft { archive: archive.clone() });
     }
 }

@@ -110,9 +110,17 @@ pub enum Notice {
     },
     /// The backup a container was converted from is still pctd's to mention.
     #[error(
-        "it was converted from the backup {archive}, which pctd does not remove; it is protected: `pvesm set` or the web interface lifts that, and taking `convert` out of the definition ends this notice"
+        "it was converted from the backup {archive}, which pctd does not remove; it is protected: the web interface lifts that, and taking `convert` out of the definition ends this notice"
     )]
     ConvertBackup {
+        /// The archive, as a path of the node.
+        archive: String,
+    },
+    /// Another backup that was made to convert a container, and of which nobody else tells.
+    #[error(
+        "the backup {archive} that was made to convert it is left over, of a conversion that was cut off, failed or began anew, or of an earlier one; pctd neither uses nor removes it; it is protected: the web interface lifts that, and taking `convert` out of the definition ends this notice"
+    )]
+    BackupLeft {
         /// The archive, as a path of the node.
         archive: String,
     },
@@ -161,6 +169,7 @@ impl Notice {
             Self::KeepAttrs { .. } => "KeepAttrs",
             Self::CertificateForeign { .. } => "CertificateForeign",
             Self::ConvertBackup { .. } => "ConvertBackup",
+            Self::BackupLeft { .. } => "BackupLeft",
             Self::Prunable { .. } => "Prunable",
             Self::PrunableLine { .. } => "PrunableLine",
         }

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use pctd_core::ledger::{Backup, Conversion, ConversionPhase, LedgerEntry};
 use pctd_core::observed::{Audit, NodeState, Obstacle, Presence};
+use pctd_core::plan::Notice;
 
 use crate::cases::{Case, case};
 use crate::world::{PRIVILEGED, UNPRIVILEGED, World, ctid};
@@ -411,4 +412,37 @@ fn ending() -> Vec<Case> {
             &[WAITS, "100 ! UnprivilegedMismatch"],
         ),
     ]
+}
+
+#[test]
+fn every_backup_is_named_as_long_as_the_container_may_be_converted() {
+    let entry = |archive: &str| LedgerEntry::BackedUp { ctid: ctid(100), archive: archive.into() };
+    let converted = LedgerEntry::Converted { ctid: ctid(100), archive: "/dump/b".into() };
+    let notices = |definition: &str| {
+        let world = of("", definition).here(100, UNPRIVILEGED);
+        let world = world.entered(entry("/dump/a")).entered(entry("/dump/b"));
+        let plans = world.entered(converted.clone()).plans();
+        plans.containers[&ctid(100)].notices.clone()
+    };
+    let both = [
+        Notice::ConvertBackup { archive: "/dump/b".into() },
+        Notice::BackupLeft { archive: "/dump/a".into() },
+    ];
+    assert_eq!(notices(r#""unprivileged": true, "convert": {"backup_storage": "local"}"#), both);
+    assert_eq!(notices(r#""unprivileged": true"#), []);
+}
+
+#[test]
+fn a_backup_that_may_be_all_there_is_is_not_said_to_be_left_over() {
+    let entry = LedgerEntry::BackedUp { ctid: ctid(100), archive: "/dump/100.tar.zst".into() };
+    let world = || declared("").here(100, &conf("")).entered(entry.clone());
+    let left = |world: World| {
+        let plans = world.plans();
+        let notices = plans.containers.get(&ctid(100)).map(|plan| plan.notices.clone());
+        notices.unwrap_or_default().iter().any(|notice| notice.reason() == "BackupLeft")
+    };
+    assert!(left(world()));
+    for of in [restoring(), rolling_back(), restored(), backing_up()] {
+        assert!(!left(phase(world(), false, of)));
+    }
 }

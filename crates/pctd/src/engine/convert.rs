@@ -150,9 +150,16 @@ impl Engine {
         let volumes = conf.current.volumes().filter(|(_, mount)| mount.class == MountClass::Volume);
         let disks: BTreeSet<String> = volumes.map(|(name, _)| name).collect();
         let limits = Limits::new(desired.settings.create_timeout, &job.stop);
-        let archive = self.node.vzdump().back_up(ctid, storage, &disks, limits)?;
+        let made = self.node.vzdump().back_up(ctid, storage, &disks, limits)?;
         let version = self.node.conf_version(ctid);
+        let archive = made.archive.clone();
         // Whatever becomes of it, it stays, and nothing else says where.
+        let known = self.enter([LedgerEntry::BackedUp { ctid, archive: archive.clone() }]);
+        if let Err(error) = known {
+            // Nor is anything restored from it: that has to be entered, too.
+            warn!(CTID = %ctid, STEP, PATH = archive, "{ctid}: its backup {archive} stays: {error}");
+        }
+        made.is_whole()?;
         info!(CTID = %ctid, STEP, PATH = archive, "{ctid}: reading its backup {archive} to its end");
         let entries = self.node.check_backup(&archive, step.unprivileged, &job.stop)?;
         info!(
