@@ -373,6 +373,24 @@ fn what_cannot_be_recorded_is_not_changed() {
 }
 
 #[test]
+fn a_directory_that_cannot_be_recorded_is_not_changed_either() {
+    let tree = Tree::new();
+    tree.file("dir/file");
+    let rule = rule("0755", "0644");
+    assert!(tree.walk_with(Walk::new(WalkMode::Repair, &rule)).is_complete());
+    fs::create_dir_all(tree.outside("var/lib/pctd")).unwrap();
+    fs::write(tree.outside("var/lib/pctd/undo"), "in the way").unwrap();
+    for dir in ["dir", ""] {
+        // Nothing else differs, so nothing before it ended the walk.
+        set_mode(tree.at(dir), 0o700);
+        let blocked = repair(&tree, &rule);
+        assert!(blocked.unrecorded.is_some(), "{dir}: {blocked:?}");
+        assert_eq!((blocked.changed, mode(tree.at(dir))), (0, 0o700), "{dir}");
+        set_mode(tree.at(dir), 0o755);
+    }
+}
+
+#[test]
 fn a_record_on_a_disk_that_is_full_ends_the_pass_and_is_whole_up_to_there() {
     let tree = tree();
     fs::create_dir_all(tree.outside("var/lib/pctd")).unwrap();

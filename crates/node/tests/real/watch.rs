@@ -19,7 +19,7 @@ use pctd_node::watch::Standing;
 use pctd_node::{News, Node, NodeOptions, NodePaths, UndoRequest, Watcher};
 use rustix::mount::{UnmountFlags, unmount};
 
-use crate::support::{Mounted, OWNER, Tree, ctime, ids, marks_of, mode, rule, set_ids};
+use crate::support::{Mounted, OWNER, Tree, ctime, ids, marks_of, mode, rule, set_ids, set_mode};
 
 /// Long enough for a machine that does other things as well.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -110,7 +110,10 @@ fn is(path: &Path, wanted_mode: u32) -> bool {
 fn whatever_is_made_or_changed_is_put_right() {
     let Some(watching) = Watching::new(rule("0755", "0640")) else { return };
     let at = |path| watching.tree.at(path);
-    sh(&at(""), "mkdir -p a/b; echo x > a/b/f; ln -s /etc/shadow a/l; mkfifo a/p; chmod 777 .");
+    let victim = watching.tree.outside("victim");
+    fs::write(&victim, "").unwrap();
+    set_mode(&victim, 0o600);
+    sh(&at(""), "mkdir -p a/b; echo x > a/b/f; ln -s ../../victim a/l; mkfifo a/p; chmod 777 .");
     for (path, mode) in
         [("a", 0o755), ("a/b", 0o755), ("a/b/f", 0o640), ("a/l", 0o777), ("", 0o755)]
     {
@@ -124,7 +127,7 @@ fn whatever_is_made_or_changed_is_put_right() {
     // By name alone: the entry itself did not change.
     sh(&at(""), "mv a/b/f a/g; mv a/b .");
     eventually("moved", || is(&at("a/g"), 0o640) && is(&at("b"), 0o755));
-    assert_eq!(ids("/etc/shadow").uid, 0);
+    assert_eq!((ids(&victim), mode(&victim)), (HostIds::ROOT, 0o600));
     let Drift { repaired, doubt, .. } = watching.drift();
     assert!(repaired >= 9, "{repaired}");
     assert_eq!(doubt, None);
