@@ -3,7 +3,7 @@
 //! All of it on one open file. An entry is opened with `O_PATH`, which neither follows a link nor
 //! wakes a fifo or a device; the stat that decides is of that fd, and so is the change, whatever
 //! has the entry's name by then. `fchmod` does not take such an fd: its mode is set with
-//! `fchmodat2`, or before Linux 6.6 through the magic link in `/proc/self/fd`; either leads to the
+//! `fchmodat2`, or before Linux 6.6 through the magic link below `/proc`; either leads to the
 //! same inode and to no other.
 
 use std::ffi::{CStr, CString};
