@@ -1,11 +1,13 @@
 //! A disk that fails when a test says so: a small file system in memory that answers `EIO`, now and
-//! then to everything, or always to one call about one entry.
+//! then to everything, or always to one call about one entry. And one that stands still when a test
+//! says so: what it asks for happens between two requests, however fast the machine is.
 //!
 //! Its owners and modes are real to everybody who looks. While it fails it fails for others: what
 //! the test itself does on it, and looks at, goes on.
 
 use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
+use std::fmt;
 use std::fs;
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;
@@ -92,6 +94,17 @@ impl Disk {
         *lock(&self.state.bad) = None;
     }
 
+    /// Lets something happen right before the n-th request of a program called `pctd`, counted from
+    /// now; the request waits for it. What was asked for before and has not happened never does.
+    pub fn meanwhile(&self, nth: u64, happen: impl FnOnce() + Send + 'static) {
+        *lock(&self.state.meanwhile.0) = Some((nth, Box::new(happen)));
+    }
+
+    /// Returns whether what was to happen at a request has happened.
+    pub fn has_happened(&self) -> bool {
+        lock(&self.state.meanwhile.0).is_none()
+    }
+
     /// Returns whether it fails at times.
     pub fn fails(&self) -> bool {
         self.state.every.load(Ordering::Relaxed) != 0
@@ -112,19 +125,47 @@ struct State {
     every: AtomicU64,
     asked: AtomicU64,
     failed: AtomicU64,
+    meanwhile: Meanwhile,
+}
+
+/// What happens right before which of the next requests of pctd.
+#[derive(Default)]
+struct Meanwhile(Mutex<Option<(u64, Happen)>>);
+
+type Happen = Box<dyn FnOnce() + Send>;
+
+impl fmt::Debug for Meanwhile {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Meanwhile").finish_non_exhaustive()
+    }
+}
+
+impl Meanwhile {
+    fn one_more(&self) {
+        let mut slot = lock(&self.0);
+        match slot.take() {
+            Some((0 | 1, happen)) => happen(),
+            Some((left, happen)) => *slot = Some((left - 1, happen)),
+            None => {}
+        }
+    }
 }
 
 impl Default for State {
     fn default() -> Self {
         let tree = Mutex::new(Tree::new());
         let [every, asked, failed] = [0; 3].map(AtomicU64::new);
-        Self { tree, bad: Mutex::default(), every, asked, failed }
+        let meanwhile = Meanwhile::default();
+        Self { tree, bad: Mutex::default(), every, asked, failed, meanwhile }
     }
 }
 
 impl State {
     /// Returns the tree for a request, or that it fails.
     fn tree(&self, request: &Request) -> Result<MutexGuard<'_, Tree>, Errno> {
+        if is_pctd(request) {
+            self.meanwhile.one_more();
+        }
         let every = self.every.load(Ordering::Relaxed);
         if every != 0 && !is_own(request) {
             let turn = self.asked.fetch_add(1, Ordering::Relaxed);

@@ -5,13 +5,14 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::process::{Command, Stdio};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use pctd_sandbox::Timings;
 use pctd_tests::daemon::eventually;
+use pctd_tests::disk::Disk;
 use pctd_tests::world::{UNPRIVILEGED, World, conf, ctid, holds};
 use serde_json::Value;
 
@@ -234,36 +235,59 @@ fn containers_that_disagree_leave_the_owner_alone_until_one_is_named_to_decide()
     assert!(seen == ["4321:4321", "200000:200000"] || seen == ["200000:200000"], "{seen:?}");
 }
 
+/// A run looks at the locks before its walk and after it. At each request that it makes of the disk, a
+/// lock is released in one run and taken in another.
 #[test]
-fn what_is_said_to_be_in_place_was_walked_though_a_lock_comes_and_goes() {
+fn what_is_said_to_be_in_place_was_walked_whenever_a_lock_comes_or_goes() {
     let Some(world) = world() else { return };
+    let Some(disk) = Disk::mount(&world.dir("/tank/late", 0, 0o755)) else { return };
     late_volume(&world, r#""seed_defaults": false"#);
     world.container(960, &[UNPRIVILEGED]);
     world.apply(&[], 0);
-    let stop = AtomicBool::new(false);
+    for (command, comes) in [("plan", false), ("plan", true), ("apply", false), ("apply", true)] {
+        let ends = ends_at_each_request(&world, &disk, command, comes);
+        let case = format!("{command}, the lock comes: {comes}: {ends:?}");
+        // Nothing says that what differs is in place.
+        let is_wrong = |end: &End| end.code == 0 && end.owner != "100000:100000 0644";
+        assert!(!ends.iter().any(is_wrong), "{case}");
+        // The first is under the lock all the time and the last never, or the other way round.
+        let [first, .., last] = ends.as_slice() else { panic!("{case}") };
+        assert_eq!((first.waits, last.waits), (comes, !comes), "{case}");
+    }
+}
+
+/// How a run ended.
+#[derive(Debug)]
+struct End {
+    code: i32,
+    /// It says that it waits for the lock.
+    waits: bool,
+    owner: String,
+}
+
+/// Runs a command on a volume with one wrong file until the lock came, or went, at each request that
+/// it makes, and once at none.
+fn ends_at_each_request(world: &World, disk: &Disk, command: &str, comes: bool) -> Vec<End> {
     let mut ends = Vec::new();
-    std::thread::scope(|scope| {
-        scope.spawn(|| {
-            while !stop.load(Ordering::Relaxed) {
-                let lock = world.node.hold_flock(ctid(960));
-                std::thread::sleep(Duration::from_millis(2));
-                drop(lock);
-                std::thread::sleep(Duration::from_millis(2));
-            }
-        });
-        for _ in 0..75 {
-            world.file("/tank/late/file", 0, 0o644);
-            // It looks twice: before the walk, and after it.
-            let planned = world.pctd.run(&["plan", "late"]).code;
-            let applied = world.pctd.run(&["apply", "late"]).code;
-            ends.push((planned, applied, world.owner("/tank/late/file")));
+    for nth in 1..1000 {
+        world.file("/tank/late/file", 0, 0o644);
+        let (node, lock) = (world.node.clone(), Arc::new(Mutex::new(None)));
+        let hold = move || node.hold_flock(ctid(960)).unwrap();
+        let slot = Arc::clone(&lock);
+        if comes {
+            disk.meanwhile(nth, move || *slot.lock().unwrap() = Some(hold()));
+        } else {
+            *lock.lock().unwrap() = Some(hold());
+            disk.meanwhile(nth, move || *slot.lock().unwrap() = None);
         }
-        stop.store(true, Ordering::Relaxed);
-    });
-    assert!(ends.iter().all(|(planned, ..)| *planned != 0), "planned in place: {ends:?}");
-    let (in_place, held): (Vec<_>, Vec<_>) = ends.iter().partition(|(_, code, _)| *code == 0);
-    assert!(in_place.iter().all(|(.., owner)| owner == "100000:100000 0644"), "{in_place:?}");
-    assert!(!in_place.is_empty() && !held.is_empty(), "{ends:?}");
+        let ran = world.pctd.run(&[command, "late"]);
+        let waits = ran.stdout.contains("IdmapNotReady");
+        ends.push(End { code: ran.code, waits, owner: world.owner("/tank/late/file") });
+        if !disk.has_happened() {
+            return ends;
+        }
+    }
+    panic!("{command} never ends: {ends:?}")
 }
 
 #[test]
