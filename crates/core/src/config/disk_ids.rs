@@ -3,7 +3,6 @@
 use super::document::Node;
 use super::report::{Complaint, Report};
 use super::text::{nearest, shown};
-use super::volumes::mounting;
 use crate::desired::{DiskIds, MountIds, Volume};
 use crate::idmap::{IdKind, IdMap, IdRange};
 use crate::ids::Ctid;
@@ -117,12 +116,11 @@ pub(super) fn read(node: Option<&Node<'_>>, report: &mut Report<'_>) -> Option<M
     }
 }
 
-/// Reports what the ids on disk of a volume and its mounts contradict.
-pub(super) fn check(volume: &Volume, node: &Node<'_>, report: &mut Report<'_>) {
-    let containers = mounting(node);
+/// Reports what the ids on disk of a volume and its mounts contradict; these containers mount it.
+pub(super) fn check(volume: &Volume, mounting: &[Ctid], node: &Node<'_>, report: &mut Report<'_>) {
     let check_one = |ids: &DiskIds, at: &Node<'_>, report: &mut Report<'_>| {
         let DiskIds::Container(ctid) = ids else { return };
-        if !containers.contains(ctid) {
+        if !mounting.contains(ctid) {
             report.problem(
                 &at.spot,
                 Complaint::new(format!("the container {ctid} does not mount this volume"))

@@ -8,7 +8,7 @@ use std::time::Duration;
 use super::document::{Node, Spot};
 use super::json::Kind;
 use super::report::{Complaint, Report};
-use super::syntax;
+use super::syntax::{self, Syntax};
 use super::text::{nearest, shown};
 
 /// Keys that may stand in every object and mean nothing to pctd.
@@ -31,16 +31,6 @@ pub(super) enum Shape {
     Object(&'static Table),
     /// Whichever of them has the JSON type of the value.
     Either(&'static [Shape]),
-}
-
-/// What a text may look like.
-#[derive(Debug)]
-pub(super) struct Syntax {
-    /// Completes "expected ...".
-    pub(super) wanted: &'static str,
-    /// A regular expression for editors; what it lets pass the check below may still refuse.
-    pub(super) pattern: &'static str,
-    pub(super) check: fn(&str) -> Result<(), Complaint>,
 }
 
 /// The keys of an object.

@@ -7,7 +7,6 @@ use super::disk_ids;
 use super::owner;
 use super::paths;
 use super::report::Complaint;
-use super::shape::Syntax;
 use super::text::shown;
 use crate::conf::RawLine;
 use crate::ids::{Ctid, VolumeName};
@@ -21,6 +20,16 @@ const MAX_DOMAIN_LEN: usize = 250;
 
 /// The longest label of a host name (RFC 1035).
 const MAX_LABEL_LEN: usize = 63;
+
+/// What a text may look like.
+#[derive(Debug)]
+pub(super) struct Syntax {
+    /// Completes "expected ...".
+    pub(super) wanted: &'static str,
+    /// A regular expression for editors; what it lets pass the check below may still refuse.
+    pub(super) pattern: &'static str,
+    pub(super) check: fn(&str) -> Result<(), Complaint>,
+}
 
 pub(super) static ANYTHING: Syntax = Syntax { wanted: "a text", pattern: "", check: |_| Ok(()) };
 

@@ -128,7 +128,7 @@ fn volume(
     };
     certificates::keep_keys_closed(&mut volume, node, report);
     check_owner_ctid(&volume, node, report);
-    disk_ids::check(&volume, node, report);
+    disk_ids::check(&volume, &mounting(node), node, report);
     check_require_mount(&volume, node, report);
     check_nodes(node, report);
     Some(Declared { volume, spot, path_spot: path.spot, mount_spots, seeded })
@@ -271,7 +271,7 @@ pub(super) fn ctid(node: &Node<'_>) -> Option<Ctid> {
 }
 
 /// Returns the containers that mount a volume, as far as their ids are any.
-pub(super) fn mounting(node: &Node<'_>) -> Vec<Ctid> {
+fn mounting(node: &Node<'_>) -> Vec<Ctid> {
     let mounts = node.get("mounts");
     mounts.iter().flat_map(Node::members).filter_map(|(key, ..)| key.parse().ok()).collect()
 }
