@@ -1,11 +1,11 @@
-//! The ledger on disk, and the lock that lets one process at a time converge a node.
+//! The ledger on disk.
 //!
 //! The file is replaced whole, on disk before the old one is gone. One that cannot be read is
 //! never written over: it is set aside at the first write, and as long as it lies there the ledger
 //! counts as lost, also after a restart: what is not in it may only have been forgotten.
 
 use std::fs::{self, File};
-use std::io::{self, Read, Seek, Write};
+use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -132,66 +132,8 @@ fn numbered(path: &Path) -> impl Iterator<Item = PathBuf> {
     (1..=u16::MAX).map(move |n| path.with_extension(format!("json.bad-{n}")))
 }
 
-fn make_dir(dir: &Path) -> io::Result<()> {
+pub(crate) fn make_dir(dir: &Path) -> io::Result<()> {
     fs::DirBuilder::new().recursive(true).mode(DIR_MODE).create(dir)
-}
-
-/// Why this process may not converge the node.
-#[derive(Debug, thiserror::Error)]
-pub enum LockError {
-    /// Another one does.
-    #[error("another pctd is running{}", pid.map(|pid| format!(" (process {pid})")).unwrap_or_default())]
-    Held {
-        /// Its process id, as it wrote it down.
-        pid: Option<u32>,
-    },
-    /// The lock file cannot be used.
-    #[error("cannot lock {}", path.display())]
-    Io {
-        /// The lock file.
-        path: PathBuf,
-        /// What went wrong.
-        source: io::Error,
-    },
-}
-
-/// The right to converge a node, held until this is dropped or the process ends.
-#[derive(Debug)]
-pub struct NodeLock {
-    _file: File,
-}
-
-impl NodeLock {
-    /// Takes the lock, or says who has it.
-    ///
-    /// # Errors
-    ///
-    /// [`LockError`].
-    pub fn acquire(paths: &NodePaths) -> Result<Self, LockError> {
-        let path = paths.daemon_lock();
-        take(&paths.run_dir(), &path).unwrap_or_else(|source| Err(LockError::Io { path, source }))
-    }
-}
-
-fn take(dir: &Path, path: &Path) -> io::Result<Result<NodeLock, LockError>> {
-    make_dir(dir)?;
-    let mut options = File::options();
-    // The file stays when the lock goes: removing it would let two processes lock two files.
-    let mut file =
-        options.read(true).write(true).create(true).truncate(false).mode(0o644).open(path)?;
-    match file.try_lock() {
-        Ok(()) => {}
-        Err(fs::TryLockError::WouldBlock) => {
-            let mut text = String::new();
-            file.read_to_string(&mut text)?;
-            return Ok(Err(LockError::Held { pid: text.trim().parse().ok() }));
-        }
-        Err(fs::TryLockError::Error(error)) => return Err(error),
-    }
-    file.set_len(0)?;
-    file.rewind()?;
-    writeln!(file, "{}", std::process::id())?;
-    Ok(Ok(NodeLock { _file: file }))
 }
 
 #[cfg(test)]
@@ -297,15 +239,5 @@ mod tests {
         assert_eq!(**store.ledger(), Ledger::default());
         fs::remove_file(paths.state_dir()).unwrap();
         assert!(store.enter(seen(100)).unwrap());
-    }
-
-    #[test]
-    fn a_second_process_learns_who_has_the_lock() {
-        let (_dir, paths) = node();
-        let lock = NodeLock::acquire(&paths).unwrap();
-        let Err(LockError::Held { pid }) = NodeLock::acquire(&paths) else { panic!() };
-        assert_eq!(pid, Some(std::process::id()));
-        drop(lock);
-        NodeLock::acquire(&paths).unwrap();
     }
 }

@@ -31,7 +31,7 @@
 //! - [`textfile`]: a file for other programs, replaced whole.
 //! - [`trusted`]: files that decide what root does, read where nobody else can have written them.
 //! - [`pct`]: the `pct` program.
-//! - [`ledger`]: what pctd did, on disk; the lock of the node.
+//! - [`ledger`]: what pctd did, on disk; `node_lock`: one process at a time converges the node.
 //!
 //! [`Node`] ties them together (`node`; what it looks at is in `observe`); it is what the daemon
 //! holds. Every method reads the node anew and remembers nothing but the ledger. No file of a volume
@@ -52,6 +52,7 @@ pub mod making;
 mod mapping;
 mod mounts;
 mod node;
+mod node_lock;
 mod observe;
 pub mod paths;
 pub mod pct;
@@ -78,8 +79,9 @@ pub use crate::bookmark::Bookmark;
 pub use crate::certificate::{CertificateError, NewPair};
 pub use crate::conf_edit::ConfEditError;
 pub use crate::kept::forget_others;
-pub use crate::ledger::{LedgerError, LedgerStore, LockError, NodeLock};
+pub use crate::ledger::{LedgerError, LedgerStore};
 pub use crate::node::{InstallError, InstallRequest, Node, NodeOptions};
+pub use crate::node_lock::{LockError, NodeLock};
 pub use crate::paths::NodePaths;
 pub use crate::pct::{Exit, Limits, Pct, PctClass, PctError, RemoveWhat};
 pub use crate::pve::ConfVersion;

@@ -2,15 +2,18 @@
 //! at all.
 
 use std::fs::{self, File};
+use std::io::Write as _;
 use std::os::fd::AsRawFd as _;
-use std::os::unix::fs::symlink;
+use std::os::unix::fs::{FileTypeExt as _, symlink};
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::thread;
 use std::time::{Duration, Instant};
 
 use pctd_core::conf::{Digest, RawEdit};
 use pctd_core::ids::Ctid;
 use pctd_node::{ConfEditError, Node, NodeOptions};
+use rustix::fs::{CWD, FileType, Mode, OFlags, mknodat, open};
 use rustix::io::Errno;
 use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
 
@@ -88,6 +91,37 @@ fn what_is_not_what_was_decided_on_is_left() {
     assert_eq!(names(&place.dir), [""; 0]);
 }
 
+/// An editor takes no lock, so the conf is compared once more after its successor was written. A FIFO
+/// stands for the conf, so that each time it is read it says what it is told to.
+#[test]
+fn what_is_changed_while_its_successor_is_written_is_left() {
+    let place = place();
+    fs::remove_file(&place.conf).unwrap();
+    mknodat(CWD, &place.conf, FileType::Fifo, Mode::RUSR | Mode::WUSR, 0).unwrap();
+    let successor = place.dir.join(format!("100.conf.tmp.{}", std::process::id()));
+    // Nobody can open it for writing before somebody reads it.
+    let say = |text: &str| {
+        let flags = OFlags::WRONLY | OFlags::NONBLOCK;
+        let fifo = open(&place.conf, flags, Mode::empty()).map(File::from);
+        fifo.is_ok_and(|mut fifo| fifo.write_all(text.as_bytes()).is_ok())
+    };
+    let edited = thread::scope(|scope| {
+        let edited = scope.spawn(|| edit(&place.node, CONF));
+        let until = |is_so: &dyn Fn() -> bool| {
+            while !is_so() && !edited.is_finished() {
+                thread::sleep(Duration::from_millis(1));
+            }
+        };
+        until(&|| say(CONF));
+        until(&|| successor.exists());
+        until(&|| say("other\n"));
+        edited.join().unwrap()
+    });
+    assert!(matches!(edited, Err(ConfEditError::Changed { .. })), "{edited:?}");
+    assert!(fs::symlink_metadata(&place.conf).unwrap().file_type().is_fifo());
+    assert_eq!(names(&place.dir), ["100.conf"]);
+}
+
 #[test]
 fn a_lock_that_is_held_is_waited_for_only_so_long() {
     let place = place();
@@ -101,8 +135,8 @@ fn a_lock_that_is_held_is_waited_for_only_so_long() {
     assert!(begun.elapsed() < Duration::from_secs(5), "{:?}", begun.elapsed());
     assert_eq!(fs::read_to_string(&place.conf).unwrap(), CONF);
     // One that is released in time is got.
-    let release = std::thread::spawn(move || {
-        std::thread::sleep(Duration::from_millis(100));
+    let release = thread::spawn(move || {
+        thread::sleep(Duration::from_millis(100));
         drop(lock);
     });
     edit(&place.node, CONF).unwrap();
