@@ -12,8 +12,8 @@ use crate::id_maps;
 use crate::network;
 use crate::output::Die;
 use crate::perl::{from_file, split_list};
+use crate::properties::{is_numbered, parse_volume};
 use crate::storage::split_volume_id;
-use crate::update::{is_numbered, parse_volume};
 
 /// Checks that a property may be deleted.
 pub(crate) fn deletion(conf: &Conf, ctid: Ctid, name: &str) -> Result<(), Die> {

@@ -4,8 +4,8 @@ use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
+use crate::error::chain;
 use crate::node::{Node, NodeOptions};
-use crate::program::chain;
 use crate::story;
 
 const USAGE: &str = "\

@@ -5,10 +5,6 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::error::NodeError;
-use crate::paths::Root;
-use crate::settings::Settings;
-
 /// Something that goes wrong.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -141,21 +137,16 @@ impl Fault {
 }
 
 /// Takes the fault that hits a run with these arguments, and counts it.
-pub(crate) fn take(root: &Root, argv: &[String]) -> Result<Option<FaultKind>, NodeError> {
-    if Settings::load(root)?.faults.is_empty() {
-        return Ok(None);
-    }
-    Settings::update(root, |settings| {
-        let mut hit = None;
-        for fault in settings.faults.iter_mut().filter(|fault| fault.matches(argv)) {
-            if fault.skip > 0 {
-                fault.skip -= 1;
-            } else if hit.is_none() && fault.times > 0 {
-                fault.times -= 1;
-                hit = Some(fault.what.clone());
-            }
+pub(crate) fn take(faults: &mut Vec<Fault>, argv: &[String]) -> Option<FaultKind> {
+    let mut hit = None;
+    for fault in faults.iter_mut().filter(|fault| fault.matches(argv)) {
+        if fault.skip > 0 {
+            fault.skip -= 1;
+        } else if hit.is_none() && fault.times > 0 {
+            fault.times -= 1;
+            hit = Some(fault.what.clone());
         }
-        settings.faults.retain(|fault| fault.times > 0);
-        hit
-    })
+    }
+    faults.retain(|fault| fault.times > 0);
+    hit
 }

@@ -55,6 +55,7 @@ mod pct;
 mod perl;
 mod pmxcfs;
 pub mod program;
+mod properties;
 mod real;
 mod running;
 mod settings;

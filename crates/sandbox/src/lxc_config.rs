@@ -16,8 +16,8 @@ use crate::file;
 use crate::network;
 use crate::output::Die;
 use crate::perl::from_file;
+use crate::properties::{is_numbered, parse_volume};
 use crate::real;
-use crate::update::{is_numbered, parse_volume};
 
 /// Writes the file, or removes that of a template.
 pub(crate) fn update(cx: &Context, ctid: Ctid, conf: &Conf) -> Result<(), Die> {

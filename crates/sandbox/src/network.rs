@@ -9,7 +9,7 @@ use pctd_core::conf::{Section, schema};
 use crate::context::{Context, text};
 use crate::output::Die;
 use crate::perl::{from_file, parse_boolean, to_file};
-use crate::update::is_numbered;
+use crate::properties::is_numbered;
 
 /// The bridge MTU of the model: what a bridge has unless told otherwise.
 const BRIDGE_MTU: u32 = 1500;

@@ -10,6 +10,7 @@ use crate::output::{Die, Output};
 use crate::perl::{Locale, from_file, to_path};
 
 mod clone;
+mod command;
 mod commands;
 mod create;
 mod destroy;
@@ -19,12 +20,14 @@ mod restore;
 mod set;
 mod show;
 mod snapshot;
+mod task;
 mod usage;
 
-pub(crate) use parameters::Parameters;
 pub(crate) use power::{Manner, checked_start, post_stop, vm_stop};
 
-use commands::Command;
+use command::Command;
+use parameters::Parameters;
+use task::Ended;
 
 /// Runs `pct` with these arguments.
 pub(crate) fn run(mut cx: Context, arguments: &[OsString], locale: Locale) -> Output {
@@ -78,32 +81,6 @@ fn dispatch(cx: &mut Context, arguments: &[OsString], locale: Locale) -> Result<
     })
 }
 
-/// How a command that failed did so.
-#[derive(Debug)]
-pub(crate) enum Ended {
-    /// Before or without a worker.
-    Died(Die),
-    /// In its worker.
-    TaskFailed(Die),
-}
-
-impl<T: Into<Die>> From<T> for Ended {
-    fn from(die: T) -> Self {
-        Self::Died(die.into())
-    }
-}
-
-/// Runs the rest of a command as a worker would: its streams are one.
-pub(crate) fn task(
-    cx: &mut Context,
-    run: impl FnOnce(&mut Context) -> Result<(), Die>,
-) -> Result<(), Ended> {
-    cx.streams.enter_task(true);
-    let result = run(cx);
-    cx.streams.enter_task(false);
-    result.map_err(Ended::TaskFailed)
-}
-
 /// Reads and checks the parameters of a command.
 fn read(
     cx: &mut Context,
@@ -137,10 +114,10 @@ fn read(
         let values: Vec<String> = values.iter().map(decode).collect();
         given.push((name.clone(), values.join(",")));
     }
-    let parameters = Parameters::check(command, given)?;
+    let parameters = Parameters::check(command.parameters, given)?;
     if cx.settings.before_mount_maps {
-        parameters.without_mount_maps(command)?;
+        parameters.without_mount_maps()?;
     }
-    cx.wide = parameters.wide(command);
+    cx.wide = parameters.wide();
     Ok(parameters)
 }

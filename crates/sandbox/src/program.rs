@@ -14,8 +14,8 @@ use std::time::Duration;
 use crate::calls;
 use crate::command;
 use crate::context::{Context, ctid, lock_timeout};
-use crate::error::NodeError;
-use crate::faults::{self, FaultKind};
+use crate::error::{NodeError, chain};
+use crate::faults::FaultKind;
 use crate::launch::MONITOR;
 use crate::monitor;
 use crate::output::{Output, Streams};
@@ -24,6 +24,7 @@ use crate::pct;
 use crate::perl::Locale;
 use crate::pmxcfs::{SERVER, server};
 use crate::real::{self, HOOK, PLUG};
+use crate::settings::Settings;
 use crate::vzdump;
 
 /// Runs as whatever this process was started as.
@@ -98,17 +99,6 @@ fn tool(tool: Tool, arguments: &[OsString]) -> ExitCode {
     }
 }
 
-/// Returns an error with its causes.
-pub(crate) fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(error) = source {
-        text = format!("{text}: {error}");
-        source = error.source();
-    }
-    text
-}
-
 /// Runs a tool as a program does: recorded, and hit by faults.
 fn run(root: &Root, tool: Tool, arguments: &[OsString]) -> Result<Output, NodeError> {
     let words: Vec<String> =
@@ -118,7 +108,7 @@ fn run(root: &Root, tool: Tool, arguments: &[OsString]) -> Result<Output, NodeEr
         argv.insert(0, "vzdump".to_owned());
     }
     calls::began(root, &argv)?;
-    let fault = faults::take(root, &argv)?;
+    let fault = Settings::take_fault(root, &argv)?;
     let mut cx = Context::new(root.clone(), Streams::new(true))?;
     cx.interrupted = interruption();
     cx.fault.clone_from(&fault);

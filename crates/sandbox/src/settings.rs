@@ -10,7 +10,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::error::NodeError;
-use crate::faults::Fault;
+use crate::faults::{self, Fault, FaultKind};
 use crate::file;
 use crate::paths::Root;
 
@@ -163,6 +163,14 @@ impl Settings {
         let path = root.settings();
         let content = std::fs::read(&path).map_err(|error| NodeError::io(&path, error))?;
         serde_json::from_slice(&content).map_err(|error| NodeError::Settings { path, error })
+    }
+
+    /// Takes the fault that hits a run with these arguments, and counts it.
+    pub(crate) fn take_fault(root: &Root, argv: &[String]) -> Result<Option<FaultKind>, NodeError> {
+        if Self::load(root)?.faults.is_empty() {
+            return Ok(None);
+        }
+        Self::update(root, |settings| faults::take(&mut settings.faults, argv))
     }
 
     /// Changes the settings; no other process can change them in between.

@@ -6,7 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use bstr::{BStr, BString, ByteSlice};
-use pctd_core::conf::{Conf, Force, IdLine, MountClass, MountPoint, Section};
+use pctd_core::conf::{Conf, Force, IdLine, MountClass, MountPoint};
 use pctd_core::ids::Ctid;
 
 use crate::accept;
@@ -15,6 +15,7 @@ use crate::mounting::Site;
 use crate::network;
 use crate::output::{Die, Errors};
 use crate::perl::from_file;
+use crate::properties::{is_numbered, names, parse_volume, print_volume};
 use crate::real;
 use crate::running;
 use crate::storage::{new_disk, split_volume_id};
@@ -130,33 +131,6 @@ fn cleanup_pending(conf: &mut Conf) {
         }
     }
     pending.retain_deletes(|name| current.get(&from_file(name)).is_some());
-}
-
-/// Returns the names of all properties of a section, sorted.
-pub(crate) fn names(section: &Section) -> Vec<String> {
-    let others = ["description", "env"].into_iter().filter(|name| section.get(name).is_some());
-    let mut names: Vec<String> =
-        section.properties().keys().cloned().chain(others.map(str::to_owned)).collect();
-    names.sort();
-    names
-}
-
-/// Reads a value of `rootfs` or `mpN`.
-pub(crate) fn parse_volume(name: &str, value: &BStr) -> Result<MountPoint, String> {
-    let parsed =
-        if name == "rootfs" { MountPoint::parse_rootfs(value) } else { MountPoint::parse(value) };
-    parsed.map_err(|error| from_file(&error.0.0))
-}
-
-/// Writes a value of `rootfs` or `mpN`.
-pub(crate) fn print_volume(name: &str, mount: &MountPoint) -> BString {
-    if name == "rootfs" { mount.render_rootfs() } else { mount.render() }
-}
-
-/// Returns whether a name is a prefix and a number.
-pub(crate) fn is_numbered(name: &str, prefix: &str) -> bool {
-    let digits = |rest: &str| !rest.is_empty() && rest.bytes().all(|byte| byte.is_ascii_digit());
-    name.strip_prefix(prefix).is_some_and(digits)
 }
 
 /// Applies to a running container what it can take (`vmconfig_hotplug_pending`).

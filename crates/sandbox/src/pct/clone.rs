@@ -10,9 +10,11 @@ use pctd_core::ids::Ctid;
 use crate::context::Context;
 use crate::network;
 use crate::output::Die;
-use crate::pct::{Ended, Parameters, create, task};
+use crate::pct::create;
+use crate::pct::parameters::Parameters;
+use crate::pct::task::{Ended, task};
 use crate::perl::from_file;
-use crate::update::{is_numbered, names, parse_volume, print_volume};
+use crate::properties::{is_numbered, names, parse_volume, print_volume};
 
 /// What of the source's state a clone does not have.
 const DROPPED: &[&str] = &["digest", "lock", "parent", "snaptime", "snapstate", "template"];

@@ -1,68 +1,12 @@
 //! The commands of `pct`, their parameters and usage lines (`PVE::CLI::pct`, `$cmddef`).
 
-use std::collections::BTreeMap;
-
-use crate::context::Context;
-use crate::getopt::Takes;
 use crate::output::Die;
-use crate::pct::parameters::{Check, Parameters, is_boolean};
-use crate::pct::{Ended, clone, create, destroy, power, restore, set, show, snapshot};
-
-/// A command.
-pub(crate) struct Command {
-    pub(crate) name: &'static str,
-    /// The arguments without a name.
-    pub(crate) positional: &'static [&'static str],
-    /// All parameters that are no properties of a container.
-    pub(crate) parameters: &'static [(&'static str, Check)],
-    /// Whether the properties of a container are options as well.
-    pub(crate) takes_properties: bool,
-    pub(crate) usage: &'static str,
-    pub(crate) run: fn(&mut Context, &Parameters) -> Result<(), Ended>,
-}
+use crate::pct::command::Command;
+use crate::pct::parameters::Check;
+use crate::pct::{clone, create, destroy, power, restore, set, show, snapshot};
 
 const VMID: (&str, Check) = ("vmid", Check::Vmid);
 const NO_LIMIT: usize = usize::MAX;
-
-/// The names of the properties that have no number and are options; a test keeps them in step
-/// with the schema.
-const PLAIN_PROPERTIES: &[&str] = &[
-    "arch",
-    "cmode",
-    "console",
-    "cores",
-    "cpulimit",
-    "cpuunits",
-    "debug",
-    "description",
-    "entrypoint",
-    "env",
-    "features",
-    "hookscript",
-    "hostname",
-    "lock",
-    "memory",
-    "nameserver",
-    "onboot",
-    "ostype",
-    "protection",
-    "rootfs",
-    "searchdomain",
-    "startup",
-    "swap",
-    "tags",
-    "template",
-    "timezone",
-    "tty",
-    "unprivileged",
-];
-
-/// The properties that exist a number of times (`$MAX_MOUNT_POINTS`, `$MAX_LXC_NETWORKS`).
-const NUMBERED_PROPERTIES: &[(&str, u32)] =
-    &[("mp", 256), ("unused", 256), ("dev", 256), ("net", 32)];
-
-/// Properties whose values are lists, so that they may be given several times.
-const LIST_PROPERTIES: &[&str] = &["nameserver", "searchdomain", "tags"];
 
 const COMMANDS: &[Command] = &[
     Command {
@@ -289,47 +233,12 @@ pub(crate) fn find(name: &str) -> Option<&'static Command> {
     Some(by_name(full).unwrap_or(&MISSING))
 }
 
-/// Returns the command with exactly this name.
-pub(crate) fn get(name: &str) -> &'static Command {
-    COMMANDS.iter().find(|command| command.name == name).unwrap_or(&MISSING)
-}
-
-impl Command {
-    /// Returns the check of a parameter that is no property of a container.
-    pub(crate) fn check(&self, name: &str) -> Option<Check> {
-        self.parameters.iter().find(|(known, _)| *known == name).map(|(_, check)| *check)
-    }
-
-    /// Returns all options with the way they take a value.
-    pub(crate) fn options(&self) -> BTreeMap<String, Takes> {
-        let own = self.parameters.iter().map(|(name, _)| (*name).to_owned());
-        let numbered = NUMBERED_PROPERTIES
-            .iter()
-            .flat_map(|(prefix, count)| (0..*count).map(move |index| format!("{prefix}{index}")));
-        let properties = PLAIN_PROPERTIES.iter().map(|name| (*name).to_owned()).chain(numbered);
-        let properties = properties.filter(|_| self.takes_properties);
-        own.chain(properties)
-            .map(|name| {
-                let check = self.check(&name);
-                let is_list = check == Some(Check::ConfigIds)
-                    || (check.is_none() && LIST_PROPERTIES.contains(&name.as_str()));
-                let takes = if is_list {
-                    Takes::Values
-                } else if is_boolean(check, &name) || name == "password" {
-                    Takes::Optional
-                } else {
-                    Takes::Value
-                };
-                (name, takes)
-            })
-            .collect()
-    }
-}
-
 #[cfg(test)]
 mod tests {
-    use super::*;
     use pctd_core::conf::schema;
+
+    use super::*;
+    use crate::pct::parameters::check_of;
 
     #[test]
     fn commands_can_be_cut_short() {
@@ -342,10 +251,14 @@ mod tests {
 
     #[test]
     fn the_options_of_set_are_the_properties_of_the_schema() {
-        for name in get("set").options().into_keys() {
-            assert!(get("set").check(&name).is_some() || schema::rule(&name).is_some(), "{name}");
+        for name in find("set").unwrap().options().into_keys() {
+            assert!(
+                check_of(find("set").unwrap().parameters, &name).is_some()
+                    || schema::rule(&name).is_some(),
+                "{name}"
+            );
         }
-        assert!(!get("set").options().contains_key("parent"));
+        assert!(!find("set").unwrap().options().contains_key("parent"));
         assert!(schema::rule("mp256").is_none() && schema::rule("net32").is_none());
     }
 }

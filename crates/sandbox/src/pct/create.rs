@@ -15,10 +15,13 @@ use crate::context::{Context, check_lock, value};
 use crate::id_maps;
 use crate::mounting::Site;
 use crate::output::Die;
-use crate::pct::{Ended, Parameters, commands, power, set, task};
+use crate::pct::parameters::Parameters;
+use crate::pct::task::{Ended, task};
+use crate::pct::{power, set};
 use crate::perl::from_file;
+use crate::properties::{is_numbered, parse_volume, print_volume};
 use crate::storage::new_disk;
-use crate::update::{self, Change, State, is_numbered, parse_volume, print_volume};
+use crate::update::{self, Change, State};
 use crate::volumes;
 
 /// The storage used where none is named.
@@ -46,7 +49,7 @@ pub(super) fn run(cx: &mut Context, parameters: &Parameters) -> Result<(), Ended
     let template = parameters.get("ostemplate").unwrap_or_default().to_owned();
     cx.storages().check_template(&template)?;
     let storage = parameters.get("storage").unwrap_or(DEFAULT_STORAGE).to_owned();
-    let mut properties = parameters.properties(commands::get("create"));
+    let mut properties = parameters.properties();
     let unprivileged = properties.remove("unprivileged").is_none_or(|value| value != "0");
     let mut mounts = BTreeMap::new();
     for name in properties.keys().cloned().collect::<Vec<_>>() {

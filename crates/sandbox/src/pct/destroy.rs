@@ -8,10 +8,11 @@ use pctd_core::ids::Ctid;
 
 use crate::context::{Context, check_lock, check_protection, text};
 use crate::output::Die;
+use crate::pct::parameters::Parameters;
 use crate::pct::power::{Manner, vm_stop};
-use crate::pct::{Ended, Parameters, task};
+use crate::pct::task::{Ended, task};
 use crate::perl::from_file;
-use crate::update::is_numbered;
+use crate::properties::is_numbered;
 use crate::volumes::free_volume;
 
 pub(super) fn run(cx: &mut Context, parameters: &Parameters) -> Result<(), Ended> {

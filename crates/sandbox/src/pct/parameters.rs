@@ -8,9 +8,8 @@ use pctd_core::ids::Ctid;
 
 use crate::context;
 use crate::output::{Die, Errors};
-use crate::pct::commands::Command;
 use crate::perl::{from_file, parse_boolean, split_list, to_file};
-use crate::update::is_numbered;
+use crate::properties::is_numbered;
 
 /// What a parameter must be.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -35,19 +34,29 @@ pub(crate) enum Check {
     Property(&'static str),
 }
 
+/// The parameters of a command that are no properties of a container, each with its check.
+pub(crate) type Checks = &'static [(&'static str, Check)];
+
+/// Returns the check of a parameter that is no property of a container.
+pub(crate) fn check_of(checks: Checks, name: &str) -> Option<Check> {
+    checks.iter().find(|(known, _)| *known == name).map(|(_, check)| *check)
+}
+
 /// The parameters of a run that passed their checks.
 #[derive(Debug, Default)]
 pub(crate) struct Parameters {
     values: BTreeMap<String, String>,
+    /// Those of the command.
+    checks: Checks,
 }
 
 impl Parameters {
     /// Checks all parameters at once.
-    pub(crate) fn check(command: &Command, given: Vec<(String, String)>) -> Result<Self, Die> {
+    pub(crate) fn check(checks: Checks, given: Vec<(String, String)>) -> Result<Self, Die> {
         let mut values = BTreeMap::new();
         let mut errors = Errors::new();
         for (name, mut value) in given {
-            let check = command.check(&name);
+            let check = check_of(checks, &name);
             if is_boolean(check, &name) {
                 let word = if value.is_empty() { Some(true) } else { parse_boolean(&value) };
                 let Some(word) = word else {
@@ -62,7 +71,7 @@ impl Parameters {
             }
             values.insert(name, value);
         }
-        if errors.is_empty() { Ok(Self { values }) } else { Err(Die::parameters(errors)) }
+        if errors.is_empty() { Ok(Self { values, checks }) } else { Err(Die::parameters(errors)) }
     }
 
     pub(crate) fn get(&self, name: &str) -> Option<&str> {
@@ -90,8 +99,9 @@ impl Parameters {
     }
 
     /// Returns the properties of a container among the parameters, in the form of a conf.
-    pub(crate) fn properties(&self, command: &Command) -> BTreeMap<String, BString> {
-        let properties = self.values.iter().filter(|(name, _)| command.check(name).is_none());
+    pub(crate) fn properties(&self) -> BTreeMap<String, BString> {
+        let properties =
+            self.values.iter().filter(|(name, _)| check_of(self.checks, name).is_none());
         properties
             .map(|(name, value)| {
                 // A description is kept in UTF-8, which its encoding is taken from.
@@ -104,16 +114,17 @@ impl Parameters {
 
     /// Returns the properties that have a character no byte stands for; a description is encoded
     /// before it is written.
-    pub(crate) fn wide(&self, command: &Command) -> BTreeSet<String> {
-        let properties = self.values.iter().filter(|(name, _)| command.check(name).is_none());
+    pub(crate) fn wide(&self) -> BTreeSet<String> {
+        let properties =
+            self.values.iter().filter(|(name, _)| check_of(self.checks, name).is_none());
         let wide = properties.filter(|(name, value)| *name != "description" && to_file(value).1);
         wide.map(|(name, _)| name.clone()).collect()
     }
 
     /// Refuses maps of single mounts, as a Proxmox does that does not know them.
-    pub(crate) fn without_mount_maps(&self, command: &Command) -> Result<(), Die> {
+    pub(crate) fn without_mount_maps(&self) -> Result<(), Die> {
         let mut errors = Errors::new();
-        for (name, value) in self.properties(command) {
+        for (name, value) in self.properties() {
             let has_map = MountPoint::parse(&value).is_ok_and(|mount| mount.idmap().is_some());
             if has_map && (name == "rootfs" || is_numbered(&name, "mp")) {
                 let unknown = "property is not defined in schema and the schema does not allow additional properties";

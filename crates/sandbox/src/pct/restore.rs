@@ -14,9 +14,11 @@ use crate::context::{Context, check_lock};
 use crate::faults::Point;
 use crate::id_maps;
 use crate::output::Die;
-use crate::pct::{Ended, Parameters, create, destroy, task};
+use crate::pct::parameters::Parameters;
+use crate::pct::task::{Ended, task};
+use crate::pct::{create, destroy};
 use crate::perl::from_file;
-use crate::update::print_volume;
+use crate::properties::print_volume;
 use crate::volumes;
 
 /// The storage of all disks where none is named.

@@ -5,7 +5,8 @@ use pctd_core::conf::{Conf, schema};
 use crate::context::{Context, check_lock, text};
 use crate::lxc_config;
 use crate::output::Die;
-use crate::pct::{Ended, Parameters, commands};
+use crate::pct::parameters::Parameters;
+use crate::pct::task::Ended;
 use crate::update::{self, Change, State};
 
 pub(super) fn run(cx: &mut Context, parameters: &Parameters) -> Result<(), Ended> {
@@ -14,7 +15,7 @@ pub(super) fn run(cx: &mut Context, parameters: &Parameters) -> Result<(), Ended
         return Err(Die::new("no options specified\n").exit(2).into());
     }
     let change = Change {
-        set: parameters.properties(commands::get("set")),
+        set: parameters.properties(),
         delete: parameters.list("delete"),
         revert: parameters.list("revert"),
     };

@@ -9,12 +9,13 @@ use pctd_core::ids::Ctid;
 
 use crate::context::{Context, text};
 use crate::output::{Die, Errors};
+use crate::pct::parameters::Parameters;
 use crate::pct::parameters::verify_property;
-use crate::pct::{Ended, Parameters};
+use crate::pct::task::Ended;
 use crate::perl::from_file;
 use crate::pmxcfs::guest_id;
+use crate::properties::{names, parse_volume};
 use crate::running;
-use crate::update::{names, parse_volume};
 
 const MIB: u64 = 1 << 20;
 

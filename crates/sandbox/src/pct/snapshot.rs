@@ -8,9 +8,10 @@ use pctd_core::ids::Ctid;
 
 use crate::context::{Context, check_lock};
 use crate::output::Die;
-use crate::pct::{Ended, Parameters, task};
+use crate::pct::parameters::Parameters;
+use crate::pct::task::{Ended, task};
 use crate::perl::from_file;
-use crate::update::{is_numbered, names};
+use crate::properties::{is_numbered, names};
 
 /// What a snapshot does not take over (`__snapshot_copy_config`).
 const NOT_COPIED: &[&str] = &["snapstate", "snaptime", "vmstate", "lock", "digest", "description"];
