@@ -27,6 +27,7 @@ use crate::stage::Stage;
 mod events;
 mod rules;
 mod stage;
+mod wanted;
 
 /// How many sequences the ordinary test run takes; `.ci/run` asks for more.
 const SEQUENCES: u64 = 40;

@@ -1,22 +1,25 @@
-//! The node of one sequence: what is declared on it, how events reach it, and how it comes to rest.
+//! The node of one sequence, and how events reach it.
 
-use std::collections::{BTreeMap, BTreeSet};
+mod settle;
+
+use std::collections::BTreeSet;
 use std::fs;
 use std::os::unix::fs::symlink;
 use std::os::unix::process::ExitStatusExt as _;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::Duration;
 
 use fastrand::Rng;
 use pctd_sandbox::Fault;
 use pctd_tests::clock::Clock;
-use pctd_tests::daemon::{Daemon, states, text};
+use pctd_tests::daemon::Daemon;
 use pctd_tests::disk::Disk;
-use pctd_tests::world::{HURRIED, Tmpfs, UNPRIVILEGED, World, conf, ctid};
+use pctd_tests::world::{Tmpfs, UNPRIVILEGED, World, conf, ctid};
 use rustix::fs::chmod;
 use rustix::process::Signal;
 
 use crate::events::{CONTAINERS, Event};
 use crate::rules::{Sampler, Watched, wrong_calls, wrong_conf};
+use crate::wanted::Wanted;
 
 /// Lines of every conf that are not pctd's business.
 const OTHERS: [&str; 2] = ["mp9: /srv/foreign,mp=/foreign", "tags: mine"];
@@ -30,82 +33,6 @@ const CUSTOM: [&str; 6] = [
     "lxc.idmap: u 1001 101001 64535",
     "lxc.idmap: g 1001 101001 64535",
 ];
-
-/// How long the node may take to come to rest.
-const PATIENCE: Duration = Duration::from_secs(30);
-
-/// What is declared at the moment.
-#[derive(Debug, Clone)]
-struct Wanted {
-    /// The id inside that owns volume `a`.
-    a_uid: u32,
-    a_read_only: bool,
-    /// The mode of directories in volume `b`.
-    b_mode: &'static str,
-    /// The account of the host that owns volume `c`.
-    c_uid: u32,
-    /// Which containers mount which volume.
-    mounts: BTreeMap<&'static str, BTreeSet<u32>>,
-}
-
-impl Wanted {
-    fn new(random: &mut Rng) -> Self {
-        let mut wanted = Self {
-            a_uid: 0,
-            a_read_only: false,
-            b_mode: "0755",
-            c_uid: 1234,
-            mounts: BTreeMap::new(),
-        };
-        for (name, ctids) in [("a", [100, 101]), ("b", [102, 103]), ("c", [100, 103])] {
-            wanted.mounts.insert(name, ctids.into_iter().filter(|_| random.u32(..4) > 0).collect());
-        }
-        // Whose map decides has to mount it, or nothing is declared of its owner.
-        wanted.mounts.get_mut("a").unwrap().insert(100);
-        wanted.mounts.get_mut("b").unwrap().insert(103);
-        wanted
-    }
-
-    /// Changes one thing.
-    fn change(&mut self, random: &mut Rng) {
-        match random.u32(..6) {
-            0 => self.a_uid = 33 - self.a_uid,
-            1 => self.a_read_only = !self.a_read_only,
-            2 => self.b_mode = if self.b_mode == "0755" { "0750" } else { "0755" },
-            3 => self.c_uid = if self.c_uid == 1234 { 1235 } else { 1234 },
-            _ => {
-                // Only ever more: what is no longer declared stays where it is.
-                let all: [(&str, u32); 3] = [("a", 101), ("b", 102), ("c", 103)];
-                let (name, id) = all[random.usize(..all.len())];
-                self.mounts.get_mut(name).unwrap().insert(id);
-            }
-        }
-    }
-
-    fn text(&self) -> String {
-        let Self { a_uid, a_read_only, b_mode, c_uid, .. } = self;
-        let mounts = |name: &str| -> String {
-            let each = self.mounts[name].iter().map(|id| match name {
-                "a" => format!(r#""{id}": {{"path": "/a", "read_only": {a_read_only}}}"#),
-                _ => format!(r#""{id}": "/{name}""#),
-            });
-            each.collect::<Vec<_>>().join(",")
-        };
-        let (a, b, c) = (mounts("a"), mounts("b"), mounts("c"));
-        format!(
-            r#"{{"settings": {{{HURRIED}, "restart_timeout": "1s", "restart_limit": "1s",
-                             "resync_interval": "2s"}},
-            "shared_volumes": {{
-              "a": {{"host_path": "/tank/a", "owner": "container:{a_uid}", "owner_ctid": "100",
-                     "file_mode": "keep", "mounts": {{{a}}}}},
-              "b": {{"host_path": "/tank/b", "owner": "container_root", "owner_ctid": "103",
-                     "enforce": "always", "dir_mode": "{b_mode}", "file_mode": "0640", "mounts": {{{b}}},
-                     "certificates": [{{"domain": "b.local", "days": 2, "renew_before": "12h"}}]}},
-              "c": {{"host_path": "/tank/c", "owner": "{c_uid}:{c_uid}", "dir_mode": "0755",
-                     "file_mode": "0644", "mounts": {{{c}}}}}}}}}"#
-        )
-    }
-}
 
 /// A node in the middle of a sequence.
 pub(crate) struct Stage {
@@ -350,121 +277,6 @@ impl Stage {
         if let Some(wrong) = wrong {
             panic!("{wrong}\n{}", self.context());
         }
-    }
-
-    /// Ends everything that stands in the way, and waits until all is as declared.
-    pub(crate) fn settle(&mut self) {
-        if !self.is_pmxcfs_up {
-            self.toggle_pmxcfs();
-        }
-        self.is_quorate = true;
-        let node = &self.world.node;
-        node.set_quorum(true).unwrap();
-        node.clear_faults().unwrap();
-        let _gone = fs::remove_file(self.world.host("/var/lib/pctd/filler"));
-        self.disk.fail(0);
-        self.clock.set(0);
-        for id in CONTAINERS {
-            self.try_pct(&["unlock", &id.to_string()]);
-            if self.world.conf(id).is_empty() {
-                self.make(id);
-            }
-        }
-        // Any change makes a list anew that was cut off.
-        self.try_pct(&["set", "102", "--memory", "512"]);
-        // A change of others that waits is theirs to put in force.
-        for id in CONTAINERS.into_iter().filter(|id| self.world.conf(*id).contains("[pve:pending]"))
-        {
-            self.try_pct(&["set", &id.to_string(), "--revert", "mp8"]);
-        }
-        self.world.config(&self.wanted.text());
-        let begun = Instant::now();
-        while self.ask().is_none() {
-            assert!(begun.elapsed() < PATIENCE, "the daemon is not there\n{}", self.context());
-            std::thread::sleep(Duration::from_millis(20));
-        }
-        let _held = self.world.pctd.run(&["apply"]);
-        let begun = Instant::now();
-        while !self.is_at_rest() {
-            assert!(begun.elapsed() < PATIENCE, "it does not come to rest\n{}", self.context());
-            self.try_restarts_again();
-            std::thread::sleep(Duration::from_millis(20));
-        }
-        self.nothing_is_broken();
-        self.is_as_declared();
-        self.is_valid();
-    }
-
-    /// A restart that failed, maybe one that began before all was well again, is tried again when
-    /// somebody says so, and only then.
-    fn try_restarts_again(&self) {
-        let status = self.ask().unwrap_or_default();
-        for id in CONTAINERS.map(|id| id.to_string()) {
-            let holds = status["containers"][&id]["holds"].as_array().cloned().unwrap_or_default();
-            let asks_for_it = format!("`pctd apply {id}` tries again");
-            let says = |hold: &serde_json::Value| hold["message"].to_string();
-            if holds.iter().any(|hold| says(hold).contains(&asks_for_it)) {
-                let _held = self.world.pctd.run(&["apply", &id]);
-            }
-        }
-    }
-
-    fn ask(&self) -> Option<serde_json::Value> {
-        let ran = self.world.pctd.run(&["status", "--output-format", "json"]);
-        serde_json::from_str(&ran.stdout).ok()
-    }
-
-    fn is_at_rest(&self) -> bool {
-        let mounting: BTreeSet<u32> = self.wanted.mounts.values().flatten().copied().collect();
-        let keys = mounting.len() + self.wanted.mounts.len();
-        self.ask().is_some_and(|status| {
-            states(&status).filter(|(_, state)| state == "Converged").count() == keys
-        }) && self.world.plan().0 == 0
-    }
-
-    fn is_as_declared(&self) {
-        let wanted = &self.wanted;
-        for (name, ctids) in &wanted.mounts {
-            for id in ctids {
-                let conf = self.world.conf(*id);
-                let mount = format!(": /tank/{name},mp=/{name}");
-                let current = conf.split("\n[").next().unwrap_or_default();
-                let lines: Vec<_> = current.lines().filter(|line| line.contains(&mount)).collect();
-                assert_eq!(lines.len(), 1, "{id} mounts {name}\n{}", self.context());
-                let is_read_only = lines[0].contains("ro=1");
-                assert_eq!(is_read_only, *name == "a" && wanted.a_read_only, "{}", self.context());
-            }
-        }
-        let owner = |path: &str| self.world.owner(path);
-        let a = 100_000 + wanted.a_uid;
-        let c = wanted.c_uid;
-        let expected = [
-            ("/tank/a", format!("{a}:{a} 0755")),
-            ("/tank/b", format!("100000:100000 {}", wanted.b_mode)),
-            ("/tank/c", format!("{c}:{c} 0755")),
-            ("/tank/c/old", format!("{c}:{c} 0644")),
-            ("/tank/a/service", "100050:100050 0600".to_owned()),
-            ("/tank/secret", "0:0 0600".to_owned()),
-        ];
-        for (path, expected) in expected {
-            assert_eq!(owner(path), expected, "{path}\n{}", self.context());
-        }
-        for name in ["a", "b", "c"] {
-            for (path, owner) in self.world.owners(&format!("/tank/{name}")) {
-                let is_roots = owner.starts_with("0:0 ");
-                assert!(!is_roots, "{name}/{path} is {owner}\n{}", self.context());
-            }
-        }
-    }
-
-    /// The certificate is one of now, whatever the clock was when it was made.
-    fn is_valid(&self) {
-        let ledger = text(&self.world.host("/var/lib/pctd/ledger.json"));
-        let ledger: serde_json::Value = serde_json::from_str(&ledger).unwrap();
-        let expires = ledger["certificates"]["b"]["b.local"]["made"]["expires"].as_u64();
-        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap().as_secs();
-        let left = expires.unwrap().saturating_sub(now) / (60 * 60);
-        assert!((12..=49).contains(&left), "{left} h\n{}", self.context());
     }
 
     /// Returns how many requests of pctd the disk failed.
