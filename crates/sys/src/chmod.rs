@@ -1,8 +1,12 @@
 //! `fchmodat2`, which sets the mode of the very file an fd stands for, even one opened `O_PATH`.
 
+#![expect(clippy::inline_always, reason = "see `call`")]
+
 use std::os::fd::{AsFd, AsRawFd as _};
 
 use rustix::io::Errno;
+
+use crate::call::{Argument as _, call};
 
 /// Sets the mode bits of the file that `fd` is open on; `O_PATH` will do, and a symbolic link is
 /// not followed.
@@ -11,12 +15,13 @@ use rustix::io::Errno;
 ///
 /// `ENOSYS` before Linux 6.6; else as chmod(2). A symbolic link is `EOPNOTSUPP` on most file
 /// systems.
+#[inline(always)]
 pub fn chmod_fd(fd: impl AsFd, mode: u32) -> Result<(), Errno> {
     let (fd, path, flags) = (fd.as_fd().as_raw_fd(), c"".as_ptr(), libc::AT_EMPTY_PATH);
+    let arguments = [fd.word(), path.word(), mode.word(), flags.word(), 0, 0];
     // SAFETY: the path is a NUL-terminated string with static lifetime, which the kernel only
     // reads; the other arguments are integers, and `fd` is borrowed, so open, during the call.
-    let returned = unsafe { libc::syscall(libc::SYS_fchmodat2, fd, path, mode, flags) };
-    crate::check(returned).map(drop)
+    unsafe { call(libc::SYS_fchmodat2, arguments) }
 }
 
 /// Returns whether the kernel has the call at all.

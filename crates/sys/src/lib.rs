@@ -1,9 +1,10 @@
 //! The system calls pctd needs that neither the standard library nor rustix offers.
 //!
-//! This is the one crate of pctd that contains `unsafe`: each block is one call into libc with
-//! its proof beside it. Everything is safe to call from outside: what the kernel hands back is
+//! This is the one crate of pctd that contains `unsafe`: each block is one system call with its proof
+//! beside it. Everything is safe to call from outside: what the kernel hands back is
 //! taken apart in safe code, with every length checked.
 //!
+//! - `call`: a system call without a function around it; [`close`](mod@close) is one.
 //! - [`chmod`]: the mode of an open file, `O_PATH` and links included (`fchmodat2`).
 //! - [`fanotify`]: what changes on a whole file system, as it happens.
 //! - [`handle`]: names of files that need no open fd.
@@ -18,7 +19,9 @@ use std::ffi::c_long;
 
 use rustix::io::Errno;
 
+mod call;
 pub mod chmod;
+pub mod close;
 pub mod fanotify;
 pub mod handle;
 pub mod idmapped;

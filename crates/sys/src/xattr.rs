@@ -4,11 +4,15 @@
 //! `O_PATH`, of which `fgetxattr` wants to know nothing; and without the way there by path, which
 //! costs several times as much as the question.
 
+#![expect(clippy::inline_always, reason = "see `call`")]
+
 use std::ffi::{CStr, c_int, c_long};
 use std::os::fd::{AsFd, AsRawFd as _};
 use std::sync::LazyLock;
 
 use rustix::io::Errno;
+
+use crate::call::{Argument as _, call};
 
 /// The number of the call; calls that came after Linux 5.0 have the same on all architectures. libc
 /// does not name it yet.
@@ -37,6 +41,7 @@ pub fn is_supported() -> bool {
 /// # Errors
 ///
 /// `ENOSYS` before Linux 6.13; else as `getxattr(2)`.
+#[inline(always)]
 pub fn has_at(dir: impl AsFd, name: &CStr, attribute: &CStr) -> Result<bool, Errno> {
     match get_size(dir.as_fd().as_raw_fd(), name, attribute) {
         Ok(()) => Ok(true),
@@ -45,18 +50,19 @@ pub fn has_at(dir: impl AsFd, name: &CStr, attribute: &CStr) -> Result<bool, Err
     }
 }
 
+#[inline(always)]
 fn get_size(dir: c_int, name: &CStr, attribute: &CStr) -> Result<(), Errno> {
     const FOLLOW: c_int = 0;
     // Without room for the value only its size is asked for.
     let args = XattrArgs { value: 0, size: 0, flags: 0 };
     let (name, attribute) = (name.as_ptr(), attribute.as_ptr());
     let (args, len) = (&raw const args, size_of::<XattrArgs>());
+    let arguments =
+        [dir.word(), name.word(), FOLLOW.word(), attribute.word(), args.word(), len.word()];
     // SAFETY: both names are NUL-terminated strings that outlive the call; `args` points to a whole
     // `struct xattr_args` of the length that is given, whose `size` of 0 says that nothing is to be
     // written to `value`. The kernel only reads all three, and `dir` is an integer to it.
-    let returned =
-        unsafe { libc::syscall(SYS_GETXATTRAT, dir, name, FOLLOW, attribute, args, len) };
-    crate::check(returned).map(drop)
+    unsafe { call(SYS_GETXATTRAT, arguments) }
 }
 
 #[cfg(test)]

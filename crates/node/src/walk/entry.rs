@@ -6,6 +6,8 @@
 //! `fchmodat2`, or before Linux 6.6 through the magic link below `/proc`; either leads to the
 //! same inode and to no other.
 
+#![expect(clippy::inline_always, reason = "see `pctd_sys`, `call`: a `ret` after a system call")]
+
 use std::ffi::{CStr, CString};
 use std::fmt;
 use std::os::fd::{AsFd, OwnedFd};
@@ -142,6 +144,7 @@ impl ProcFds {
         Ok(Self { dir, by_fd: *HAS_FCHMODAT2, by_dir: xattr::is_supported() })
     }
 
+    #[inline(always)]
     fn chmod(&self, fd: impl AsFd, mode: u32) -> Result<(), Errno> {
         if self.by_fd {
             return chmod::chmod_fd(fd, mode);
@@ -151,6 +154,7 @@ impl ProcFds {
     }
 
     /// Returns whether an open file has an extended attribute.
+    #[inline(always)]
     fn has_xattr(&self, fd: impl AsFd, attribute: &CStr) -> Result<bool, Errno> {
         let name = DecInt::from_fd(&fd);
         if self.by_dir {
@@ -164,6 +168,7 @@ impl ProcFds {
     }
 
     /// Returns an ACL of an open file; without entries where it has none.
+    #[inline(always)]
     pub(crate) fn acl(&self, fd: impl AsFd, attribute: &CStr) -> Result<Acl<u32>, Errno> {
         if !self.has_xattr(&fd, attribute)? {
             return Ok(Acl::none());
@@ -185,6 +190,7 @@ fn magic_link(fd: impl AsFd) -> Result<CString, Errno> {
 }
 
 /// Looks closer at an entry that differs, by the declared rule where it is by one; `fd` is open on what `stat` describes.
+#[inline(always)]
 pub(crate) fn examine<'r>(
     procfs: &ProcFds,
     fd: impl AsFd,
@@ -226,6 +232,7 @@ pub(crate) enum Applied {
 /// In the order of systemd-tmpfiles' `fd_set_perms`: at no moment does anybody have more rights
 /// than before or after. A default ACL comes first: where there is none to be had nothing else is
 /// changed, and an entry that has its owner may not be held to the rule any more.
+#[inline(always)]
 pub(crate) fn apply(procfs: &ProcFds, fd: impl AsFd, stat: &Stat, change: Change<'_>) -> Applied {
     let default_acl = change.default_acl.map_or(Ok(()), |acl| acl::set_default(&fd, acl));
     let result = default_acl
@@ -243,6 +250,7 @@ pub(crate) fn apply(procfs: &ProcFds, fd: impl AsFd, stat: &Stat, change: Change
     }
 }
 
+#[inline(always)]
 fn set(procfs: &ProcFds, fd: impl AsFd, old: u32, change: Change<'_>) -> Result<(), Refusal> {
     let set_mode = |mode| procfs.chmod(&fd, mode).map_err(|errno| Refusal { call: "chmod", errno });
     let reduced = match change {
@@ -268,6 +276,7 @@ fn set(procfs: &ProcFds, fd: impl AsFd, old: u32, change: Change<'_>) -> Result<
     }
 }
 
+#[inline(always)]
 fn chown(fd: impl AsFd, owner: HostIds) -> Result<(), Refusal> {
     let (uid, gid) = (Uid::from_raw(owner.uid), Gid::from_raw(owner.gid));
     chownat(fd, c"", Some(uid), Some(gid), AtFlags::EMPTY_PATH)

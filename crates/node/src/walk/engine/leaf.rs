@@ -1,6 +1,8 @@
 //! What an [`Engine`] does with an entry that is no directory: a look by its name, which is enough for
 //! what is as it is to be; everything else is opened, and what is open is judged.
 
+#![expect(clippy::inline_always, reason = "see `pctd_sys`, `call`: a `ret` after a system call")]
+
 use std::ffi::CStr;
 
 use pctd_core::ownership::Place;
@@ -27,6 +29,7 @@ pub(super) enum Leaf {
 
 impl Engine<'_> {
     /// Looks at an entry that is no directory.
+    #[inline(always)]
     pub(super) fn leaf(&mut self, spot: Spot<'_>, name: &CStr) -> Leaf {
         if self.wrong_in_a_row >= ALL_WRONG {
             // It will have to be opened anyway.
@@ -55,6 +58,7 @@ impl Engine<'_> {
     }
 
     /// Opens an entry and decides about what is open: its name may stand for another now.
+    #[inline(always)]
     fn opened_leaf(&mut self, spot: Spot<'_>, name: &CStr) -> Leaf {
         self.try_open_leaf(spot, name).unwrap_or_else(|errno| {
             self.failed(spot, name, errno);
@@ -62,6 +66,7 @@ impl Engine<'_> {
         })
     }
 
+    #[inline(always)]
     fn try_open_leaf(&mut self, spot: Spot<'_>, name: &CStr) -> Result<Leaf, Errno> {
         let fd = match open_path_here(spot.fd(), name) {
             Err(Errno::XDEV) => {

@@ -1,9 +1,12 @@
 //! What an [`Engine`] does to entries that differ: judge, record, change.
 
+#![expect(clippy::inline_always, reason = "see `pctd_sys`, `call`: a `ret` after a system call")]
+
 use std::os::fd::AsFd;
 
 use pctd_core::ownership::{Change, Place};
 use pctd_core::undo;
+use pctd_sys::close::close;
 use rustix::io::Errno;
 
 use super::super::due::{self, Due, Where};
@@ -15,6 +18,7 @@ use crate::stat::Stat;
 
 impl<'a> Engine<'a> {
     /// Decides about an open entry and counts it; returns what a repair is to change.
+    #[inline(always)]
     pub(super) fn judge(
         &mut self,
         place: Place<'_>,
@@ -50,6 +54,7 @@ impl<'a> Engine<'a> {
         if self.is_recorded(Where::In(spot), entries.collect()) {
             for Due { name, fd, stat, change } in due.drain(..) {
                 self.change(|| spot.path(Some(&name)), &fd, &stat, change);
+                close(fd);
             }
         } else {
             due.drain(..).for_each(|_| self.crew.not_changed(false));
@@ -95,6 +100,7 @@ impl<'a> Engine<'a> {
         own.as_ref().unwrap_or(&self.crew.procfs)
     }
 
+    #[inline(always)]
     fn change(
         &mut self,
         path: impl FnOnce() -> String,
