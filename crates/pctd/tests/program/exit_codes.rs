@@ -237,11 +237,13 @@ fn apply_is_0_when_converged_3_when_held_and_1_when_it_fails() {
 fn only_one_process_converges_a_node() {
     let root = Root::node();
     root.declare("/data");
-    root.write("run/pctd/pctd.lock", "4711\n");
+    let own = std::process::id();
+    root.write("run/pctd/pctd.lock", &format!("{own}\n"));
     let lock = File::open(root.path("run/pctd/pctd.lock")).unwrap();
     lock.lock().unwrap();
     for command in ["run", "apply"] {
-        assert_fails(&root.pctd(&[command]), "another pctd is running (process 4711)");
+        let said = format!("another pctd is running (process {own})");
+        assert_fails(&root.pctd(&[command]), &said);
     }
     // Looking needs no lock.
     assert_eq!(root.pctd(&["plan"]).code, DONE);
