@@ -99,6 +99,36 @@ fn an_apply_that_meets_a_failure_says_so_and_the_next_one_finishes() {
     all_is_well(&world);
 }
 
+/// What is in force is what is declared again, so only what waits shows that the call did nothing.
+#[test]
+fn a_call_that_fails_to_take_back_what_waits_for_a_restart_is_repeated() {
+    let Some(world) = World::new(env!("CARGO_BIN_EXE_pctd-tests")) else { return };
+    world.container(100, &[UNPRIVILEGED]);
+    let declare = |read_only: bool| {
+        world.volumes(
+            r#""restart": "never""#,
+            &format!(
+                r#""a": {{"host_path": "/tank/a", "owner": "container_root",
+                    "mounts": {{"100": {{"path": "/a", "read_only": {read_only}}}}}}}"#
+            ),
+        );
+    };
+    declare(false);
+    world.apply(&[], 0);
+    world.pct(&["start", "100"]);
+    let in_place = world.conf(100);
+    declare(true);
+    world.apply(&[], 3);
+    assert!(world.conf(100).contains("[pve:pending]"), "{}", world.conf(100));
+    declare(false);
+    world.node.inject(Fault::next(fail()).on("set")).unwrap();
+    let failed = world.pctd.run(&["apply"]);
+    assert_eq!(failed.code, 1, "{failed:?}");
+    world.apply(&[], 0);
+    assert_eq!(world.conf(100), in_place);
+    assert_eq!(world.plan().0, 0);
+}
+
 #[test]
 fn a_call_that_hangs_is_ended_after_its_time_and_repeated() {
     for holding_flock in [false, true] {

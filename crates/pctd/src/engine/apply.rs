@@ -1,9 +1,8 @@
 //! Taking one step, and saying what came of it.
 
-use std::collections::BTreeMap;
 use std::time::Instant;
 
-use pctd_core::conf::MountEntry;
+use pctd_core::conf::Conf;
 use pctd_core::desired::{Desired, Volume};
 use pctd_core::ids::{Ctid, Key, MpKey};
 use pctd_core::ledger::LedgerEntry;
@@ -188,13 +187,7 @@ impl Engine {
             // Not known: the intention stays in the ledger, so that what is found later is pctd's.
             return StepEnd::Failed(format!("{ctid} could not be read after pct set"));
         };
-        let is_there = {
-            let of = |mounts: &BTreeMap<MpKey, MountEntry>| {
-                mounts.get(&set.key).is_some_and(|mount| mount.raw == set.value.as_bytes())
-            };
-            of(now.conf.mounts()) || of(now.conf.pending_mounts())
-        };
-        if is_there {
+        if is_set(&now.conf, set.key, &set.value) {
             info!(
                 CTID = %ctid,
                 STEP = "set_mount",
@@ -228,4 +221,15 @@ impl Engine {
             Err(error) => StepEnd::Failed(error.to_string()),
         }
     }
+}
+
+/// Returns whether a mount is what it was to be set to. What waits for a restart counts before what is in
+/// force: a call that failed leaves an earlier change waiting, though it was to take that back.
+fn is_set(conf: &Conf, key: MpKey, value: &str) -> bool {
+    let mount = match conf.pending_mounts().get(&key) {
+        None if conf.pending_delete(key) => None,
+        None => conf.mounts().get(&key),
+        waits => waits,
+    };
+    mount.is_some_and(|mount| mount.raw == value.as_bytes())
 }
