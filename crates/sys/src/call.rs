@@ -88,6 +88,7 @@ pub(crate) unsafe fn call(number: c_long, arguments: [usize; 6]) -> Result<(), E
 ///
 /// As there.
 #[cfg(not(target_arch = "x86_64"))]
+#[inline(always)]
 pub(crate) unsafe fn call(number: c_long, arguments: [usize; 6]) -> Result<(), Errno> {
     let [first, second, third, fourth, fifth, sixth] = arguments;
     // SAFETY: as the caller says of the arguments.
