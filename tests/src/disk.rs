@@ -5,7 +5,8 @@
 //! Its owners and modes are real to everybody who looks. While it fails it fails for others: what
 //! the test itself does on it, and looks at, goes on.
 
-use std::collections::BTreeMap;
+mod tree;
+
 use std::ffi::{OsStr, OsString};
 use std::fmt;
 use std::fs;
@@ -22,12 +23,12 @@ use fuser::{
     Session, SessionACL, TimeOrNow, WriteFlags,
 };
 
+use self::tree::{ROOT, Tree};
 use crate::world::skip;
 
 /// The kernel believes nothing: it asks anew each time.
 const TTL: Duration = Duration::ZERO;
 const GENERATION: Generation = Generation(0);
-const ROOT: u64 = 1;
 
 /// What a program may want of one entry.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -202,97 +203,6 @@ fn is_own(request: &Request) -> bool {
 fn is_pctd(request: &Request) -> bool {
     let argv = fs::read(format!("/proc/{}/cmdline", request.pid())).unwrap_or_default();
     argv.split(|byte| *byte == 0).next().is_some_and(|program| program.ends_with(b"/pctd"))
-}
-
-#[derive(Debug)]
-struct Tree {
-    inodes: BTreeMap<u64, Inode>,
-    next: u64,
-}
-
-#[derive(Debug, Clone)]
-struct Inode {
-    kind: FileType,
-    mode: u32,
-    uid: u32,
-    gid: u32,
-    changed: SystemTime,
-    /// What a file holds, or where a link leads.
-    data: Vec<u8>,
-    /// What a directory has.
-    names: BTreeMap<OsString, u64>,
-}
-
-impl Tree {
-    fn new() -> Self {
-        let mut tree = Self { inodes: BTreeMap::new(), next: ROOT };
-        tree.add(FileType::Directory, 0o755, Vec::new());
-        tree
-    }
-
-    /// Adds what has no name yet; it is root's, as everything the tests make.
-    fn add(&mut self, kind: FileType, mode: u32, data: Vec<u8>) -> u64 {
-        let ino = self.next;
-        self.next += 1;
-        let changed = SystemTime::now();
-        let names = BTreeMap::new();
-        self.inodes.insert(ino, Inode { kind, mode, uid: 0, gid: 0, changed, data, names });
-        ino
-    }
-
-    fn make(
-        &mut self,
-        parent: INodeNo,
-        name: &OsStr,
-        kind: FileType,
-        mode: u32,
-        data: Vec<u8>,
-    ) -> Result<FileAttr, Errno> {
-        if self.get(parent)?.names.contains_key(name) {
-            return Err(Errno::EEXIST);
-        }
-        let ino = self.add(kind, mode & 0o7777, data);
-        let parent = self.change(parent)?;
-        parent.names.insert(name.to_owned(), ino);
-        self.attr(INodeNo(ino))
-    }
-
-    fn get(&self, ino: INodeNo) -> Result<&Inode, Errno> {
-        self.inodes.get(&ino.0).ok_or(Errno::ENOENT)
-    }
-
-    fn change(&mut self, ino: INodeNo) -> Result<&mut Inode, Errno> {
-        let inode = self.inodes.get_mut(&ino.0).ok_or(Errno::ENOENT)?;
-        inode.changed = SystemTime::now();
-        Ok(inode)
-    }
-
-    fn lookup(&self, parent: INodeNo, name: &OsStr) -> Result<FileAttr, Errno> {
-        let ino = self.get(parent)?.names.get(name).ok_or(Errno::ENOENT)?;
-        self.attr(INodeNo(*ino))
-    }
-
-    fn attr(&self, ino: INodeNo) -> Result<FileAttr, Errno> {
-        let inode = self.get(ino)?;
-        let size = u64::try_from(inode.data.len()).unwrap_or(u64::MAX);
-        Ok(FileAttr {
-            ino,
-            size,
-            blocks: size.div_ceil(512),
-            atime: inode.changed,
-            mtime: inode.changed,
-            ctime: inode.changed,
-            crtime: inode.changed,
-            kind: inode.kind,
-            perm: u16::try_from(inode.mode).unwrap_or_default(),
-            nlink: if inode.kind == FileType::Directory { 2 } else { 1 },
-            uid: inode.uid,
-            gid: inode.gid,
-            rdev: 0,
-            blksize: 4096,
-            flags: 0,
-        })
-    }
 }
 
 /// What the kernel asks.
